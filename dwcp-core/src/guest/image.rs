@@ -1,0 +1,10 @@
+//! Files as guests: an image that is sent, snapshots of one guest sent as rounds, and the staging
+//! file in which an image arrives.
+
+mod rounds;
+mod source;
+mod staging;
+
+pub use self::rounds::Rounds;
+pub use self::source::ImageSource;
+pub use self::staging::ImageStaging;

@@ -1,0 +1,519 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::extent::{Layout, PAGE_BYTES, RegionId};
+use crate::guest::{Guest, GuestError};
+use crate::wire::{Name, TransferId};
+
+const PAGE: u64 = 4096;
+
+/// An image on its way in: a staging file of mode 0600, which gets its final name on RUN.
+///
+/// ```text
+///  create            DIR/.dwcp-<transfer>.part     sparse, no space reserved
+///  write, stage      the same, durable
+///  resume            DIR/<name>                    old or whole new image, never a part of one
+///  discard           nothing
+/// ```
+///
+/// The regions of a layout lie one after the other in the file, each with its size in bytes, without
+/// padding. The name is checked by its type and used below an open handle of the directory, so no
+/// peer chooses a path.
+#[derive(Debug)]
+pub struct ImageStaging {
+    file: File,
+    /// All names are looked up below this handle, wherever the directory is moved meanwhile.
+    dir: OwnedFd,
+    dir_path: PathBuf,
+    staging: String,
+    name: Name,
+    replace: bool,
+    layout: Layout,
+    /// Where each region starts in the file.
+    starts: Vec<u64>,
+    /// Pages that were written: only those must be overwritten when they become zero.
+    written: Box<[AtomicU64]>,
+}
+
+impl ImageStaging {
+    /// Makes the staging file of a transfer.
+    ///
+    /// # Errors
+    /// The directory is missing, none, or cannot be written; the name exists there and `replace` is
+    /// not set; the transfer is being staged already.
+    pub fn create(
+        dir: impl AsRef<Path>,
+        name: &Name,
+        transfer: TransferId,
+        layout: Layout,
+        replace: bool,
+    ) -> Result<Self, GuestError> {
+        let dir_path = dir.as_ref();
+        let dir = open_dir(dir_path)?;
+        refuse_existing(&dir, dir_path, name, replace)?;
+        let staging = staging_name(transfer);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, &staging, flags, Mode::RUSR | Mode::WUSR).map(File::from);
+        let file = file.map_err(|error| failed("cannot create a staging file in", dir_path, error))?;
+        // A sparse file: it takes space as pages come.
+        if let Err(error) = file.set_len(layout.bytes()) {
+            let _ = rustix::fs::unlinkat(&dir, &staging, AtFlags::empty());
+            let what = format!("cannot make a file of {} bytes in {}", layout.bytes(), dir_path.display());
+            return Err(GuestError::io(what, error));
+        }
+        Ok(Self::over(file, dir, dir_path, name.clone(), staging, replace, layout))
+    }
+
+    /// Finds the staging file of a transfer again, after a restart, or the image under its name when
+    /// the crash came after RUN was obeyed. Only for a transfer whose record says that it was READY.
+    ///
+    /// # Errors
+    /// Neither exists.
+    pub fn reopen(dir: impl AsRef<Path>, name: &Name, transfer: TransferId, replace: bool) -> Result<Self, GuestError> {
+        let dir_path = dir.as_ref();
+        let dir = open_dir(dir_path)?;
+        let staging = staging_name(transfer);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |name: &str| rustix::fs::openat(&dir, name, flags, Mode::empty()).map(File::from);
+        let file = match open(&staging) {
+            Err(Errno::NOENT) => open(name.as_str()),
+            other => other,
+        };
+        let lost = || format!("cannot find {staging} or {name} in {}", dir_path.display());
+        let file = file.map_err(|error| GuestError::io(lost(), error.into()))?;
+        let metadata = file.metadata().map_err(|error| GuestError::io(lost(), error))?;
+        let layout = Layout::new(&[metadata.len()])
+            .map_err(|error| GuestError::Other(format!("{} in {}: {error}", name, dir_path.display())))?;
+        let this = Self::over(file, dir, dir_path, name.clone(), staging, replace, layout);
+        // What a run before wrote is not known, so every page counts as written.
+        this.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        Ok(this)
+    }
+
+    /// Removes the staging files in a directory whose transfer `keep` does not want, and returns
+    /// their names: what an earlier process left that was killed before its transfers were READY.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a file in it not be removed.
+    pub fn sweep(dir: impl AsRef<Path>, keep: impl Fn(TransferId) -> bool) -> Result<Vec<String>, GuestError> {
+        let dir_path = dir.as_ref();
+        let unreadable = |error| GuestError::io(format!("cannot list {}", dir_path.display()), error);
+        let mut removed = Vec::new();
+        for entry in std::fs::read_dir(dir_path).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Some(transfer) = transfer_of(&name).filter(|&transfer| !keep(transfer)) else { continue };
+            std::fs::remove_file(entry.path())
+                .map_err(|error| GuestError::io(format!("cannot remove {name} of {transfer}"), error))?;
+            removed.push(name);
+        }
+        Ok(removed)
+    }
+
+    fn over(
+        file: File,
+        dir: OwnedFd,
+        dir_path: &Path,
+        name: Name,
+        staging: String,
+        replace: bool,
+        layout: Layout,
+    ) -> Self {
+        let starts = layout.regions().scan(0, |next, (_, region)| {
+            let start = *next;
+            *next += region.bytes;
+            Some(start)
+        });
+        Self {
+            starts: starts.collect(),
+            written: (0..layout.flat_pages() / 64).map(|_| AtomicU64::new(0)).collect(),
+            dir_path: dir_path.to_owned(),
+            file,
+            dir,
+            staging,
+            name,
+            replace,
+            layout,
+        }
+    }
+
+    /// Where pages lie in the file, and how many of their bytes lie within the region.
+    fn place(&self, region: RegionId, first: u32, bytes: usize) -> Result<(u64, usize), GuestError> {
+        let outside = GuestError::Outside { region, first };
+        let bounds = self.layout.region(region).zip(self.starts.get(usize::from(region.0)));
+        let Some((bounds, start)) = bounds else { return Err(outside) };
+        let offset = u64::from(first) * PAGE;
+        let length = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if offset + length > u64::from(bounds.pages) * PAGE {
+            return Err(outside);
+        }
+        let inside = usize::try_from(bounds.bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes);
+        Ok((start + offset, inside))
+    }
+
+    /// Whether a page was written before; marks it as written or as a hole.
+    fn exchange_written(&self, region: RegionId, page: u32, written: bool) -> bool {
+        let Some(flat) = self.layout.flat(region, page) else { return true };
+        let Some(word) = usize::try_from(flat.0 / 64).ok().and_then(|word| self.written.get(word)) else { return true };
+        let bit = 1 << (flat.0 % 64);
+        let before =
+            if written { word.fetch_or(bit, Ordering::Relaxed) } else { word.fetch_and(!bit, Ordering::Relaxed) };
+        before & bit != 0
+    }
+
+    fn write_all(&self, at: u64, from: &[u8]) -> Result<(), GuestError> {
+        self.file.write_all_at(from, at).map_err(|error| self.no_write(&error, at))
+    }
+
+    /// Makes a page a hole again, or zeros where holes cannot be punched.
+    fn write_zeros(&self, at: u64, zeros: &[u8]) -> Result<(), GuestError> {
+        let length = u64::try_from(zeros.len()).unwrap_or(0);
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, punch, at, length) {
+            Ok(()) => Ok(()),
+            Err(_) => self.write_all(at, zeros),
+        }
+    }
+
+    fn no_write(&self, error: &io::Error, at: u64) -> GuestError {
+        let full = [Errno::NOSPC, Errno::DQUOT].iter().any(|full| error.raw_os_error() == Some(full.raw_os_error()));
+        if full {
+            let used = self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            let more = self.layout.bytes().saturating_sub(used);
+            return GuestError::Other(format!(
+                "no space left in {}: free {more} bytes, or as many as {} needs of them, and send it again",
+                self.dir_path.display(),
+                self.name
+            ));
+        }
+        let what = format!("cannot write {} in {} at byte {at}", self.staging, self.dir_path.display());
+        GuestError::io(what, io::Error::from(error.kind()))
+    }
+
+    /// Whether a name in the directory is our file.
+    fn is_ours(&self, name: &str) -> Result<Presence, GuestError> {
+        let ours = rustix::fs::fstat(&self.file).map_err(|error| failed("cannot look into", &self.dir_path, error))?;
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino) => Ok(Presence::Ours),
+            Ok(_) => Ok(Presence::Other),
+            Err(Errno::NOENT) => Ok(Presence::None),
+            Err(error) => Err(failed("cannot look into", &self.dir_path, error)),
+        }
+    }
+
+    fn rename(&self) -> Result<(), GuestError> {
+        let (from, to) = (self.staging.as_str(), self.name.as_str());
+        let renamed = if self.replace {
+            rustix::fs::renameat(&self.dir, from, &self.dir, to)
+        } else {
+            match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
+                // A file system without NOREPLACE: a hard link refuses an existing name as well.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())
+                        .and_then(|()| rustix::fs::unlinkat(&self.dir, from, AtFlags::empty()))
+                }
+                other => other,
+            }
+        };
+        renamed.map_err(|error| match error {
+            Errno::EXIST => exists(&self.dir_path, &self.name),
+            error => {
+                let what = format!("cannot rename {from} to {to} in {}", self.dir_path.display());
+                GuestError::io(what, error.into())
+            }
+        })
+    }
+
+    fn sync_dir(&self) -> Result<(), GuestError> {
+        rustix::fs::fsync(&self.dir).map_err(|error| failed("cannot make durable", &self.dir_path, error))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Ours,
+    Other,
+    None,
+}
+
+impl Guest for ImageStaging {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+        let (at, inside) = self.place(region, first, into.len())?;
+        let (bytes, tail) = into.split_at_mut(inside);
+        self.file.read_exact_at(bytes, at).map_err(|error| {
+            GuestError::io(format!("cannot read {} in {} at byte {at}", self.staging, self.dir_path.display()), error)
+        })?;
+        tail.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, region: RegionId, first: u32, from: &[u8]) -> Result<(), GuestError> {
+        let (at, inside) = self.place(region, first, from.len())?;
+        let mut rest = from.get(..inside).unwrap_or(from);
+        let (mut page, mut at) = (first, at);
+        while !rest.is_empty() {
+            // A run of pages that are zero, or of pages that are not.
+            let mut zeros = rest.chunks(PAGE_BYTES).map(is_zero);
+            let zero = zeros.next().unwrap_or(true);
+            let pages = 1 + zeros.take_while(|&next| next == zero).count();
+            let Some((now, later)) = rest.split_at_checked((pages * PAGE_BYTES).min(rest.len())) else { break };
+            let numbers = (page..).take(pages);
+            if zero {
+                // A page that never was anything else stays a hole.
+                for ((number, at), bytes) in numbers.zip((at..).step_by(PAGE_BYTES)).zip(now.chunks(PAGE_BYTES)) {
+                    if self.exchange_written(region, number, false) {
+                        self.write_zeros(at, bytes)?;
+                    }
+                }
+            } else {
+                numbers.for_each(|number| {
+                    self.exchange_written(region, number, true);
+                });
+                self.write_all(at, now)?;
+            }
+            page += u32::try_from(pages).unwrap_or(u32::MAX);
+            at += u64::try_from(now.len()).unwrap_or(u64::MAX);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn stage(&self) -> Result<(), GuestError> {
+        self.file.sync_all().map_err(|error| self.no_write(&error, 0))?;
+        self.sync_dir()
+    }
+
+    fn resume(&self) -> Result<(), GuestError> {
+        match (self.is_ours(&self.staging)?, self.is_ours(self.name.as_str())?) {
+            // A crash between the link and the unlink: rename would leave both names.
+            (Presence::Ours, Presence::Ours) => rustix::fs::unlinkat(&self.dir, &*self.staging, AtFlags::empty())
+                .map_err(|error| failed("cannot remove the staging name in", &self.dir_path, error))?,
+            (Presence::Ours, _) => self.rename()?,
+            // Done before, and perhaps not durable.
+            (_, Presence::Ours) => {}
+            (Presence::Other | Presence::None, Presence::Other | Presence::None) => {
+                return Err(GuestError::Other(format!(
+                    "{} in {} was removed or exchanged by somebody else; the image cannot be made visible",
+                    self.staging,
+                    self.dir_path.display()
+                )));
+            }
+        }
+        self.sync_dir()
+    }
+
+    fn discard(&self) {
+        // Never a file of the same name that is not ours; and nothing is left to report to.
+        if matches!(self.is_ours(&self.staging), Ok(Presence::Ours)) {
+            let _ = rustix::fs::unlinkat(&self.dir, &*self.staging, AtFlags::empty());
+        }
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, GuestError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("cannot open the directory", path, error))
+}
+
+fn refuse_existing(dir: &OwnedFd, dir_path: &Path, name: &Name, replace: bool) -> Result<(), GuestError> {
+    match rustix::fs::statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Err(GuestError::Other(format!(
+            "{} is a directory and cannot be replaced; send it under another name",
+            dir_path.join(name.as_str()).display()
+        ))),
+        Ok(_) if replace => Ok(()),
+        Ok(_) => Err(exists(dir_path, name)),
+        Err(error) => Err(failed("cannot look into", dir_path, error)),
+    }
+}
+
+fn exists(dir: &Path, name: &Name) -> GuestError {
+    GuestError::Exists { what: dir.join(name.as_str()).display().to_string() }
+}
+
+fn failed(what: &str, dir: &Path, error: Errno) -> GuestError {
+    GuestError::io(format!("{what} {}", dir.display()), error.into())
+}
+
+/// Hidden, so that listings and globs of images leave it out.
+fn staging_name(transfer: TransferId) -> String {
+    format!(".dwcp-{transfer}.part")
+}
+
+fn transfer_of(staging: &str) -> Option<TransferId> {
+    staging.strip_prefix(".dwcp-")?.strip_suffix(".part")?.parse().ok()
+}
+
+/// Sixteen bytes at a time: as fast as memory without unsafe code, and done at the first other byte.
+fn is_zero(page: &[u8]) -> bool {
+    let (words, rest) = page.as_chunks::<16>();
+    words.iter().all(|word| u128::from_le_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const ID: TransferId = TransferId([7; 16]);
+    const BYTES: u64 = 70 * PAGE + 5;
+
+    fn name() -> Name {
+        Name::new("vm1").unwrap()
+    }
+
+    fn create(dir: &Path, replace: bool) -> Result<ImageStaging, GuestError> {
+        ImageStaging::create(dir, &name(), ID, Layout::new(&[BYTES]).unwrap(), replace)
+    }
+
+    fn ones() -> Vec<u8> {
+        vec![1; PAGE_BYTES]
+    }
+
+    #[test]
+    fn an_image_becomes_visible_only_by_resume_and_once_more_after_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = create(dir.path(), false).unwrap();
+        let part = dir.path().join(staging_name(ID));
+        assert_eq!(part.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        // The last page is partial: its tail is dropped.
+        staging.write(RegionId(0), 70, &ones()).unwrap();
+        staging.write(RegionId(0), 3, &ones()).unwrap();
+        staging.stage().unwrap();
+        assert!(!dir.path().join("vm1").exists());
+        staging.resume().unwrap();
+        staging.resume().unwrap();
+        assert!(!part.exists());
+        let again = ImageStaging::reopen(dir.path(), &name(), ID, false).unwrap();
+        again.resume().unwrap();
+        again.discard();
+
+        let bytes = std::fs::read(dir.path().join("vm1")).unwrap();
+        assert_eq!(u64::try_from(bytes.len()).unwrap(), BYTES);
+        assert_eq!(bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>(), PAGE + 5);
+        assert_eq!(bytes[3 * PAGE_BYTES], 1);
+    }
+
+    #[test]
+    fn a_restart_before_run_finds_the_staging_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = create(dir.path(), false).unwrap();
+        staging.write(RegionId(0), 0, &ones()).unwrap();
+        staging.stage().unwrap();
+        drop(staging);
+        ImageStaging::reopen(dir.path(), &name(), ID, false).unwrap().resume().unwrap();
+        assert_eq!(std::fs::read(dir.path().join("vm1")).unwrap()[..PAGE_BYTES], ones());
+        let other = ImageStaging::reopen(dir.path(), &Name::new("vm2").unwrap(), ID, false);
+        assert!(other.unwrap_err().to_string().contains("vm2"));
+    }
+
+    #[test]
+    fn zero_pages_stay_holes_and_become_zero_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = create(dir.path(), false).unwrap();
+        let mut three = vec![0; 3 * PAGE_BYTES];
+        three[PAGE_BYTES] = 5;
+        staging.write(RegionId(0), 10, &three).unwrap();
+        let mut read = vec![1; 3 * PAGE_BYTES];
+        staging.read(RegionId(0), 10, &mut read).unwrap();
+        assert!(read == three);
+        let blocks = staging.file.metadata().unwrap().blocks();
+        assert!(blocks * 512 <= 16 * PAGE, "{blocks} blocks: the image is not sparse");
+        staging.write(RegionId(0), 10, &vec![0; 3 * PAGE_BYTES]).unwrap();
+        staging.read(RegionId(0), 10, &mut read).unwrap();
+        assert!(is_zero(&read));
+    }
+
+    #[test]
+    fn nothing_is_overwritten_without_replace() {
+        let dir = tempfile::tempdir().unwrap();
+        let existing = dir.path().join("vm1");
+        std::fs::write(&existing, "old").unwrap();
+        assert!(matches!(create(dir.path(), false), Err(GuestError::Exists { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no staging file is left");
+
+        let staging = create(dir.path(), true).unwrap();
+        staging.resume().unwrap();
+        assert_eq!(existing.metadata().unwrap().len(), BYTES);
+
+        // The name appears while the image is on its way.
+        std::fs::remove_file(&existing).unwrap();
+        let staging = create(dir.path(), false).unwrap();
+        std::fs::write(&existing, "new").unwrap();
+        assert!(matches!(staging.resume(), Err(GuestError::Exists { .. })));
+        assert_eq!(std::fs::read(&existing).unwrap(), b"new");
+        staging.discard();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn regions_lie_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&[PAGE + 1, 2 * PAGE]).unwrap();
+        let staging = ImageStaging::create(dir.path(), &name(), ID, layout, false).unwrap();
+        staging.write(RegionId(1), 0, &ones()).unwrap();
+        staging.write(RegionId(0), 1, &vec![2; PAGE_BYTES]).unwrap();
+        assert!(matches!(staging.write(RegionId(0), 2, &ones()), Err(GuestError::Outside { .. })));
+        assert!(matches!(staging.write(RegionId(2), 0, &ones()), Err(GuestError::Outside { .. })));
+        staging.resume().unwrap();
+        let bytes = std::fs::read(dir.path().join("vm1")).unwrap();
+        assert_eq!(bytes.len(), 3 * PAGE_BYTES + 1);
+        assert_eq!(bytes[PAGE_BYTES - 1..PAGE_BYTES + 2], [0, 2, 1]);
+        assert_eq!(bytes[2 * PAGE_BYTES..2 * PAGE_BYTES + 2], [1, 0]);
+    }
+
+    #[test]
+    fn a_full_disk_says_how_much_to_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = create(dir.path(), false).unwrap();
+        let full = io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error());
+        let text = staging.no_write(&full, 0).to_string();
+        assert!(text.contains("no space left in") && text.contains(&BYTES.to_string()), "{text}");
+    }
+
+    #[test]
+    fn a_directory_that_is_none_or_an_exchanged_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(create(&file, false).unwrap_err().to_string().contains("Not a directory"));
+        assert!(create(&dir.path().join("none"), false).unwrap_err().to_string().contains("No such file"));
+        std::fs::create_dir(dir.path().join("vm1")).unwrap();
+        assert!(create(dir.path(), true).unwrap_err().to_string().contains("is a directory"));
+        std::fs::remove_dir(dir.path().join("vm1")).unwrap();
+
+        let staging = create(dir.path(), false).unwrap();
+        let part = dir.path().join(staging_name(ID));
+        std::fs::remove_file(&part).unwrap();
+        std::fs::write(&part, "not ours").unwrap();
+        assert!(staging.resume().unwrap_err().to_string().contains("somebody else"));
+        staging.discard();
+        assert!(part.exists(), "what is not ours is not removed");
+    }
+
+    #[test]
+    fn leftovers_are_swept_unless_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = || Layout::new(&[BYTES]).unwrap();
+        let wanted = TransferId([8; 16]);
+        create(dir.path(), false).unwrap();
+        ImageStaging::create(dir.path(), &Name::new("vm2").unwrap(), wanted, layout(), false).unwrap();
+        std::fs::write(dir.path().join(".dwcp-mine.part"), "x").unwrap();
+        let removed = ImageStaging::sweep(dir.path(), |transfer| transfer == wanted).unwrap();
+        assert_eq!(removed, [staging_name(ID)]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,25 @@
+//! DWCP v3: moves live, changing state between hosts.
+//!
+//! ```text
+//!  Guest ──harvest──> Source ──Dispatch──> lane worker ══ TLS 1.3 ══> lane worker ──> Sink ──run──> Guest
+//!            dirty             read, hash,                            verify, write
+//!            pages             encode, write                          acknowledge
+//! ```
+//!
+//! - [`wire`]: byte layouts, nothing else.
+//! - [`session`]: the pure machines [`session::Source`] and [`session::Sink`].
+//! - [`guest`]: the trait an embedder implements, and guests for files and memory.
+//! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
+//!
+//! Imports go one way: `wire <- session <- net`. Without the feature `net` nothing here links tokio,
+//! rustls or a socket.
+
+pub mod extent;
+pub mod guest;
+#[cfg(feature = "net")]
+pub mod net;
+pub mod session;
+pub mod wire;
+
+pub use crate::extent::{Extent, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, PageMask, RegionId, Run};
+pub use crate::guest::{DirtyMap, Guest, GuestError, Pending};

@@ -1,0 +1,272 @@
+//! The one driver loop: feeds a machine, does what it asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsStream;
+
+use super::clock::Clock;
+use super::control::ControlLink;
+use super::records::Records;
+use crate::guest::{DirtyMap, Guest};
+use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
+use crate::wire::{Frame, LaneId, TransferId};
+
+/// A TLS connection of either side.
+pub(super) type Stream = TlsStream<tokio::net::TcpStream>;
+
+/// Everything that can happen to a session, in the order in which it happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A frame on the control connection with this number.
+    Frame { generation: u64, frame: Frame },
+    /// That connection is over, perhaps because of what came on it.
+    ControlLost { generation: u64, clean: bool, fault: Option<SessionError> },
+    /// The control connection is re-made; with a first frame if it was a question about the transfer.
+    ControlMade { stream: Box<Stream>, first: Option<Frame> },
+    /// It could not be re-made.
+    RedialFailed { session_unknown: bool },
+    /// Sink: a connection with a valid proof wants to be a lane.
+    Join { lane: LaneId, stream: Box<Stream> },
+    /// From a worker, a guest or the embedder: passed on as it is.
+    Input(Input),
+}
+
+/// Events of a session that may wait; workers wait when the driver is behind.
+pub(super) const EVENTS: usize = 256;
+
+/// What only one of the two ends does.
+pub(super) trait Hands: Send + 'static {
+    /// Does what the machine asks for, or gives it back when it is common to both ends.
+    fn perform(&mut self, output: Output) -> Option<Output>;
+
+    /// A connection wants to be a lane. False when this end takes none.
+    fn hold_lane(&mut self, lane: LaneId, stream: Stream) -> bool;
+
+    /// Stops all workers; returns when they have ended.
+    fn stop(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// One session's driver.
+pub(super) struct Driver<M, H> {
+    pub(super) machine: M,
+    pub(super) hands: H,
+    pub(super) control: Option<ControlLink>,
+    pub(super) generation: u64,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) queue: mpsc::Receiver<Event>,
+    pub(super) chores: Chores,
+    pub(super) clock: Clock,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) published: Time,
+}
+
+/// How often watchers are told, at most.
+const PUBLISH: Duration = Duration::from_millis(50);
+/// How long the last chores and workers may take before the session is reported without them.
+const WIND_UP: Duration = Duration::from_secs(30);
+
+impl<M: Machine + Send, H: Hands> Driver<M, H> {
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self, first: Vec<Input>) -> Outcome {
+        let mut outcome = None;
+        for input in std::iter::once(Input::Start).chain(first) {
+            outcome = outcome.or(self.feed(input));
+        }
+        let outcome = loop {
+            if let Some(outcome) = outcome {
+                break outcome;
+            }
+            outcome = self.next().await;
+        };
+        self.wind_up().await;
+        outcome
+    }
+
+    /// Waits for an event or the machine's deadline.
+    async fn next(&mut self) -> Option<Outcome> {
+        let deadline = self.machine.deadline().map(|at| self.clock.instant(at));
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = self.queue.recv() => match event {
+                Some(event) => self.react(event),
+                // Never: this driver holds a sender itself.
+                None => Some(Outcome { owner: Owner::Source, error: Some(SessionError::Cancelled) }),
+            },
+            () = timer => self.feed(Input::Tick),
+        }
+    }
+
+    fn react(&mut self, event: Event) -> Option<Outcome> {
+        let current = self.control.as_ref().map(|control| control.generation);
+        match event {
+            Event::Frame { generation, frame } if current == Some(generation) => self.feed(Input::Frame(frame)),
+            Event::ControlLost { generation, clean, fault } if current == Some(generation) => {
+                if let Some(fault) = fault {
+                    return self.feed(Input::LaneFault { lane: LaneId::CONTROL, fault });
+                }
+                self.control = None;
+                self.feed(Input::ControlDown { clean })
+            }
+            Event::Frame { .. } | Event::ControlLost { .. } => None,
+            Event::ControlMade { stream, first } => self.control_made(*stream, first),
+            Event::RedialFailed { session_unknown: true } => self.feed(Input::SessionLost),
+            Event::RedialFailed { session_unknown: false } => self.feed(Input::ControlDown { clean: false }),
+            Event::Join { lane, stream } => {
+                if self.hands.hold_lane(lane, *stream) {
+                    self.feed(Input::LaneJoin { lane })
+                } else {
+                    None
+                }
+            }
+            Event::Input(input) => self.feed(input),
+        }
+    }
+
+    fn control_made(&mut self, stream: Stream, first: Option<Frame>) -> Option<Outcome> {
+        // The peer has given the old connection up even if we have not noticed yet.
+        let outcome = if self.control.take().is_some() { self.feed(Input::ControlDown { clean: false }) } else { None };
+        if outcome.is_some() {
+            return outcome;
+        }
+        self.generation += 1;
+        self.control = Some(ControlLink::start(stream, self.generation, self.events.clone()));
+        self.feed(Input::ControlUp).or_else(|| first.and_then(|frame| self.feed(Input::Frame(frame))))
+    }
+
+    /// One input, and all that follows from it.
+    fn feed(&mut self, input: Input) -> Option<Outcome> {
+        let now = self.clock.now();
+        self.machine.handle(now, input);
+        let outcome = self.drain();
+        if outcome.is_some() || now.since(self.published) >= PUBLISH {
+            self.published = now;
+            self.progress.send_replace(self.machine.progress().clone());
+        }
+        outcome
+    }
+
+    fn drain(&mut self) -> Option<Outcome> {
+        let mut finished = None;
+        let mut mute = false;
+        while let Some(output) = self.machine.poll() {
+            match self.hands.perform(output) {
+                Some(Output::Control(frame)) => {
+                    mute |= self.control.as_ref().is_some_and(|control| !control.send(frame));
+                }
+                Some(Output::Finished(outcome)) => finished = Some(outcome),
+                Some(chore) => self.chores.queue(chore),
+                None => {}
+            }
+        }
+        if mute && finished.is_none() {
+            self.control = None;
+            return self.feed(Input::ControlDown { clean: false });
+        }
+        finished
+    }
+
+    /// Lets the last frames, the guest's last chores and the workers come to their ends.
+    async fn wind_up(self) {
+        let Self { mut hands, control, chores, queue, .. } = self;
+        // Workers that report to a closed queue end by themselves.
+        drop(queue);
+        let ending = async {
+            if let Some(control) = control {
+                control.close().await;
+            }
+            hands.stop().await;
+            chores.finish().await;
+        };
+        if tokio::time::timeout(WIND_UP, ending).await.is_err() {
+            tracing::warn!("the session's workers did not end in time");
+        }
+    }
+}
+
+/// What may block: the guest's own methods, and records. Done one after the other, in the order in
+/// which they were asked for, on a thread that may wait.
+#[derive(Debug)]
+pub(super) struct Chores {
+    queue: mpsc::Sender<Output>,
+    worker: tokio::task::JoinHandle<()>,
+}
+
+/// Chores that may wait. A machine asks for three at a time at most.
+const CHORES: usize = 64;
+
+impl Chores {
+    pub(super) fn start(guest: Arc<dyn Guest>, records: Records, events: mpsc::Sender<Event>) -> Self {
+        let (queue, mut chores) = mpsc::channel(CHORES);
+        let worker = tokio::task::spawn_blocking(move || {
+            while let Some(chore) = chores.blocking_recv() {
+                if let Some(input) = perform(guest.as_ref(), &records, chore) {
+                    // A session that is over does not want to know.
+                    let _ = events.blocking_send(Event::Input(input));
+                }
+            }
+        });
+        Self { queue, worker }
+    }
+
+    fn queue(&self, chore: Output) {
+        if self.queue.try_send(chore).is_err() {
+            tracing::error!("the guest is so slow that a request to it was lost");
+        }
+    }
+
+    async fn finish(self) {
+        drop(self.queue);
+        let _ = self.worker.await;
+    }
+}
+
+fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input> {
+    let answer = match chore {
+        Output::Harvest => {
+            let mut dirty = DirtyMap::new(guest.layout());
+            guest.harvest(&mut dirty).map(|pending| Input::Harvested { dirty, pending })
+        }
+        Output::Pause => guest.pause().map(|()| Input::Paused),
+        Output::SaveDevices => guest.save_devices().map(|state| Input::Devices(state.into())),
+        Output::Stage { devices } => guest.load_devices(&devices).and_then(|()| guest.stage()).map(|()| Input::Staged),
+        Output::Run => guest.resume().map(|()| Input::Running),
+        Output::Resume => {
+            if let Err(error) = guest.resume() {
+                tracing::error!(%error, "the guest cannot be resumed at the source");
+            }
+            return None;
+        }
+        Output::Discard => {
+            guest.discard();
+            return None;
+        }
+        Output::Persist(record) => return Some(persist(records, &record)),
+        Output::Forget(transfer) => {
+            forget(records, transfer);
+            return None;
+        }
+        _ => return None,
+    };
+    Some(answer.unwrap_or_else(Input::GuestFailed))
+}
+
+fn persist(records: &Records, record: &Record) -> Input {
+    match records.store(record) {
+        Ok(()) => Input::Persisted,
+        Err(error) => Input::PersistFailed { text: error.to_string() },
+    }
+}
+
+fn forget(records: &Records, transfer: TransferId) {
+    if let Err(error) = records.forget(transfer) {
+        tracing::warn!(%error, "a record that is no longer needed cannot be removed");
+    }
+}

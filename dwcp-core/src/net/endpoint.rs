@@ -1,0 +1,218 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsStream;
+
+use super::accept::Listener;
+use super::clock::Clock;
+use super::control::ControlLink;
+use super::dial::{Dialer, Sockets, random};
+use super::driver::{Chores, Driver, EVENTS};
+use super::error::EndpointError;
+use super::identity::{Identity, Trust};
+use super::lane_source::{ShadowBytes, SourceLanes};
+use super::records::Records;
+use super::session::Session;
+use super::source_hands::SourceHands;
+use super::tls::Tls;
+use crate::extent::Layout;
+use crate::guest::Guest;
+use crate::session::{Leaves, Machine, Record, Source, SourceConfig, Time};
+use crate::wire::{FenceEpoch, GuestKind, Name, Offer, TransferId};
+
+/// A node: its identity, whom it trusts, its threads for lanes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub(super) tls: Tls,
+    pub(super) threads: LaneThreads,
+    pub(super) records: Records,
+    pub(super) sockets: Sockets,
+}
+
+/// What a source wants to move, and under which name.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    /// Names it for its whole life.
+    pub id: TransferId,
+    /// What the sink shall call it.
+    pub name: Name,
+    /// What it is.
+    pub kind: GuestKind,
+}
+
+impl Transfer {
+    /// A transfer with a random id.
+    pub fn new(name: Name, kind: GuestKind) -> Self {
+        Self { id: TransferId(random()), name, kind }
+    }
+}
+
+impl Endpoint {
+    /// A node with this identity that talks to whom it trusts, and keeps no records.
+    ///
+    /// # Errors
+    /// Identity or trust cannot be used; threads cannot be started.
+    pub fn new(identity: &Identity, trust: &Trust) -> Result<Self, EndpointError> {
+        Ok(Self {
+            tls: Tls::new(identity, trust)?,
+            threads: LaneThreads::start()?,
+            records: Records::none(),
+            sockets: Sockets::default(),
+        })
+    }
+
+    /// Keeps records of what was promised (GIVE_UP, READY, RAN) in this folder.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn with_records(mut self, folder: impl Into<PathBuf>) -> Result<Self, EndpointError> {
+        self.records = Records::open(folder)?;
+        Ok(self)
+    }
+
+    /// Pins `TCP_CONGESTION` of every connection, instead of the system's default.
+    #[must_use]
+    pub fn with_congestion(mut self, name: impl Into<String>) -> Self {
+        self.sockets.congestion = Some(name.into());
+        self
+    }
+
+    /// The records of this node.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Connects to a sink at `to` (host and port) and begins to move `guest`. Returns once the
+    /// handshake is done; the rest is the session's.
+    ///
+    /// Cancel safe: dropped before it returns, nothing was begun.
+    ///
+    /// # Errors
+    /// The sink cannot be reached, is not trusted, or speaks no common version.
+    pub async fn send(
+        &self,
+        to: &str,
+        transfer: Transfer,
+        guest: Arc<dyn Guest>,
+        config: SourceConfig,
+    ) -> Result<Session, EndpointError> {
+        let Transfer { id, name, kind } = transfer;
+        let offer = Offer { transfer: id, epoch: FIRST_EPOCH, kind, name, layout: guest.layout().clone() };
+        self.begin(to, offer, guest, config, None).await
+    }
+
+    /// Asks a sink whether it runs a transfer for which this node gave up before it crashed. Ends in
+    /// [`Owner::Sink`](crate::session::Owner::Sink) or stays in doubt.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`].
+    pub async fn ask(&self, to: &str, record: &Record, config: SourceConfig) -> Result<Session, EndpointError> {
+        let layout = Layout::new(&[1])
+            .map_err(|error| EndpointError::Unexpected { address: to.to_owned(), what: error.to_string() })?;
+        let guest = Arc::new(crate::guest::Memory::new(layout.clone()));
+        let (transfer, epoch, name) = (record.transfer, record.epoch, record.name.clone());
+        let offer = Offer { transfer, epoch, kind: GuestKind::Image, name, layout };
+        self.begin(to, offer, guest, config, Some(record)).await
+    }
+
+    async fn begin(
+        &self,
+        to: &str,
+        offer: Offer,
+        guest: Arc<dyn Guest>,
+        config: SourceConfig,
+        record: Option<&Record>,
+    ) -> Result<Session, EndpointError> {
+        let dialer = Dialer { to: to.to_owned(), tls: self.tls.clone(), sockets: self.sockets.clone() };
+        let made = dialer.control(None).await?;
+        let config = SourceConfig { limits: crate::session::binding::narrow(config.limits, made.limits), ..config };
+        let leaves = Arc::new(Leaves::new(&offer.layout));
+        let transfer = offer.transfer;
+        let shared = Arc::new(SourceLanes {
+            guest: Arc::clone(&guest),
+            leaves: Arc::clone(&leaves),
+            shadow: ShadowBytes::default(),
+            epoch: offer.epoch,
+            dialer,
+            session: made.ack.session,
+            key: made.channel.session_key,
+        });
+        let machine = match record {
+            Some(record) => Source::recover(config, offer, record),
+            None => Source::new(config, offer, leaves),
+        };
+        let (events, queue) = mpsc::channel(EVENTS);
+        let hands = SourceHands {
+            shared,
+            threads: self.threads.clone(),
+            events: events.clone(),
+            workers: JoinSet::new(),
+            lanes: std::collections::BTreeMap::new(),
+            attempt: 0,
+        };
+        let control = ControlLink::start(TlsStream::Client(made.stream), 0, events.clone());
+        let (progress, watch) = watch::channel(machine.progress().clone());
+        let driver = Driver {
+            machine,
+            hands,
+            control: Some(control),
+            generation: 0,
+            chores: Chores::start(guest, self.records.clone(), events.clone()),
+            events: events.clone(),
+            queue,
+            clock: Clock::start(),
+            progress,
+            published: Time::default(),
+        };
+        Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
+    }
+
+    /// Listens for sources at `at`, an address and a port; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn listen(&self, at: &str) -> Result<Listener, EndpointError> {
+        Listener::open(self.clone(), at).await
+    }
+}
+
+/// The first epoch of every transfer. Later ones belong to hand-overs.
+const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
+
+/// Threads on which lanes work: as many as there are cores, whatever the number of lanes, so that
+/// compression never delays lane 0 or the embedder's own tasks.
+#[derive(Clone, Debug)]
+pub(super) struct LaneThreads(Arc<Threads>);
+
+#[derive(Debug)]
+struct Threads(Option<Runtime>, Handle);
+
+impl LaneThreads {
+    fn start() -> Result<Self, EndpointError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(cores)
+            .thread_name("dwcp-lane")
+            .enable_all()
+            .build()
+            .map_err(EndpointError::Threads)?;
+        let handle = runtime.handle().clone();
+        Ok(Self(Arc::new(Threads(Some(runtime), handle))))
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.0.1
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // The last clone may go inside an async task, where waiting is not allowed.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Make it happen: lanes over TLS 1.3, the one driver loop, and what an embedder holds in hand.
+//!
+//! ```text
+//!  Endpoint ──send──> dial ──┐                        ┌── listen ──> Incoming ──accept──┐
+//!                            v                        v                                 v
+//!                        control link (lane 0)  ══  control link                      driver(Sink)
+//!                            │                        │
+//!        driver(Source) ─────┤                        ├───── one event queue a session
+//!                            │                        │
+//!        lane workers ═══════╧═══ TLS 1.3 / TCP ══════╧═════ lane workers
+//! ```
+//!
+//! Every session has one task that owns its machine and one queue of events into it, so that what
+//! happens first is told first. Pages never pass through that task: a lane's worker copies them
+//! between guest and socket by itself, on threads that the endpoint keeps for lanes.
+
+mod accept;
+mod clock;
+mod control;
+mod dial;
+mod driver;
+mod endpoint;
+mod error;
+mod handshake;
+mod identity;
+mod lane_sink;
+mod lane_source;
+mod records;
+mod session;
+mod sink_hands;
+mod source_hands;
+mod tls;
+
+pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
+pub use self::endpoint::{Endpoint, Transfer};
+pub use self::error::{EndpointError, IdentityError, RecordsError};
+pub use self::identity::{Fingerprint, Identity, Trust};
+pub use self::records::Records;
+pub use self::session::Session;

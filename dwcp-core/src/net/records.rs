@@ -1,0 +1,147 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::RecordsError;
+use crate::session::Record;
+use crate::wire::TransferId;
+
+/// The folder of records: one small fsynced file for each transfer, written beside its place and
+/// renamed, so that after a crash there is the old one, the new one, or none. spec: P-2
+#[derive(Clone, Debug)]
+pub struct Records {
+    folder: Option<PathBuf>,
+}
+
+impl Records {
+    /// Records in this folder, which is made if need be.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, RecordsError> {
+        let folder = folder.into();
+        fs::create_dir_all(&folder).map_err(|source| RecordsError::Io { path: folder.clone(), source })?;
+        Ok(Self { folder: Some(folder) })
+    }
+
+    /// No records: a crash after GIVE_UP leaves nothing to ask with. For guests that die with this
+    /// process anyway.
+    pub fn none() -> Self {
+        Self { folder: None }
+    }
+
+    /// All records, in no order.
+    ///
+    /// # Errors
+    /// The folder or a file in it cannot be read, or is no record.
+    pub fn list(&self) -> Result<Vec<Record>, RecordsError> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
+        let mut records = Vec::new();
+        for entry in fs::read_dir(folder).map_err(at_folder)? {
+            let path = entry.map_err(at_folder)?.path();
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                records.extend(read(&path)?);
+            }
+        }
+        Ok(records)
+    }
+
+    /// The record of one transfer.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no record.
+    pub fn load(&self, transfer: TransferId) -> Result<Option<Record>, RecordsError> {
+        self.path(transfer).map_or(Ok(None), |path| read(&path))
+    }
+
+    /// Writes a record and waits until it is durable.
+    ///
+    /// # Errors
+    /// It may or may not be there: treat the transfer as failed.
+    pub fn store(&self, record: &Record) -> Result<(), RecordsError> {
+        let (Some(folder), Some(path)) = (&self.folder, self.path(record.transfer)) else { return Ok(()) };
+        let at = |source| RecordsError::Io { path: path.clone(), source };
+        let beside = path.with_extension("tmp");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(at)?;
+        file.write_all(record.encode().as_bytes()).map_err(at)?;
+        file.sync_all().map_err(at)?;
+        fs::rename(&beside, &path).map_err(at)?;
+        sync_folder(folder).map_err(at)
+    }
+
+    /// Removes a record, if it is there.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn forget(&self, transfer: TransferId) -> Result<(), RecordsError> {
+        let (Some(folder), Some(path)) = (&self.folder, self.path(transfer)) else { return Ok(()) };
+        match fs::remove_file(&path) {
+            Ok(()) => sync_folder(folder).map_err(|source| RecordsError::Io { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(RecordsError::Io { path, source }),
+        }
+    }
+
+    fn path(&self, transfer: TransferId) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(format!("{transfer}.{EXTENSION}")))
+    }
+}
+
+const EXTENSION: &str = "record";
+
+fn read(path: &Path) -> Result<Option<Record>, RecordsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            Record::decode(&text).map(Some).map_err(|source| RecordsError::Record { path: path.to_owned(), source })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RecordsError::Io { path: path.to_owned(), source }),
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Standing;
+    use crate::wire::{Digest, FenceEpoch, Name};
+
+    // spec: P-2
+    #[test]
+    fn a_record_is_stored_replaced_and_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path().join("deep/er")).unwrap();
+        let mut record = Record {
+            transfer: TransferId([1; 16]),
+            epoch: FenceEpoch(1),
+            attempt: 1,
+            root: Digest([2; 32]),
+            name: Name::new("vm").unwrap(),
+            standing: Standing::Ready,
+        };
+        assert_eq!(records.load(record.transfer).unwrap(), None);
+        records.store(&record).unwrap();
+        record.standing = Standing::Ran;
+        records.store(&record).unwrap();
+        assert_eq!(records.list().unwrap(), [record.clone()]);
+        assert_eq!(records.load(record.transfer).unwrap(), Some(record.clone()));
+        records.forget(record.transfer).unwrap();
+        records.forget(record.transfer).unwrap();
+        assert_eq!(records.list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error_with_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        fs::write(folder.path().join("x.record"), "dwcp record 1\n").unwrap();
+        let error = records.list().unwrap_err().to_string();
+        assert!(error.contains("x.record"), "{error}");
+    }
+}

@@ -1,0 +1,92 @@
+//! What only a sink's driver does: take lanes in, and keep workers that receive.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::driver::{Event, Hands, Stream};
+use super::endpoint::LaneThreads;
+use super::handshake::{turn_away, write_frame};
+use super::lane_sink::{SinkLanes, run};
+use crate::session::{Input, Output};
+use crate::wire::{ErrorCode, Frame, Joined, LaneId};
+
+pub(super) struct SinkHands {
+    pub(super) shared: Arc<SinkLanes>,
+    pub(super) threads: LaneThreads,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) workers: JoinSet<()>,
+    pub(super) lanes: BTreeMap<LaneId, Worker>,
+    /// Connections that wait for the machine's word, which comes at once.
+    pub(super) waiting: BTreeMap<LaneId, Stream>,
+}
+
+pub(super) struct Worker {
+    granted: Arc<AtomicU64>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Hands for SinkHands {
+    fn perform(&mut self, output: Output) -> Option<Output> {
+        match output {
+            Output::AdmitLane { lane, credit } => self.admit(lane, credit),
+            Output::RefuseLane { lane } => {
+                if let Some(mut stream) = self.waiting.remove(&lane) {
+                    tokio::spawn(async move {
+                        turn_away(&mut stream, ErrorCode::JoinRejected, "this lane may not join").await;
+                    });
+                }
+            }
+            Output::Grant { lane, total } => {
+                if let Some(worker) = self.lanes.get(&lane) {
+                    // Release pairs with the worker's load: the credit frame goes out after this.
+                    worker.granted.store(total, Ordering::Release);
+                }
+            }
+            Output::CloseLane(lane) => match self.lanes.remove(&lane) {
+                Some(worker) => {
+                    let _ = worker.stop.send(());
+                }
+                None => {
+                    let events = self.events.clone();
+                    tokio::spawn(async move { events.send(Event::Input(Input::LaneDown { lane })).await });
+                }
+            },
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn hold_lane(&mut self, lane: LaneId, stream: Stream) -> bool {
+        self.waiting.insert(lane, stream);
+        true
+    }
+
+    async fn stop(&mut self) {
+        self.lanes.clear();
+        self.waiting.clear();
+        self.workers.shutdown().await;
+    }
+}
+
+impl SinkHands {
+    fn admit(&mut self, lane: LaneId, credit: u64) {
+        let Some(mut stream) = self.waiting.remove(&lane) else { return };
+        let granted = Arc::new(AtomicU64::new(credit));
+        let (stop, stopped) = oneshot::channel();
+        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+        let gate = Arc::clone(&granted);
+        let worker = async move {
+            if let Err(error) = write_frame(&mut stream, &Frame::Joined(Joined { lane, credit })).await {
+                tracing::debug!(%lane, %error, "a lane was lost while it joined");
+            }
+            run(shared, lane, stream, gate, events, stopped).await;
+        };
+        self.workers.spawn_on(worker, self.threads.handle());
+        self.lanes.insert(lane, Worker { granted, stop });
+        while self.workers.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,105 @@
+use std::time::Duration;
+
+use dwcp_hde::Effort;
+
+/// How hard to compress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EffortPolicy {
+    /// As hard as the link is slow: more while the writes wait for it, less while it waits for us.
+    #[default]
+    Auto,
+    /// Always the same.
+    Fixed(Effort),
+}
+
+/// Chooses the effort from what the last extents cost: time spent encoding against time spent
+/// blocked on the write.
+///
+/// A step up needs writes to take `UP` times as long as encoding, a step down that they take less
+/// than `DOWN` of it; the gap between is the hysteresis, and `SAMPLES` extents pass between steps.
+#[derive(Debug)]
+pub(super) struct Budget {
+    policy: EffortPolicy,
+    step: usize,
+    samples: u32,
+    encode: Duration,
+    write: Duration,
+}
+
+const STEPS: [Effort; 3] = [Effort::Raw, Effort::Fast, Effort::Balanced];
+/// Raw pages over TLS on loopback: a write takes 1 to 2 times as long as copy and hash. At 1 Gbit/s
+/// it takes 15 times as long.
+const UP: u32 = 3;
+/// At the balanced effort over 1 Gbit/s the two are about equal.
+const DOWN_PERCENT: u32 = 50;
+/// Extents between steps: 4 MiB, so that a changed link is followed in a fraction of a second.
+const SAMPLES: u32 = 4;
+
+impl Budget {
+    pub(super) fn new(policy: EffortPolicy) -> Self {
+        Self { policy, step: STEPS.len() - 1, samples: 0, encode: Duration::ZERO, write: Duration::ZERO }
+    }
+
+    pub(super) fn effort(&self) -> Effort {
+        match self.policy {
+            EffortPolicy::Fixed(effort) => effort,
+            EffortPolicy::Auto => STEPS.get(self.step).copied().unwrap_or(Effort::Balanced),
+        }
+    }
+
+    /// One extent was encoded, and the one before it on that lane written.
+    pub(super) fn sample(&mut self, encode: Duration, write: Duration, carried: u16) {
+        // An extent of a few pages says nothing about rates.
+        if carried < 16 || write.is_zero() {
+            return;
+        }
+        self.encode += encode;
+        self.write += write;
+        self.samples += 1;
+        if self.samples < SAMPLES {
+            return;
+        }
+        if self.write > self.encode * UP {
+            self.step = (self.step + 1).min(STEPS.len() - 1);
+        } else if self.write * 100 < self.encode * DOWN_PERCENT {
+            self.step = self.step.saturating_sub(1);
+        }
+        self.samples = 0;
+        self.encode = Duration::ZERO;
+        self.write = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_fast_link_turns_compression_down_and_a_slow_one_up_again() {
+        let mut budget = Budget::new(EffortPolicy::Auto);
+        assert_eq!(budget.effort(), Effort::Balanced);
+        for _ in 0..2 * SAMPLES {
+            budget.sample(2 * MS, MS / 4, 256);
+        }
+        assert_eq!(budget.effort(), Effort::Raw);
+        for _ in 0..4 * SAMPLES {
+            budget.sample(MS, MS, 256);
+        }
+        assert_eq!(budget.effort(), Effort::Raw, "neither side waits");
+        for _ in 0..2 * SAMPLES {
+            budget.sample(MS / 2, 8 * MS, 256);
+        }
+        assert_eq!(budget.effort(), Effort::Balanced);
+    }
+
+    #[test]
+    fn small_extents_decide_nothing() {
+        let mut budget = Budget::new(EffortPolicy::Auto);
+        for _ in 0..100 {
+            budget.sample(2 * MS, MS / 100, 3);
+        }
+        assert_eq!(budget.effort(), Effort::Balanced);
+    }
+}

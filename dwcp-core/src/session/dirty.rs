@@ -1,0 +1,327 @@
+use crate::extent::{Extent, FlatPage, Layout, RegionId, Run};
+use crate::guest::DirtyMap;
+
+/// Which pages must still be sent, and which are in flight.
+///
+/// Invariant: **a page has at most one version in flight.** A page that is dirtied again while in
+/// flight stays dirty and is passed over until its extent is acknowledged or buried. spec: D-1
+#[derive(Debug)]
+pub struct DirtySet {
+    layout: Layout,
+    dirty: Vec<u64>,
+    flight: Vec<u64>,
+    /// Bit w of word g: word 64 g + w of `dirty` may be other than zero.
+    summary: Vec<u64>,
+    dirty_pages: u64,
+    /// Pages that are both dirty and in flight.
+    blocked_pages: u64,
+    /// Where the next extent is looked for: a round is one sweep over memory.
+    cursor: usize,
+}
+
+impl DirtySet {
+    /// Every page is dirty, as at the start of a transfer.
+    pub fn all(layout: &Layout) -> Self {
+        let words = usize::try_from(layout.flat_pages() / 64).unwrap_or(usize::MAX);
+        let mut set = Self {
+            layout: layout.clone(),
+            dirty: vec![0; words],
+            flight: vec![0; words],
+            summary: vec![0; words.div_ceil(64)],
+            dirty_pages: 0,
+            blocked_pages: 0,
+            cursor: 0,
+        };
+        set.mark(&DirtyMap::all(layout));
+        set
+    }
+
+    /// Adds the pages of a harvest.
+    pub fn mark(&mut self, map: &DirtyMap) {
+        for (index, &bits) in map.words().iter().enumerate() {
+            if bits != 0 {
+                self.mark_word(index, bits);
+            }
+        }
+    }
+
+    /// Number of pages to be sent, those in flight with an older version included.
+    pub fn pages(&self) -> u64 {
+        self.dirty_pages
+    }
+
+    /// Number of pages that may be sent now.
+    pub fn sendable(&self) -> u64 {
+        self.dirty_pages - self.blocked_pages
+    }
+
+    /// Takes up to `max_pages` dirty pages that are not in flight, of one region and in rising
+    /// order, clears their dirty bits and puts them in flight, pinned. Scattered pages are packed
+    /// together. `None` when there are none.
+    pub fn next_extent(&mut self, max_pages: usize) -> Option<Extent> {
+        if self.sendable() == 0 || max_pages == 0 {
+            return None;
+        }
+        let start = self.next_word(self.cursor).or_else(|| self.next_word(0))?;
+        let (region, _) = self.layout.locate(FlatPage(word_page(start)))?;
+        let bounds = self.layout.region(region)?;
+        let end = usize::try_from(bounds.first + bounds.pages).ok()?.div_ceil(64);
+        let mut runs: Vec<Run> = Vec::new();
+        let mut left = u32::try_from(max_pages).unwrap_or(u32::MAX);
+        let mut word = start;
+        while left > 0 {
+            left = self.take_word(word, bounds.first, left, &mut runs);
+            if left == 0 {
+                break;
+            }
+            match self.next_word(word + 1).filter(|&next| next < end) {
+                Some(next) => word = next,
+                None => {
+                    word = end;
+                    break;
+                }
+            }
+        }
+        self.cursor = word;
+        Extent::new(region, runs).ok()
+    }
+
+    /// An extent was acknowledged: its pages are no longer in flight.
+    pub fn release(&mut self, extent: &Extent) {
+        self.each_word(extent, |set, index, bits| {
+            let (Some(flight), Some(&dirty)) = (set.flight.get_mut(index), set.dirty.get(index)) else { return };
+            set.blocked_pages -= u64::from((*flight & dirty & bits).count_ones());
+            *flight &= !bits;
+        });
+    }
+
+    /// An extent was buried: its pages are no longer in flight, and dirty.
+    pub fn requeue(&mut self, extent: &Extent) {
+        self.release(extent);
+        self.each_word(extent, |set, index, bits| set.mark_word(index, bits));
+    }
+
+    /// Whether a page is in flight.
+    pub fn in_flight(&self, page: FlatPage) -> bool {
+        let word = usize::try_from(page.0 / 64).ok().and_then(|index| self.flight.get(index));
+        word.is_some_and(|word| word >> (page.0 % 64) & 1 == 1)
+    }
+
+    /// The planted bug "extent not pinned": forget that an extent is in flight.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn unpin(&mut self, extent: &Extent) {
+        self.release(extent);
+    }
+
+    fn mark_word(&mut self, index: usize, bits: u64) {
+        let (Some(dirty), Some(flight)) = (self.dirty.get_mut(index), self.flight.get(index)) else { return };
+        let new = bits & !*dirty;
+        *dirty |= bits;
+        self.dirty_pages += u64::from(new.count_ones());
+        self.blocked_pages += u64::from((new & flight).count_ones());
+        if let Some(summary) = self.summary.get_mut(index / 64) {
+            *summary |= 1 << (index % 64);
+        }
+    }
+
+    /// Moves up to `left` sendable pages of one word into `runs`; returns how many may still follow.
+    fn take_word(&mut self, index: usize, first: u32, mut left: u32, runs: &mut Vec<Run>) -> u32 {
+        let (Some(dirty), Some(flight)) = (self.dirty.get_mut(index), self.flight.get_mut(index)) else { return left };
+        let mut rest = *dirty & !*flight;
+        let base = word_page(index) - first;
+        while rest != 0 && left > 0 {
+            let bit = rest.trailing_zeros();
+            let count = (rest >> bit).trailing_ones().min(left);
+            let mask = (u64::MAX >> (64 - count)) << bit;
+            rest &= !mask;
+            *dirty &= !mask;
+            *flight |= mask;
+            left -= count;
+            self.dirty_pages -= u64::from(count);
+            let start = base + bit;
+            let count = u16::try_from(count).unwrap_or(64);
+            match runs.last_mut() {
+                Some(run) if run.end() == start => run.count += count,
+                _ => runs.push(Run { start, count }),
+            }
+        }
+        if *dirty == 0
+            && let Some(summary) = self.summary.get_mut(index / 64)
+        {
+            *summary &= !(1 << (index % 64));
+        }
+        left
+    }
+
+    /// The first word from `from` on that has a sendable page.
+    fn next_word(&self, from: usize) -> Option<usize> {
+        let mut group = from / 64;
+        let mut mask = u64::MAX << (from % 64);
+        while let Some(&summary) = self.summary.get(group) {
+            let mut bits = summary & mask;
+            while bits != 0 {
+                let index = group * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0);
+                if self.dirty.get(index)? & !self.flight.get(index)? != 0 {
+                    return Some(index);
+                }
+                bits &= bits - 1;
+            }
+            group += 1;
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// Calls `visit` with each word of the bitmaps that an extent touches, and its bits there.
+    fn each_word(&mut self, extent: &Extent, mut visit: impl FnMut(&mut Self, usize, u64)) {
+        let Some(bounds) = self.layout.region(extent.region()) else { return };
+        for run in extent.runs() {
+            let mut page = bounds.first + run.start;
+            let end = bounds.first + run.end();
+            while page < end {
+                let bit = page % 64;
+                let here = (64 - bit).min(end - page);
+                let mask = (u64::MAX >> (64 - here)) << bit;
+                if let Ok(index) = usize::try_from(page / 64) {
+                    visit(self, index, mask);
+                }
+                page += here;
+            }
+        }
+    }
+}
+
+/// One bit for each page of a layout, set and read by extents.
+#[derive(Debug)]
+pub(super) struct PageBits {
+    words: Vec<u64>,
+}
+
+impl PageBits {
+    pub(super) fn new(layout: &Layout, value: bool) -> Self {
+        let words = usize::try_from(layout.flat_pages() / 64).unwrap_or(usize::MAX);
+        Self { words: vec![if value { u64::MAX } else { 0 }; words] }
+    }
+
+    pub(super) fn get(&self, page: FlatPage) -> bool {
+        let word = usize::try_from(page.0 / 64).ok().and_then(|index| self.words.get(index));
+        word.is_some_and(|word| word >> (page.0 % 64) & 1 == 1)
+    }
+
+    /// Sets or clears the bits of all pages of an extent.
+    pub(super) fn assign(&mut self, layout: &Layout, extent: &Extent, value: bool) {
+        for page in flat_pages(layout, extent) {
+            if let Some(word) = usize::try_from(page.0 / 64).ok().and_then(|index| self.words.get_mut(index)) {
+                let bit = 1 << (page.0 % 64);
+                if value {
+                    *word |= bit;
+                } else {
+                    *word &= !bit;
+                }
+            }
+        }
+    }
+}
+
+/// The flat numbers of an extent's pages, in its order.
+pub(super) fn flat_pages<'a>(layout: &Layout, extent: &'a Extent) -> impl Iterator<Item = FlatPage> + use<'a> {
+    let first = region_first(layout, extent.region());
+    extent.page_numbers().map(move |page| FlatPage(first + page))
+}
+
+fn region_first(layout: &Layout, region: RegionId) -> u32 {
+    layout.region(region).map_or(0, |bounds| bounds.first)
+}
+
+fn word_page(index: usize) -> u32 {
+    u32::try_from(index * 64).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Next(usize),
+        Mark(u32, u32),
+        Ack(usize),
+        Bury(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (1_usize..=256).prop_map(Step::Next),
+            1 => (0_u32..700, 1_u32..90).prop_map(|(first, count)| Step::Mark(first, count)),
+            2 => any::<usize>().prop_map(Step::Ack),
+            1 => any::<usize>().prop_map(Step::Bury),
+        ]
+    }
+
+    proptest! {
+        // spec: D-1
+        #[test]
+        fn a_page_is_in_flight_once_and_never_lost(steps in proptest::collection::vec(step(), 0..80)) {
+            let layout = Layout::new(&[4096 * 300, 4096 * 70]).unwrap();
+            let mut set = DirtySet::all(&layout);
+            let mut dirty: std::collections::BTreeSet<u32> = DirtyMap::all(&layout).pages().map(|page| page.0).collect();
+            let mut flying: Vec<Extent> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Next(max) => match set.next_extent(max) {
+                        Some(extent) => {
+                            prop_assert!(extent.pages() <= max && extent.check(&layout).is_ok());
+                            for page in flat_pages(&layout, &extent) {
+                                prop_assert!(dirty.remove(&page.0), "sent a clean page");
+                                let twice = flying.iter().any(|other| flat_pages(&layout, other).any(|p| p == page));
+                                prop_assert!(!twice, "two versions in flight");
+                            }
+                            flying.push(extent);
+                        }
+                        None => {
+                            let free = dirty.iter().any(|&page| !set.in_flight(FlatPage(page)));
+                            prop_assert!(!free, "a sendable page was passed over");
+                        }
+                    },
+                    Step::Mark(first, count) => {
+                        let mut map = DirtyMap::new(&layout);
+                        map.mark(RegionId(0), first, count);
+                        dirty.extend(map.pages().map(|page| page.0));
+                        set.mark(&map);
+                    }
+                    Step::Ack(which) if !flying.is_empty() => set.release(&flying.remove(which % flying.len())),
+                    Step::Bury(which) if !flying.is_empty() => {
+                        let extent = flying.remove(which % flying.len());
+                        dirty.extend(flat_pages(&layout, &extent).map(|page| page.0));
+                        set.requeue(&extent);
+                    }
+                    Step::Ack(_) | Step::Bury(_) => {}
+                }
+                prop_assert_eq!(set.pages(), u64::try_from(dirty.len()).unwrap());
+                let blocked = dirty.iter().filter(|&&page| set.in_flight(FlatPage(page))).count();
+                prop_assert_eq!(set.sendable(), u64::try_from(dirty.len() - blocked).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn scattered_pages_are_packed_in_rising_order() {
+        let layout = Layout::new(&[4096 * 1000]).unwrap();
+        let mut set = DirtySet::all(&layout);
+        while set.next_extent(256).is_some_and(|extent| {
+            set.release(&extent);
+            true
+        }) {}
+        let mut map = DirtyMap::new(&layout);
+        for page in [3, 4, 70, 500, 999] {
+            map.mark(RegionId(0), page, 1);
+        }
+        set.mark(&map);
+        let extent = set.next_extent(256).unwrap();
+        assert_eq!(extent.page_numbers().collect::<Vec<_>>(), [3, 4, 70, 500, 999]);
+        assert_eq!(extent.runs().len(), 4);
+        assert!(set.next_extent(256).is_none());
+    }
+}

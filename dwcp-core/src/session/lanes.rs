@@ -1,0 +1,447 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::converge::{duration_at, rate};
+use super::shadow::SlotId;
+use super::{Encoded, Time};
+use crate::extent::{Extent, MAX_EXTENT_PAGES, PAGE_BYTES};
+use crate::wire::LaneId;
+use crate::wire::limits::EXTENT_OVERHEAD;
+
+/// Extents handed to a worker that it has not yet encoded: one in its hands, one waiting, so that it
+/// never idles for a decision.
+const DEPTH: usize = 2;
+/// An extent should take at most this much of its lane's time, so that what is in flight is small
+/// when the guest is paused or a lane dies.
+const EXTENT_TIME: Duration = Duration::from_millis(20);
+/// Pages of an extent before anything is known about the lane.
+const FIRST_PAGES: usize = 64;
+/// Smaller extents cost more in heads and in compression than they gain.
+const LEAST_PAGES: usize = 16;
+/// A lane is measured over stretches of at least this long.
+const MEASURE: Duration = Duration::from_millis(10);
+/// A lane that acknowledged nothing for this long, and for `PATIENCE` times the delivery that it was
+/// chosen for, is taken for dead.
+const STALL: Duration = Duration::from_secs(5);
+const PATIENCE: u32 = 16;
+
+/// The source's view of its bulk lanes.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    /// Next id; ids are never used twice. spec: L-1
+    next_id: u16,
+    /// The planted bug "credit leak".
+    pub(super) leaks_credit: bool,
+}
+
+#[derive(Debug)]
+struct Lane {
+    id: LaneId,
+    state: LaneState,
+    credit: u64,
+    /// Wire bytes charged: the worst case when handed out, the truth once encoded.
+    charged: u64,
+    next_seq: u64,
+    flight: VecDeque<Flight>,
+    unencoded: usize,
+    meter: Meter,
+}
+
+/// Where a lane stands at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneState {
+    /// Being dialled.
+    Opening,
+    /// Carries extents.
+    Open,
+    /// Its worker was told to stop.
+    Closing,
+    /// Its worker has stopped; the sink has not yet said what it applied.
+    Dead,
+}
+
+/// An extent that was handed to a lane and is not acknowledged.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) seq: u64,
+    pub(super) extent: Extent,
+    pub(super) slots: Vec<Option<SlotId>>,
+    pub(super) sent_at: Time,
+    charge: u64,
+    pub(super) encoded: bool,
+}
+
+impl Lanes {
+    /// A new lane, being dialled.
+    pub(super) fn open(&mut self) -> LaneId {
+        self.next_id += 1;
+        let id = LaneId(self.next_id);
+        self.lanes.push(Lane {
+            id,
+            state: LaneState::Opening,
+            credit: 0,
+            charged: 0,
+            next_seq: 0,
+            flight: VecDeque::new(),
+            unencoded: 0,
+            meter: Meter::default(),
+        });
+        id
+    }
+
+    /// Ids used up.
+    pub(super) fn ids_used(&self) -> u16 {
+        self.next_id
+    }
+
+    /// The lane has joined. False when nobody dialled it.
+    pub(super) fn joined(&mut self, id: LaneId, credit: u64) -> bool {
+        match self.get_mut(id) {
+            Some(lane) if lane.state == LaneState::Opening => {
+                lane.state = LaneState::Open;
+                lane.credit = credit;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Raises a lane's credit; credit never falls. spec: C-1
+    pub(super) fn grant(&mut self, id: LaneId, total: u64) {
+        if let Some(lane) = self.get_mut(id) {
+            lane.credit = lane.credit.max(total);
+        }
+    }
+
+    /// The open lane that would deliver the next extent first, and how many pages it should have.
+    pub(super) fn choose(&self, page_limit: usize) -> Option<(LaneId, usize)> {
+        let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open && lane.unencoded < DEPTH);
+        free.filter_map(|lane| {
+            let pages = lane.extent_pages().min(page_limit);
+            let room = self.leaks_credit || lane.charged + worst_case(pages) <= lane.credit;
+            room.then(|| (lane.delivery(pages), lane.id, pages))
+        })
+        .min_by_key(|&(delivery, id, _)| (delivery, id))
+        .map(|(_, id, pages)| (id, pages))
+    }
+
+    /// Hands an extent to a lane; returns its sequence number there.
+    pub(super) fn hand(&mut self, id: LaneId, extent: Extent, slots: Vec<Option<SlotId>>, now: Time) -> Option<u64> {
+        let leaks = self.leaks_credit;
+        let lane = self.get_mut(id)?;
+        let seq = lane.next_seq;
+        let charge = if leaks { 0 } else { worst_case(extent.pages()) };
+        lane.next_seq += 1;
+        lane.charged += charge;
+        lane.unencoded += 1;
+        if lane.flight.is_empty() {
+            lane.meter.busy_from(now);
+        }
+        lane.flight.push_back(Flight { seq, extent, slots, sent_at: now, charge, encoded: false });
+        Some(seq)
+    }
+
+    /// An extent's true size is known. False when the lane does not carry it.
+    pub(super) fn encoded(&mut self, encoded: &Encoded) -> bool {
+        let leaks = self.leaks_credit;
+        let Some(lane) = self.get_mut(encoded.lane) else { return false };
+        let Some(flight) = lane.flight.iter_mut().find(|flight| flight.seq == encoded.seq) else { return false };
+        let charge = if leaks { 0 } else { encoded.wire_bytes };
+        lane.charged = lane.charged - flight.charge + charge;
+        flight.charge = encoded.wire_bytes;
+        flight.encoded = true;
+        lane.unencoded = lane.unencoded.saturating_sub(1);
+        true
+    }
+
+    /// Everything below `applied` on a lane is applied. Returns those extents, oldest first.
+    ///
+    /// # Errors
+    /// The sink acknowledges what was never encoded for the lane: spec A-2.
+    pub(super) fn acknowledged(&mut self, id: LaneId, applied: u64, now: Time) -> Result<Vec<Flight>, BadAck> {
+        let Some(lane) = self.get_mut(id) else {
+            return if id.0 <= self.next_id { Ok(Vec::new()) } else { Err(BadAck) };
+        };
+        if lane.flight.iter().any(|flight| flight.seq < applied && !flight.encoded) || applied > lane.next_seq {
+            return Err(BadAck);
+        }
+        let count = lane.flight.partition_point(|flight| flight.seq < applied);
+        let settled: Vec<Flight> = lane.flight.drain(..count).collect();
+        let (plain, wire) = settled.iter().fold((0, 0), |(plain, wire), flight| {
+            (plain + u64::try_from(flight.extent.bytes()).unwrap_or(0), wire + flight.charge)
+        });
+        lane.meter.delivered(plain, wire, now, lane.flight.is_empty());
+        Ok(settled)
+    }
+
+    /// A lane's worker ended. True when there was such a lane and it was not known to be dead.
+    pub(super) fn died(&mut self, id: LaneId) -> bool {
+        match self.get_mut(id) {
+            Some(lane) if lane.state != LaneState::Dead => {
+                lane.state = LaneState::Dead;
+                lane.unencoded = 0;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Marks a lane whose worker is to be stopped. True when it was alive.
+    pub(super) fn closing(&mut self, id: LaneId) -> bool {
+        match self.get_mut(id) {
+            Some(lane) if matches!(lane.state, LaneState::Open | LaneState::Opening) => {
+                lane.state = LaneState::Closing;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a buried lane away: the extents that were applied, and those that were not.
+    ///
+    /// # Errors
+    /// The lane is not dead, or the sink claims more than it was sent.
+    pub(super) fn bury(&mut self, id: LaneId, applied: u64) -> Result<(Vec<Flight>, Vec<Flight>), BadAck> {
+        let Some(at) = self.lanes.iter().position(|lane| lane.id == id) else {
+            return if id.0 <= self.next_id { Ok((Vec::new(), Vec::new())) } else { Err(BadAck) };
+        };
+        let lane = self.lanes.get(at).ok_or(BadAck)?;
+        let unencoded = lane.flight.iter().any(|flight| flight.seq < applied && !flight.encoded);
+        if lane.state != LaneState::Dead || applied > lane.next_seq || unencoded {
+            return Err(BadAck);
+        }
+        let mut lane = self.lanes.remove(at);
+        let count = lane.flight.partition_point(|flight| flight.seq < applied);
+        let lost = lane.flight.split_off(count);
+        Ok((lane.flight.into(), lost.into()))
+    }
+
+    /// Lanes whose oldest extent is so late that they are taken for dead.
+    pub(super) fn stalled(&self, now: Time) -> Vec<LaneId> {
+        let late = |lane: &&Lane| {
+            let Some(oldest) = lane.flight.front() else { return false };
+            let since = now.since(oldest.sent_at.max(lane.meter.last_delivery));
+            lane.state == LaneState::Open && since > STALL.max(lane.delivery(0) * PATIENCE)
+        };
+        self.lanes.iter().filter(late).map(|lane| lane.id).collect()
+    }
+
+    /// Ids of all lanes that are dead but not buried.
+    pub(super) fn dead(&self) -> impl Iterator<Item = LaneId> + '_ {
+        self.lanes.iter().filter(|lane| lane.state == LaneState::Dead).map(|lane| lane.id)
+    }
+
+    /// Ids of all lanes that are not dead.
+    pub(super) fn alive(&self) -> Vec<LaneId> {
+        self.lanes.iter().filter(|lane| lane.state != LaneState::Dead).map(|lane| lane.id).collect()
+    }
+
+    /// Number of lanes that carry extents.
+    pub(super) fn open_count(&self) -> u16 {
+        u16::try_from(self.lanes.iter().filter(|lane| lane.state == LaneState::Open).count()).unwrap_or(u16::MAX)
+    }
+
+    /// Number of lanes that do or soon will carry extents.
+    pub(super) fn wanted_count(&self) -> u16 {
+        let wanted = |lane: &&Lane| matches!(lane.state, LaneState::Open | LaneState::Opening);
+        u16::try_from(self.lanes.iter().filter(wanted).count()).unwrap_or(u16::MAX)
+    }
+
+    /// Extents handed to workers that they have not yet read.
+    pub(super) fn unencoded(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.flight.iter().filter(|flight| !flight.encoded).count()).sum()
+    }
+
+    /// Whether any extent is unacknowledged.
+    pub(super) fn in_flight(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.flight.is_empty())
+    }
+
+    /// Whether extents went out on lanes of which nobody knows yet what they delivered.
+    pub(super) fn flight_unburied(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.state != LaneState::Open && !lane.flight.is_empty())
+    }
+
+    /// Wire bytes not yet acknowledged.
+    pub(super) fn flight_bytes(&self) -> u64 {
+        self.lanes.iter().map(Lane::flight_bytes).sum()
+    }
+
+    /// For each open lane, the sequence number that its next extent would have.
+    pub(super) fn finals(&self) -> Vec<(LaneId, u64)> {
+        let open = self.lanes.iter().filter(|lane| lane.state == LaneState::Open);
+        open.map(|lane| (lane.id, lane.next_seq)).collect()
+    }
+
+    /// Acknowledged plain and wire bytes per second of all lanes together.
+    pub(super) fn rates(&self) -> (u64, u64) {
+        let open = self.lanes.iter().filter(|lane| lane.state == LaneState::Open);
+        open.fold((0, 0), |(plain, wire), lane| (plain + lane.meter.plain_rate, wire + lane.meter.wire_rate))
+    }
+
+    fn get_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.lanes.iter_mut().find(|lane| lane.id == id)
+    }
+}
+
+impl Lane {
+    fn flight_bytes(&self) -> u64 {
+        self.flight.iter().map(|flight| flight.charge).sum()
+    }
+
+    /// Estimated time until an extent of `pages` handed over now is delivered.
+    fn delivery(&self, pages: usize) -> Duration {
+        let pages = u64::try_from(pages * PAGE_BYTES).unwrap_or(u64::MAX);
+        let bytes = self.flight_bytes().saturating_add(pages);
+        // Nothing known yet: as good as a fast lane, so that it gets its turn and is measured.
+        let rate = if self.meter.wire_rate == 0 { 1 << 30 } else { self.meter.wire_rate };
+        duration_at(bytes, rate)
+    }
+
+    fn extent_pages(&self) -> usize {
+        if self.meter.plain_rate == 0 {
+            return FIRST_PAGES;
+        }
+        let micros = u64::try_from(EXTENT_TIME.as_micros()).unwrap_or(u64::MAX);
+        let bytes = self.meter.plain_rate.saturating_mul(micros) / 1_000_000;
+        usize::try_from(bytes / 4096).unwrap_or(MAX_EXTENT_PAGES).clamp(LEAST_PAGES, MAX_EXTENT_PAGES)
+    }
+}
+
+/// Wire bytes that an extent of so many pages may take.
+fn worst_case(pages: usize) -> u64 {
+    u64::try_from(pages * PAGE_BYTES + EXTENT_OVERHEAD).unwrap_or(u64::MAX)
+}
+
+/// What a lane delivers per second while it has something to deliver.
+#[derive(Debug, Default)]
+struct Meter {
+    since: Time,
+    plain: u64,
+    wire: u64,
+    plain_rate: u64,
+    wire_rate: u64,
+    last_delivery: Time,
+}
+
+impl Meter {
+    fn busy_from(&mut self, now: Time) {
+        self.since = now;
+        self.plain = 0;
+        self.wire = 0;
+    }
+
+    fn delivered(&mut self, plain: u64, wire: u64, now: Time, idle: bool) {
+        self.last_delivery = now;
+        self.plain += plain;
+        self.wire += wire;
+        let took = now.since(self.since);
+        if took >= MEASURE || (idle && self.plain_rate == 0 && !took.is_zero()) {
+            self.plain_rate = blend(self.plain_rate, rate(self.plain, took));
+            self.wire_rate = blend(self.wire_rate, rate(self.wire, took));
+            self.busy_from(now);
+        }
+    }
+}
+
+/// A moving average that forgets half in about two measurements.
+fn blend(old: u64, new: u64) -> u64 {
+    if old == 0 { new.max(1) } else { (old / 10 * 7).saturating_add(new / 10 * 3).max(1) }
+}
+
+/// The sink acknowledges what it was never sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadAck;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::{RegionId, Run};
+
+    fn extent(pages: u16) -> Extent {
+        Extent::new(RegionId(0), vec![Run { start: 0, count: pages }]).unwrap()
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::after_epoch(Duration::from_millis(ms))
+    }
+
+    fn open(lanes: &mut Lanes, credit: u64) -> LaneId {
+        let id = lanes.open();
+        assert!(lanes.joined(id, credit));
+        id
+    }
+
+    fn send(lanes: &mut Lanes, id: LaneId, wire_bytes: u64, now: Time) -> u64 {
+        let seq = lanes.hand(id, extent(64), vec![], now).unwrap();
+        assert!(lanes.encoded(&Encoded { lane: id, seq, wire_bytes, ..Encoded::default() }));
+        seq
+    }
+
+    // spec: C-2
+    #[test]
+    fn a_lane_without_credit_is_not_chosen() {
+        let mut lanes = Lanes::default();
+        let id = open(&mut lanes, worst_case(64) + 1000);
+        assert_eq!(lanes.choose(256), Some((id, 64)));
+        send(&mut lanes, id, 2000, at(0));
+        assert_eq!(lanes.choose(256), None, "the worst case no longer fits");
+        lanes.grant(id, worst_case(64) + 2000);
+        assert_eq!(lanes.choose(256), Some((id, 64)));
+        lanes.grant(id, 5);
+        assert_eq!(lanes.choose(256), Some((id, 64)), "credit never falls");
+    }
+
+    #[test]
+    fn the_lane_that_delivers_first_is_chosen() {
+        let mut lanes = Lanes::default();
+        let (slow, fast) = (open(&mut lanes, 1 << 40), open(&mut lanes, 1 << 40));
+        for (lane, ms) in [(slow, 100), (fast, 10)] {
+            let seq = send(&mut lanes, lane, 100_000, at(0));
+            assert_eq!(lanes.acknowledged(lane, seq + 1, at(ms)).unwrap().len(), 1);
+        }
+        let (chosen, pages) = lanes.choose(256).unwrap();
+        assert_eq!((chosen, pages), (fast, 128), "20 ms of 26 MB/s");
+        for _ in 0..8 {
+            send(&mut lanes, fast, 100_000, at(200));
+        }
+        assert_eq!(lanes.choose(256).unwrap().0, slow, "the fast one has a queue now");
+    }
+
+    // spec: A-2
+    #[test]
+    fn an_ack_of_what_was_never_sent_is_refused() {
+        let mut lanes = Lanes::default();
+        let id = open(&mut lanes, 1 << 40);
+        lanes.hand(id, extent(1), vec![], at(0)).unwrap();
+        assert_eq!(lanes.acknowledged(id, 1, at(1)).err(), Some(BadAck), "not even encoded");
+        assert_eq!(lanes.acknowledged(id, 2, at(1)).err(), Some(BadAck));
+        assert_eq!(lanes.acknowledged(LaneId(9), 0, at(1)).err(), Some(BadAck), "no such lane");
+    }
+
+    // spec: B-3
+    #[test]
+    fn a_burial_splits_what_was_applied_from_what_was_lost() {
+        let mut lanes = Lanes::default();
+        let id = open(&mut lanes, 1 << 40);
+        for _ in 0..4 {
+            send(&mut lanes, id, 10, at(0));
+        }
+        assert!(lanes.bury(id, 2).is_err(), "not dead");
+        assert!(lanes.died(id));
+        let (applied, lost) = lanes.bury(id, 3).unwrap();
+        assert_eq!(applied.iter().map(|flight| flight.seq).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(lost.iter().map(|flight| flight.seq).collect::<Vec<_>>(), [3]);
+        assert_eq!(lanes.acknowledged(id, 4, at(1)).unwrap().len(), 0, "late acks of a buried lane are harmless");
+    }
+
+    #[test]
+    fn a_silent_lane_is_noticed() {
+        let mut lanes = Lanes::default();
+        let id = open(&mut lanes, 1 << 40);
+        send(&mut lanes, id, 10, at(0));
+        assert!(lanes.stalled(at(4000)).is_empty());
+        assert_eq!(lanes.stalled(at(6000)), [id]);
+    }
+}

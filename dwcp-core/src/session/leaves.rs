@@ -1,0 +1,345 @@
+//! Digests of pages, and the root over all of them.
+//!
+//! ```text
+//!   root     keyed(ROOT_KEY, region 0: id, bytes, top | region 1: id, bytes, top | ...)
+//!   top      the last node of a region's tree
+//!   node     keyed(NODE_KEY, up to 64 digests of the level below)
+//!   leaf     BLAKE3(page)                                  32 bytes a page, at both ends
+//! ```
+//!
+//! The root is kept up as pages change: [`Tree::root`] hashes only the nodes above leaves that were
+//! set since the last call, so that comparing roots at switch-over costs milliseconds. spec: I-3
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::extent::{Extent, FlatPage, Layout, PAGE_BYTES};
+use crate::wire::{Digest, FenceEpoch};
+
+const FAN_OUT: usize = 64;
+const FAN_OUT_U32: u32 = 64;
+const LEAF_WORDS: usize = 4;
+
+/// Domain of inner nodes: a node can never be taken for a leaf or a root.
+const NODE_KEY: [u8; 32] = *b"dwcp/3 tree node, 64 digests\0\0\0\0";
+/// Domain of the root.
+const ROOT_KEY: [u8; 32] = *b"dwcp/3 root over all regions\0\0\0\0";
+/// Domain of an extent's digest.
+const EXTENT_KEY: [u8; 32] = *b"dwcp/3 extent, place + leaves\0\0\0";
+
+/// Digest of one page's plain bytes. spec: I-1
+pub fn leaf(page: &[u8]) -> Digest {
+    Digest(*blake3::hash(page).as_bytes())
+}
+
+/// The leaf of a page of zeros, which the sink holds everywhere at the start.
+pub fn zero_leaf() -> Digest {
+    static ZERO: OnceLock<Digest> = OnceLock::new();
+    *ZERO.get_or_init(|| leaf(&[0; PAGE_BYTES]))
+}
+
+/// Digest of an extent: where it belongs and what its pages are, never how they were encoded.
+/// spec: I-2
+pub fn extent_digest(epoch: FenceEpoch, extent: &Extent, leaves: &[Digest]) -> Digest {
+    let mut hasher = blake3::Hasher::new_keyed(&EXTENT_KEY);
+    let mut place = Vec::with_capacity(10 + extent.runs().len() * 6 + leaves.len() * 32);
+    place.extend_from_slice(&epoch.0.to_le_bytes());
+    place.extend_from_slice(&extent.region().0.to_le_bytes());
+    for run in extent.runs() {
+        place.extend_from_slice(&run.start.to_le_bytes());
+        place.extend_from_slice(&run.count.to_le_bytes());
+    }
+    for leaf in leaves {
+        place.extend_from_slice(&leaf.0);
+    }
+    hasher.update(&place);
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// The leaf of every page of a layout. Shared by the workers of all lanes: a page has at most one
+/// version in flight, so no two of them touch the same leaf.
+///
+/// Memory: 32 bytes for each page, in groups of 64 that come into being with the first page of the
+/// group that is not zero.
+#[derive(Debug)]
+pub struct Leaves {
+    groups: Box<[OnceLock<Box<Group>>]>,
+    /// One bit for each group set since the last root.
+    touched: Box<[AtomicU64]>,
+}
+
+type Group = [AtomicU64; FAN_OUT * LEAF_WORDS];
+
+impl Leaves {
+    /// All pages are zero.
+    pub fn new(layout: &Layout) -> Self {
+        let groups = usize::try_from(layout.flat_pages() / FAN_OUT_U32).unwrap_or(usize::MAX);
+        Self {
+            groups: (0..groups).map(|_| OnceLock::new()).collect(),
+            touched: (0..groups.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The leaf of a page.
+    pub fn get(&self, page: FlatPage) -> Digest {
+        let (group, place) = place(page);
+        let Some(words) = self.groups.get(group).and_then(OnceLock::get) else { return zero_leaf() };
+        let mut digest = [0; 32];
+        for (bytes, word) in digest.chunks_exact_mut(8).zip(words.iter().skip(place)) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        Digest(digest)
+    }
+
+    /// Sets the leaf of a page.
+    pub fn set(&self, page: FlatPage, leaf: Digest) {
+        let (group, place) = place(page);
+        let Some(cell) = self.groups.get(group) else { return };
+        if cell.get().is_none() && leaf == zero_leaf() {
+            return;
+        }
+        let words = cell.get_or_init(zero_group);
+        for (bytes, word) in leaf.0.chunks_exact(8).zip(words.iter().skip(place)) {
+            let mut value = [0; 8];
+            value.copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+        }
+        let bit = 1 << (group % 64);
+        if let Some(touched) = self.touched.get(group / 64) {
+            // Release pairs with the swap in `take_touched`: who sees the bit sees the leaf.
+            touched.fetch_or(bit, Ordering::Release);
+        }
+    }
+
+    /// Groups set since the last call, rising.
+    fn take_touched(&self) -> Vec<usize> {
+        let mut groups = Vec::new();
+        for (index, word) in self.touched.iter().enumerate() {
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                groups.push(index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0));
+                bits &= bits - 1;
+            }
+        }
+        groups
+    }
+}
+
+fn place(page: FlatPage) -> (usize, usize) {
+    let page = usize::try_from(page.0).unwrap_or(usize::MAX);
+    (page / FAN_OUT, page % FAN_OUT * LEAF_WORDS)
+}
+
+fn zero_group() -> Box<Group> {
+    let zero = zero_leaf();
+    let mut words = [0; LEAF_WORDS];
+    for (word, bytes) in words.iter_mut().zip(zero.0.chunks_exact(8)) {
+        let mut value = [0; 8];
+        value.copy_from_slice(bytes);
+        *word = u64::from_le_bytes(value);
+    }
+    let mut place = words.iter().cycle();
+    Box::new(std::array::from_fn(|_| AtomicU64::new(place.next().copied().unwrap_or(0))))
+}
+
+/// The inner nodes above [`Leaves`], owned by whoever asks for roots.
+#[derive(Debug)]
+pub struct Tree {
+    layout: Layout,
+    regions: Vec<RegionTree>,
+}
+
+#[derive(Debug)]
+struct RegionTree {
+    first_group: usize,
+    pages: u32,
+    /// From the nodes over leaves up to the single top. The memory is 32 bytes for 64 pages.
+    levels: Vec<Vec<Digest>>,
+}
+
+impl Tree {
+    /// The tree of all zeros.
+    pub fn new(layout: &Layout) -> Self {
+        let regions = layout.regions().map(|(_, region)| RegionTree::zero(region.first, region.pages)).collect();
+        Self { layout: layout.clone(), regions }
+    }
+
+    /// The root over all leaves as they are now. No leaf may be set meanwhile.
+    pub fn root(&mut self, leaves: &Leaves) -> Digest {
+        let touched = leaves.take_touched();
+        for region in &mut self.regions {
+            let end = region.first_group + region.levels.first().map_or(0, Vec::len);
+            let from = touched.partition_point(|&group| group < region.first_group);
+            let to = touched.partition_point(|&group| group < end);
+            region.update(leaves, touched.get(from..to).unwrap_or_default());
+        }
+        let mut bytes = Vec::new();
+        for ((id, region), tree) in self.layout.regions().zip(&self.regions) {
+            bytes.extend_from_slice(&id.0.to_le_bytes());
+            bytes.extend_from_slice(&region.bytes.to_le_bytes());
+            bytes.extend_from_slice(&tree.top().0);
+        }
+        Digest(*blake3::keyed_hash(&ROOT_KEY, &bytes).as_bytes())
+    }
+}
+
+impl RegionTree {
+    fn zero(first: u32, pages: u32) -> Self {
+        let mut levels = Vec::new();
+        let mut full = zero_leaf();
+        let mut last = zero_leaf();
+        let mut width = usize::try_from(pages).unwrap_or(usize::MAX);
+        loop {
+            let above = width.div_ceil(FAN_OUT);
+            let in_last = width - (above - 1) * FAN_OUT;
+            let mut children = vec![full; in_last - 1];
+            children.push(last);
+            last = node(&children);
+            full = node(&vec![full; FAN_OUT]);
+            let mut level = vec![full; above - 1];
+            level.push(last);
+            levels.push(level);
+            width = above;
+            if width == 1 {
+                break;
+            }
+        }
+        let first_group = usize::try_from(first / FAN_OUT_U32).unwrap_or(usize::MAX);
+        Self { first_group, pages, levels }
+    }
+
+    fn update(&mut self, leaves: &Leaves, touched: &[usize]) {
+        let mut changed: Vec<usize> = Vec::with_capacity(touched.len());
+        for &group in touched {
+            let index = group - self.first_group;
+            let digest = self.over_leaves(leaves, index);
+            if let Some(node) = self.levels.first_mut().and_then(|level| level.get_mut(index)) {
+                *node = digest;
+            }
+            changed.push(index);
+        }
+        for below in 0..self.levels.len().saturating_sub(1) {
+            for index in &mut changed {
+                *index /= FAN_OUT;
+            }
+            changed.dedup();
+            for &index in &changed {
+                let Some(children) = self.levels.get(below).and_then(|level| level.chunks(FAN_OUT).nth(index)) else {
+                    continue;
+                };
+                let digest = node(children);
+                if let Some(node) = self.levels.get_mut(below + 1).and_then(|level| level.get_mut(index)) {
+                    *node = digest;
+                }
+            }
+        }
+    }
+
+    fn over_leaves(&self, leaves: &Leaves, index: usize) -> Digest {
+        let from = index * FAN_OUT;
+        let to = (from + FAN_OUT).min(usize::try_from(self.pages).unwrap_or(usize::MAX));
+        let base = self.first_group * FAN_OUT;
+        let children: Vec<Digest> =
+            (from..to).map(|page| leaves.get(FlatPage(u32::try_from(base + page).unwrap_or(u32::MAX)))).collect();
+        node(&children)
+    }
+
+    fn top(&self) -> Digest {
+        self.levels.last().and_then(|level| level.first()).copied().unwrap_or_else(zero_leaf)
+    }
+}
+
+fn node(children: &[Digest]) -> Digest {
+    let mut bytes = [0; FAN_OUT * 32];
+    for (place, child) in bytes.chunks_exact_mut(32).zip(children) {
+        place.copy_from_slice(&child.0);
+    }
+    let used = bytes.get(..children.len() * 32).unwrap_or(&bytes);
+    Digest(*blake3::keyed_hash(&NODE_KEY, used).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::extent::RegionId;
+
+    /// The definition, written down without any state.
+    fn slow_root(layout: &Layout, leaves: &Leaves) -> Digest {
+        let mut bytes = Vec::new();
+        for (id, region) in layout.regions() {
+            let mut level: Vec<Digest> =
+                (0..region.pages).map(|page| leaves.get(FlatPage(region.first + page))).collect();
+            loop {
+                level = level.chunks(FAN_OUT).map(node).collect();
+                if level.len() == 1 {
+                    break;
+                }
+            }
+            bytes.extend_from_slice(&id.0.to_le_bytes());
+            bytes.extend_from_slice(&region.bytes.to_le_bytes());
+            bytes.extend_from_slice(&level[0].0);
+        }
+        Digest(*blake3::keyed_hash(&ROOT_KEY, &bytes).as_bytes())
+    }
+
+    proptest! {
+        // spec: I-3
+        #[test]
+        fn the_kept_root_is_the_root_from_scratch(
+            sizes in proptest::collection::vec(1_u64..40_000_000, 1..4),
+            writes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..60),
+        ) {
+            let layout = Layout::new(&sizes).unwrap();
+            let leaves = Leaves::new(&layout);
+            let mut tree = Tree::new(&layout);
+            prop_assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
+            for (index, (at, byte)) in writes.iter().enumerate() {
+                let flat = FlatPage(u32::try_from(at.index(usize::try_from(layout.flat_pages()).unwrap())).unwrap());
+                if layout.locate(flat).is_some() {
+                    let page = if *byte == 0 { zero_leaf() } else { leaf(&[*byte; 8]) };
+                    leaves.set(flat, page);
+                    prop_assert_eq!(leaves.get(flat), page);
+                }
+                if index % 7 == 0 {
+                    prop_assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
+                }
+            }
+            prop_assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
+        }
+    }
+
+    #[test]
+    fn the_root_tells_layouts_apart() {
+        let root = |sizes: &[u64]| {
+            let layout = Layout::new(sizes).unwrap();
+            Tree::new(&layout).root(&Leaves::new(&layout))
+        };
+        assert_ne!(root(&[8192]), root(&[4096, 4096]));
+        assert_ne!(root(&[4096]), root(&[4095]));
+    }
+
+    // spec: I-2
+    #[test]
+    fn an_extents_digest_covers_its_place() {
+        let run = |start, count| crate::extent::Run { start, count };
+        let digest = |epoch, region, runs: Vec<crate::extent::Run>| {
+            let extent = Extent::new(RegionId(region), runs).unwrap();
+            extent_digest(FenceEpoch(epoch), &extent, &[zero_leaf(); 2])
+        };
+        let all = [
+            digest(1, 0, vec![run(0, 2)]),
+            digest(2, 0, vec![run(0, 2)]),
+            digest(1, 1, vec![run(0, 2)]),
+            digest(1, 0, vec![run(1, 2)]),
+            digest(1, 0, vec![run(0, 1), run(2, 1)]),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(index + 1).all(|other| other != one));
+        }
+    }
+}

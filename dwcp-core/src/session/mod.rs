@@ -1,0 +1,409 @@
+//! What should happen next: the pure machines.
+//!
+//! ```text
+//!                  handle(now, Input)                    poll() -> Output
+//!   driver  ────────────────────────────>  Source  ────────────────────────────>  driver
+//!  (net, or the simulator)                  Sink
+//! ```
+//!
+//! **Every `handle` must be followed by `poll` until it returns `None`, and by a look at
+//! [`Machine::deadline`].** The machines are told the time, draw no random numbers, touch no socket
+//! and no page: payload bytes go from guest to lane and from lane to guest around them, and only
+//! descriptors ([`Dispatch`], [`Input::Encoded`], [`Input::Applied`]) come by. The same machines run
+//! under tokio in [`crate::net`] and under a seeded clock in `dwcp-sim`.
+
+pub mod binding;
+mod budget;
+mod converge;
+mod dirty;
+mod lanes;
+pub mod leaves;
+mod planted;
+mod record;
+mod shadow;
+mod sink;
+mod source;
+mod stats;
+
+pub use self::budget::EffortPolicy;
+pub use self::converge::{OnStall, Verdict};
+pub use self::dirty::DirtySet;
+pub use self::leaves::Leaves;
+#[cfg(feature = "planted-bugs")]
+pub use self::planted::Bug;
+pub use self::record::{Record, RecordError, Standing};
+pub use self::shadow::{ShadowFill, SlotId};
+pub use self::sink::{Sink, SinkConfig};
+pub use self::source::{Source, SourceConfig};
+pub use self::stats::{Histogram, Phase, Progress, RoundStats};
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::extent::{Extent, PageMask};
+use crate::guest::{DirtyMap, GuestError, Pending};
+use crate::wire::{AbortReason, ErrorCode, ErrorFrame, Frame, LaneId, TransferId};
+
+/// Time since the driver's epoch, which only the driver knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(Duration);
+
+impl Time {
+    /// This long after the driver's epoch.
+    pub const fn after_epoch(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    /// Since the driver's epoch.
+    pub const fn since_epoch(self) -> Duration {
+        self.0
+    }
+
+    /// How long after `earlier`; zero when it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl std::ops::Add<Duration> for Time {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(later))
+    }
+}
+
+/// What a driver can drive.
+pub trait Machine {
+    /// Something happened. Poll until `None` afterwards.
+    fn handle(&mut self, now: Time, input: Input);
+
+    /// The next thing to be done, in order. Outputs are queued when they arise, so that an idle poll
+    /// costs a look at an empty queue.
+    fn poll(&mut self) -> Option<Output>;
+
+    /// When to feed [`Input::Tick`], if nothing else happens before.
+    fn deadline(&self) -> Option<Time>;
+
+    /// Figures so far.
+    fn progress(&self) -> &Progress;
+}
+
+/// All that may happen to a machine. An input that the role does not expect is a bug of the driver
+/// and is ignored.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// The session begins: the handshake is done.
+    Start,
+    /// The deadline has passed.
+    Tick,
+    /// A frame came on the control lane.
+    Frame(Frame),
+    /// The control connection is lost. `clean` when the peer closed it properly.
+    ControlDown {
+        /// Whether the peer said so under TLS.
+        clean: bool,
+    },
+    /// The control connection is re-made.
+    ControlUp,
+    /// The peer no longer knows this session (it was restarted).
+    SessionLost,
+    /// Source: a bulk lane has joined and may carry this many bytes.
+    LaneUp {
+        /// Which.
+        lane: LaneId,
+        /// Bytes that it may carry until more is granted.
+        credit: u64,
+    },
+    /// Sink: a lane with a valid proof asks to join.
+    LaneJoin {
+        /// Which.
+        lane: LaneId,
+    },
+    /// A lane's worker has ended and will report nothing more. At the source this includes lanes
+    /// that could not be opened.
+    LaneDown {
+        /// Which.
+        lane: LaneId,
+    },
+    /// Source: an extent has been read, hashed and encoded, and is about to be written.
+    Encoded(Encoded),
+    /// Sink: an extent has been verified and written to the guest.
+    Applied(Applied),
+    /// A lane carried something that must not be believed. At the sink its worker has stopped; at
+    /// the source this can only be the control lane.
+    LaneFault {
+        /// Which.
+        lane: LaneId,
+        /// What it found.
+        fault: SessionError,
+    },
+    /// Source: the guest's dirty log, cleared.
+    Harvested {
+        /// The pages written since the last harvest.
+        dirty: DirtyMap,
+        /// Whether more is certain to come.
+        pending: Pending,
+    },
+    /// Source: the guest has stopped.
+    Paused,
+    /// Source: the state of its devices.
+    Devices(Bytes),
+    /// Sink: everything received is staged, and durable where it is a disk.
+    Staged,
+    /// Sink: the guest runs, or the image is visible.
+    Running,
+    /// The guest failed.
+    GuestFailed(GuestError),
+    /// The last record asked for is durable.
+    Persisted,
+    /// It could not be made durable.
+    PersistFailed {
+        /// What the system said.
+        text: String,
+    },
+    /// Somebody wants the transfer to end.
+    Cancel,
+    /// A new limit in bytes per second on all lanes together, or none.
+    Bandwidth(Option<NonZeroU64>),
+}
+
+/// All that a machine may ask for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Send this on the control lane.
+    Control(Frame),
+    /// Source: re-make the control connection and answer with [`Input::ControlUp`],
+    /// [`Input::ControlDown`] or [`Input::SessionLost`].
+    Redial {
+        /// As a new session, because the sink no longer knows this one.
+        fresh: bool,
+    },
+    /// Source: open a bulk lane under this id.
+    OpenLane(LaneId),
+    /// Stop a lane's worker and answer with [`Input::LaneDown`] once it has ended.
+    CloseLane(LaneId),
+    /// Sink: the lane may join with this credit.
+    AdmitLane {
+        /// Which.
+        lane: LaneId,
+        /// Bytes that it may carry until more is granted.
+        credit: u64,
+    },
+    /// Sink: it may not.
+    RefuseLane {
+        /// Which.
+        lane: LaneId,
+    },
+    /// Sink: raise the lane's limit before the credit frame goes out.
+    Grant {
+        /// Which.
+        lane: LaneId,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Source: read, hash, encode and write an extent on a lane.
+    Send(Dispatch),
+    /// Source: harvest the dirty log.
+    Harvest,
+    /// Source: stop the guest.
+    Pause,
+    /// Source: let the guest run again.
+    Resume,
+    /// Source: save the state of the guest's devices.
+    SaveDevices,
+    /// Sink: load the devices' state, make everything durable.
+    Stage {
+        /// State of the devices.
+        devices: Bytes,
+    },
+    /// Sink: run the guest, make the image visible. The point of no return is behind us.
+    Run,
+    /// Sink: throw away what was written.
+    Discard,
+    /// Make this record durable.
+    Persist(Record),
+    /// Remove the record of this transfer.
+    Forget(TransferId),
+    /// The session is over. The last output.
+    Finished(Outcome),
+}
+
+/// An extent on its way to a lane's worker.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Its place there.
+    pub seq: u64,
+    /// The pages to look at; those that the sink has already are not carried.
+    pub extent: Extent,
+    /// Pages whose leaf in [`Leaves`] is what the sink holds.
+    pub known: PageMask,
+    /// For each page its slot in the shadow, or none; empty when no page has one.
+    pub slots: Vec<Option<SlotId>>,
+    /// Pages whose slot holds what the sink holds.
+    pub based: PageMask,
+    /// How hard to compress.
+    pub effort: dwcp_hde::Effort,
+}
+
+/// What a source's worker reports before it writes an extent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Which extent.
+    pub seq: u64,
+    /// Bytes of the frame, header included.
+    pub wire_bytes: u64,
+    /// Pages that it carries.
+    pub carried: u16,
+    /// Pages found to be at the sink already.
+    pub same: u16,
+    /// Time spent to read, hash and encode.
+    pub encode: Duration,
+    /// Time that the write of the extent *before* took, blocked on the network or the peer.
+    pub last_write: Duration,
+}
+
+impl Default for LaneId {
+    fn default() -> Self {
+        Self::CONTROL
+    }
+}
+
+/// What a sink's worker reports after it wrote an extent to the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Which extent.
+    pub seq: u64,
+    /// Bytes of the frame, header included.
+    pub wire_bytes: u64,
+    /// Pages written.
+    pub pages: u16,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Who may run the guest now.
+    pub owner: Owner,
+    /// Why it is not what was wanted, if so.
+    pub error: Option<SessionError>,
+}
+
+/// Who may run the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// It runs at the source, as before.
+    Source,
+    /// It runs at the sink; the image is visible there.
+    Sink,
+    /// Nobody: the source has given up and does not know whether the sink runs. Both stay paused.
+    InDoubt,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "the source",
+            Self::Sink => "the sink",
+            Self::InDoubt => "nobody (in doubt)",
+        })
+    }
+}
+
+/// Why a session ended otherwise than hoped; each variant says whose fault it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol on {lane} at {position}: {what}")]
+    PeerViolation {
+        /// What to tell it.
+        code: ErrorCode,
+        /// Where.
+        lane: LaneId,
+        /// Sequence number, or byte offset within a frame.
+        position: u64,
+        /// What it did.
+        what: String,
+    },
+    /// Bytes arrived other than they were sent: a fault of memory, disk or software at either end.
+    #[error("integrity: {what} ({lane}, extent {position}); nothing of it was made visible")]
+    Integrity {
+        /// What to tell the peer.
+        code: ErrorCode,
+        /// Where.
+        lane: LaneId,
+        /// Sequence number.
+        position: u64,
+        /// What does not match.
+        what: String,
+    },
+    /// The peer found a fault of ours, or failed itself.
+    #[error("the peer reports: {} ({:?}, {}, position {})", .0.text, .0.code, .0.lane, .0.position)]
+    PeerReports(ErrorFrame),
+    /// The peer ended the transfer.
+    #[error("the peer ended the transfer ({reason:?}): {text}")]
+    PeerAborted {
+        /// Why.
+        reason: AbortReason,
+        /// In its words.
+        text: String,
+    },
+    /// No connection for too long.
+    #[error("no connection to the peer for {} s", .silence.as_secs())]
+    Unreachable {
+        /// How long.
+        silence: Duration,
+    },
+    /// Dirty pages come faster than they can be sent.
+    #[error(transparent)]
+    NotConverging(#[from] Verdict),
+    /// Our own guest failed.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// Our own state could not be made durable.
+    #[error("cannot write the record of the transfer: {text}; free or repair the disk that holds it")]
+    Record {
+        /// What the system said.
+        text: String,
+    },
+    /// Somebody cancelled it here.
+    #[error("cancelled")]
+    Cancelled,
+    /// The peer forgot the session before the switch-over.
+    #[error("the peer was restarted and no longer knows this transfer; start it again")]
+    PeerRestarted,
+}
+
+impl SessionError {
+    /// A violation found in a control frame.
+    pub(crate) fn unexpected(what: impl Into<String>) -> Self {
+        Self::PeerViolation { code: ErrorCode::Unexpected, lane: LaneId::CONTROL, position: 0, what: what.into() }
+    }
+
+    /// What to tell the peer, when it is the peer's business.
+    pub(crate) fn frame(&self) -> Option<Frame> {
+        let abort = |reason, text: String| Some(Frame::Abort(crate::wire::Abort { reason, text }));
+        match self {
+            Self::PeerViolation { code, lane, position, what } | Self::Integrity { code, lane, position, what } => {
+                Some(Frame::Error(ErrorFrame { code: *code, lane: *lane, position: *position, text: what.clone() }))
+            }
+            Self::Guest(_) | Self::Record { .. } => abort(AbortReason::LocalFailure, self.to_string()),
+            Self::NotConverging(_) => abort(AbortReason::NotConverging, self.to_string()),
+            Self::Cancelled => abort(AbortReason::Cancelled, self.to_string()),
+            _ => None,
+        }
+    }
+}

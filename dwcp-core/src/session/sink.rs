@@ -1,0 +1,660 @@
+//! The end that gets the guest.
+//!
+//! ```text
+//!               PAUSE complete, roots equal     Staged          Persisted: READY
+//!   Receiving ──────────────────────────> Staging ──> Recording ──────────────> Ready
+//!       ^                                                                          │
+//!       └───────── an extent or a new PAUSE: the source took the pause back ───────┤
+//!                                                                                  │ RUN
+//!   Ended <── control closed ── Running <──── Persisted ──── Starting <────────────┘
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::leaves::{Leaves, Tree};
+use super::planted::{Bug, Planted};
+use super::record::{Record, Standing};
+use super::source::SILENCE_LIMIT;
+use super::stats::{Phase, Progress};
+use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
+use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_LANE_IDS};
+use crate::wire::{
+    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, Frame, LaneId, Offer, Pause, Ready, Run, Running,
+};
+
+/// What a sink is told at the start.
+#[derive(Clone, Debug)]
+pub struct SinkConfig {
+    /// Bulk lanes open at a time.
+    pub lanes: u16,
+    /// Bytes of extent frames that a lane may carry ahead of what is applied. At least one extent.
+    pub lane_window: u64,
+    /// Without a connection for so long before READY, what was received is thrown away.
+    pub orphan_limit: Duration,
+    /// After RUN, how long repeated questions are answered before the session is forgotten.
+    pub linger: Duration,
+}
+
+impl Default for SinkConfig {
+    fn default() -> Self {
+        Self {
+            lanes: 16,
+            lane_window: 8 * 1024 * 1024,
+            orphan_limit: Duration::from_secs(60),
+            linger: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Extents that are acknowledged together at most, and how long the first of them waits: an ack of
+/// its own for each small extent would cost as much as the extent.
+const ACK_EXTENTS: u32 = 4;
+const ACK_DELAY: Duration = Duration::from_millis(2);
+
+/// The end that gets the guest.
+#[derive(Debug)]
+pub struct Sink {
+    config: SinkConfig,
+    offer: Offer,
+    leaves: Arc<Leaves>,
+    tree: Tree,
+    state: State,
+    lanes: BTreeMap<LaneId, Lane>,
+    pause: Option<Pausing>,
+    /// What READY promised, or will.
+    promise: Option<Promise>,
+    control_up: bool,
+    control_since: Time,
+    heard_at: Time,
+    ack_at: Option<Time>,
+    progress: Progress,
+    outputs: VecDeque<Output>,
+    planted: Planted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Receiving,
+    Staging,
+    Recording,
+    Ready,
+    Starting,
+    RecordingRan,
+    Running,
+    Ended,
+}
+
+#[derive(Debug)]
+struct Lane {
+    state: LaneState,
+    /// Next sequence number to be applied.
+    applied: u64,
+    acked: u64,
+    granted: u64,
+    consumed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneState {
+    Open,
+    /// Its worker was told to stop; the source asked for the burial if `bury`.
+    Closing {
+        bury: bool,
+    },
+    /// Its worker has stopped.
+    Down,
+    /// The source has been told.
+    Buried,
+}
+
+/// A PAUSE and the device state that has come.
+#[derive(Debug)]
+struct Pausing {
+    pause: Pause,
+    devices: BytesMut,
+    /// The roots have been found equal for this pause.
+    checked: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Promise {
+    attempt: u32,
+    root: Digest,
+    device_digest: Digest,
+    /// An extent came after it was made: it no longer holds.
+    void: bool,
+}
+
+impl Sink {
+    /// A sink that takes this offer. `leaves` is shared with the workers of its lanes.
+    pub fn new(config: SinkConfig, offer: Offer, leaves: Arc<Leaves>) -> Self {
+        let progress = Progress { guest_bytes: offer.layout.bytes(), ..Progress::default() };
+        Self {
+            tree: Tree::new(&offer.layout),
+            config,
+            offer,
+            leaves,
+            state: State::Idle,
+            lanes: BTreeMap::new(),
+            pause: None,
+            promise: None,
+            control_up: true,
+            control_since: Time::default(),
+            heard_at: Time::default(),
+            ack_at: None,
+            progress,
+            outputs: VecDeque::new(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// A sink that was READY, or ran, before a crash, and now answers RUN by its record. spec: S-8
+    ///
+    /// The offer gives name and layout; the root is the record's.
+    pub fn recover(config: SinkConfig, offer: Offer, record: &Record) -> Self {
+        let leaves = Arc::new(Leaves::new(&offer.layout));
+        let mut sink = Self::new(config, offer, leaves);
+        sink.state = if record.standing == Standing::Ran { State::Running } else { State::Ready };
+        sink.progress.phase = Phase::Handing;
+        sink.progress.root = Some(record.root);
+        sink.promise =
+            Some(Promise { attempt: record.attempt, root: record.root, device_digest: Digest([0; 32]), void: false });
+        sink
+    }
+
+    /// Plants a bug, for the proof that the simulator finds it.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn with_bug(mut self, bug: Option<Bug>) -> Self {
+        self.planted = Planted::new(bug);
+        self
+    }
+
+    fn start(&mut self, now: Time) {
+        self.heard_at = now;
+        if self.state == State::Idle {
+            self.state = State::Receiving;
+            self.progress.phase = Phase::Copying;
+            self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+        }
+    }
+
+    fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
+        self.heard_at = now;
+        match frame {
+            Frame::Offer(offer) => self.offered_again(&offer),
+            Frame::Bury(bury) => {
+                self.bury(bury.lane);
+                Ok(())
+            }
+            Frame::Pause(pause) => self.paused(now, pause),
+            Frame::DeviceState(part) => self.device_state(now, &part),
+            Frame::Run(run) => self.run(&run),
+            Frame::Abort(abort) if self.ran() => {
+                Err(SessionError::unexpected(format!("ABORT ({}) after RUN", abort.text)))
+            }
+            Frame::Abort(abort) => Err(SessionError::PeerAborted { reason: abort.reason, text: abort.text }),
+            Frame::Error(error) => Err(SessionError::PeerReports(error)),
+            Frame::Ping(ping) => {
+                self.say(Frame::Pong(ping));
+                Ok(())
+            }
+            Frame::Pong(_) => Ok(()),
+            other => Err(SessionError::unexpected(format!("a sink never receives {:?}", other.frame_type()))),
+        }
+    }
+
+    /// The ACCEPT was lost with its connection. spec: O-3
+    fn offered_again(&mut self, offer: &Offer) -> Result<(), SessionError> {
+        if *offer != self.offer || self.progress.pages_settled > 0 {
+            return Err(SessionError::unexpected("a second OFFER that differs, or comes after extents"));
+        }
+        self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+        Ok(())
+    }
+
+    /// spec: L-2
+    fn lane_join(&mut self, lane: LaneId) {
+        let open = self.lanes.values().filter(|lane| lane.state == LaneState::Open).count();
+        let full = open >= usize::from(self.config.lanes) || self.lanes.len() >= usize::from(MAX_LANE_IDS);
+        let used = self.lanes.contains_key(&lane) && !self.planted.has(Bug::StaleJoin);
+        if !self.control_up || full || used || lane == LaneId::CONTROL || self.state == State::Ended || self.ran() {
+            self.outputs.push_back(Output::RefuseLane { lane });
+            return;
+        }
+        let granted = self.window();
+        self.lanes.insert(lane, Lane { state: LaneState::Open, applied: 0, acked: 0, granted, consumed: 0 });
+        self.progress.lanes = u16::try_from(open + 1).unwrap_or(u16::MAX);
+        self.outputs.push_back(Output::AdmitLane { lane, credit: granted });
+    }
+
+    fn window(&self) -> u64 {
+        self.config.lane_window.max(u64::try_from(MAX_EXTENT_BYTES).unwrap_or(u64::MAX) + 8)
+    }
+
+    fn applied(&mut self, now: Time, applied: &Applied) -> Result<(), SessionError> {
+        let window = self.window();
+        let Some(lane) = self.lanes.get_mut(&applied.lane) else { return Ok(()) };
+        lane.applied = applied.seq + 1;
+        lane.consumed += applied.wire_bytes;
+        self.progress.wire_bytes += applied.wire_bytes;
+        self.progress.pages_settled += u64::from(applied.pages);
+        self.progress.pages_carried += u64::from(applied.pages);
+        // Half a window at a time: fewer frames, and the source never runs dry. spec: C-3
+        if lane.state == LaneState::Open && lane.granted - lane.consumed.min(lane.granted) < window / 2 {
+            lane.granted = lane.consumed + window;
+            let (id, total) = (applied.lane, lane.granted);
+            self.outputs.push_back(Output::Grant { lane: id, total });
+            self.say(Frame::Credit(Credit { lane: id, total }));
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.void = true;
+        }
+        if self.state == State::Ready {
+            self.state = State::Receiving;
+            self.promise = None;
+        }
+        let waiting: u64 = self.lanes.values().map(|lane| lane.applied - lane.acked).sum();
+        if self.pause.is_some() || waiting >= u64::from(ACK_EXTENTS) {
+            self.acknowledge();
+        } else if self.ack_at.is_none() {
+            self.ack_at = Some(now + ACK_DELAY);
+        }
+        self.check_complete(now)
+    }
+
+    /// spec: A-1
+    fn acknowledge(&mut self) {
+        self.ack_at = None;
+        let mut lanes = Vec::new();
+        for (&id, lane) in &mut self.lanes {
+            if lane.applied > lane.acked && lane.state != LaneState::Buried {
+                lane.acked = lane.applied;
+                lanes.push((id, lane.applied));
+            }
+        }
+        for part in lanes.chunks(crate::wire::limits::MAX_ACK_LANES) {
+            self.say(Frame::Ack(Ack { lanes: part.to_vec() }));
+        }
+    }
+
+    /// spec: B-1
+    fn bury(&mut self, id: LaneId) {
+        if self.lanes.len() >= usize::from(MAX_LANE_IDS) && !self.lanes.contains_key(&id) {
+            return self.fail(SessionError::PeerViolation {
+                code: ErrorCode::Unexpected,
+                lane: id,
+                position: 0,
+                what: "too many lane ids in one session".into(),
+            });
+        }
+        // A lane that never joined is buried all the same, so that it cannot join late.
+        let never = Lane { state: LaneState::Down, applied: 0, acked: 0, granted: 0, consumed: 0 };
+        let lane = self.lanes.entry(id).or_insert(never);
+        match lane.state {
+            LaneState::Open => {
+                lane.state = LaneState::Closing { bury: true };
+                self.outputs.push_back(Output::CloseLane(id));
+            }
+            LaneState::Closing { .. } => lane.state = LaneState::Closing { bury: true },
+            LaneState::Down | LaneState::Buried => self.buried(id),
+        }
+    }
+
+    /// spec: B-2
+    fn buried(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        lane.state = LaneState::Buried;
+        let applied = lane.applied;
+        self.say(Frame::Buried(Buried { lane: id, applied }));
+    }
+
+    fn lane_down(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let asked = lane.state == LaneState::Closing { bury: true };
+        if lane.state != LaneState::Buried {
+            lane.state = LaneState::Down;
+        }
+        self.progress.lanes_lost += 1;
+        if asked && self.control_up {
+            self.buried(id);
+        }
+    }
+
+    /// spec: S-1
+    fn paused(&mut self, now: Time, pause: Pause) -> Result<(), SessionError> {
+        if !matches!(self.state, State::Receiving | State::Staging | State::Recording | State::Ready) {
+            return Err(SessionError::unexpected("PAUSE after RUN"));
+        }
+        if self.pause.as_ref().is_some_and(|old| pause.attempt <= old.pause.attempt) {
+            return Err(SessionError::unexpected("PAUSE of an attempt that is over"));
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.void = true;
+        }
+        if self.state == State::Ready {
+            self.state = State::Receiving;
+            self.promise = None;
+        }
+        self.progress.phase = Phase::Committing;
+        self.progress.peer_root = Some(pause.root);
+        self.pause = Some(Pausing { pause, devices: BytesMut::new(), checked: false });
+        self.acknowledge();
+        self.check_complete(now)
+    }
+
+    /// spec: S-2
+    fn device_state(&mut self, now: Time, part: &DeviceState) -> Result<(), SessionError> {
+        let Some(pausing) = self.pause.as_mut().filter(|pausing| pausing.pause.attempt == part.attempt) else {
+            return Err(SessionError::unexpected("DEVICE_STATE without its PAUSE"));
+        };
+        let have = u64::try_from(pausing.devices.len()).unwrap_or(u64::MAX);
+        let more = u64::try_from(part.bytes.len()).unwrap_or(u64::MAX);
+        if part.offset != have || have + more > pausing.pause.device_bytes {
+            return Err(SessionError::unexpected("DEVICE_STATE out of order or beyond its length"));
+        }
+        pausing.devices.extend_from_slice(&part.bytes);
+        self.check_complete(now)
+    }
+
+    /// Once every extent and all device state are here: compare the roots, then stage. spec: S-3
+    fn check_complete(&mut self, _: Time) -> Result<(), SessionError> {
+        if self.state != State::Receiving {
+            return Ok(());
+        }
+        let Some(pausing) = self.pause.as_mut().filter(|pausing| !pausing.checked) else { return Ok(()) };
+        let lanes = &self.lanes;
+        let arrived = |&(id, end): &(LaneId, u64)| lanes.get(&id).is_some_and(|lane| lane.applied >= end);
+        let have = u64::try_from(pausing.devices.len()).unwrap_or(u64::MAX);
+        if have < pausing.pause.device_bytes || !pausing.pause.finals.iter().all(|end| end.1 == 0 || arrived(end)) {
+            return Ok(());
+        }
+        pausing.checked = true;
+        let root = self.tree.root(&self.leaves);
+        self.progress.root = Some(root);
+        let device_digest = Digest(*blake3::hash(&pausing.devices).as_bytes());
+        let (code, what) = if root != pausing.pause.root {
+            (ErrorCode::RootMismatch, "the roots of source and sink differ")
+        } else if device_digest != pausing.pause.device_digest {
+            (ErrorCode::DeviceDigest, "the digest of the device state does not match")
+        } else {
+            let devices = Bytes::copy_from_slice(&pausing.devices);
+            self.promise = Some(Promise { attempt: pausing.pause.attempt, root, device_digest, void: false });
+            self.state = State::Staging;
+            self.outputs.push_back(Output::Stage { devices });
+            return Ok(());
+        };
+        Err(SessionError::Integrity { code, lane: LaneId::CONTROL, position: 0, what: what.into() })
+    }
+
+    /// The promise holds, or the source took its pause back meanwhile.
+    fn promise_holds(&mut self, now: Time) -> Result<bool, SessionError> {
+        if self.promise.as_ref().is_some_and(|promise| !promise.void) {
+            return Ok(true);
+        }
+        self.promise = None;
+        self.state = State::Receiving;
+        self.check_complete(now)?;
+        Ok(false)
+    }
+
+    fn staged(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.state == State::Staging && self.promise_holds(now)? {
+            self.state = State::Recording;
+            self.persist(Standing::Ready);
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self, standing: Standing) {
+        let Some(promise) = &self.promise else { return };
+        let Offer { transfer, epoch, .. } = self.offer;
+        let (attempt, root, name) = (promise.attempt, promise.root, self.offer.name.clone());
+        self.outputs.push_back(Output::Persist(Record { transfer, epoch, attempt, root, name, standing }));
+    }
+
+    fn persisted(&mut self, now: Time) -> Result<(), SessionError> {
+        match self.state {
+            State::Recording => {
+                if self.promise_holds(now)? {
+                    self.state = State::Ready;
+                    self.progress.phase = Phase::Handing;
+                    self.acknowledge();
+                    self.say_ready();
+                }
+            }
+            State::RecordingRan => {
+                self.state = State::Running;
+                self.say_running();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// spec: S-3
+    fn say_ready(&mut self) {
+        let Some(Promise { attempt, root, device_digest, .. }) = self.promise.clone().filter(|_| self.control_up)
+        else {
+            return;
+        };
+        let Offer { transfer, epoch, .. } = self.offer;
+        self.say(Frame::Ready(Ready { transfer, epoch, attempt, root, device_digest }));
+    }
+
+    /// spec: S-5, S-7
+    fn run(&mut self, run: &Run) -> Result<(), SessionError> {
+        let Offer { transfer, epoch, .. } = self.offer;
+        let promised = self
+            .promise
+            .as_ref()
+            .is_some_and(|promise| !promise.void && promise.attempt == run.attempt && promise.root == run.root);
+        if run.transfer != transfer || run.epoch != epoch || !promised {
+            return Err(SessionError::unexpected("RUN without READY, or of another transfer, epoch or root"));
+        }
+        match self.state {
+            State::Ready => self.start_guest(),
+            State::Starting | State::RecordingRan | State::Running if self.planted.has(Bug::DoubleCommit) => {
+                self.start_guest();
+            }
+            State::Starting | State::RecordingRan | State::Running if self.planted.has(Bug::RunDuplicated) => {
+                return Err(SessionError::unexpected("RUN twice"));
+            }
+            State::Running => self.say_running(),
+            State::Starting | State::RecordingRan => {}
+            _ => return Err(SessionError::unexpected("RUN before READY")),
+        }
+        Ok(())
+    }
+
+    fn start_guest(&mut self) {
+        self.state = State::Starting;
+        let open: Vec<LaneId> =
+            self.lanes.iter().filter(|(_, lane)| lane.state == LaneState::Open).map(|(&id, _)| id).collect();
+        for id in open {
+            self.close_lane(id);
+        }
+        self.outputs.push_back(Output::Run);
+    }
+
+    fn started(&mut self) {
+        if self.state == State::Starting {
+            self.state = State::RecordingRan;
+            self.persist(Standing::Ran);
+        }
+    }
+
+    fn say_running(&mut self) {
+        if self.control_up {
+            let Offer { transfer, epoch, .. } = self.offer;
+            self.say(Frame::Running(Running { transfer, epoch }));
+        }
+    }
+
+    fn control_down(&mut self, now: Time, clean: bool) {
+        if !self.control_up {
+            return;
+        }
+        self.control_up = false;
+        self.control_since = now;
+        if clean && self.state == State::Running {
+            return self.finish(Owner::Sink, None);
+        }
+        let open: Vec<LaneId> =
+            self.lanes.iter().filter(|(_, lane)| lane.state == LaneState::Open).map(|(&id, _)| id).collect();
+        for id in open {
+            self.close_lane(id);
+        }
+    }
+
+    fn control_up(&mut self, now: Time) {
+        self.control_up = true;
+        self.control_since = now;
+        self.heard_at = now;
+        self.progress.reconnects += 1;
+    }
+
+    fn close_lane(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.state == LaneState::Open) {
+            lane.state = LaneState::Closing { bury: false };
+            self.outputs.push_back(Output::CloseLane(id));
+        }
+    }
+
+    /// Whether RUN has been obeyed, or is being.
+    fn ran(&self) -> bool {
+        matches!(self.state, State::Starting | State::RecordingRan | State::Running)
+    }
+
+    /// Whether READY may have been sent: only the source, or an operator, may end it now.
+    fn promised(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    fn fail(&mut self, error: SessionError) {
+        if self.state == State::Ended {
+            return;
+        }
+        if self.control_up
+            && let Some(frame) = error.frame()
+        {
+            self.say(frame);
+        }
+        let by_source = matches!(error, SessionError::PeerAborted { .. });
+        match self.state {
+            State::Running | State::RecordingRan => self.finish(Owner::Sink, Some(error)),
+            State::Starting => self.finish(Owner::InDoubt, Some(error)),
+            _ if self.promised() && !by_source => self.finish(Owner::InDoubt, Some(error)),
+            _ => {
+                self.outputs.push_back(Output::Discard);
+                self.outputs.push_back(Output::Forget(self.offer.transfer));
+                self.finish(Owner::Source, Some(error));
+            }
+        }
+    }
+
+    fn finish(&mut self, owner: Owner, error: Option<SessionError>) {
+        let open: Vec<LaneId> = self.lanes.keys().copied().collect();
+        for id in open {
+            self.close_lane(id);
+        }
+        self.state = State::Ended;
+        self.progress.phase = Phase::Ended;
+        self.outputs.push_back(Output::Finished(Outcome { owner, error }));
+    }
+
+    fn say(&mut self, frame: Frame) {
+        self.outputs.push_back(Output::Control(frame));
+    }
+
+    fn tick(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.ack_at.is_some_and(|at| at <= now) {
+            self.acknowledge();
+        }
+        if self.control_up {
+            if now.since(self.heard_at) > SILENCE_LIMIT {
+                self.control_down(now, false);
+            }
+            return Ok(());
+        }
+        let silence = now.since(self.control_since);
+        match self.state {
+            State::Running if silence > self.config.linger => {
+                self.finish(Owner::Sink, None);
+                Ok(())
+            }
+            // READY was promised: wait for the source, or for an operator.
+            State::Ready | State::Starting | State::RecordingRan | State::Running | State::Ended => Ok(()),
+            _ if silence > self.config.orphan_limit => Err(SessionError::Unreachable { silence }),
+            _ => Ok(()),
+        }
+    }
+
+    fn step(&mut self, now: Time, input: Input) -> Result<(), SessionError> {
+        match input {
+            Input::Start => self.start(now),
+            Input::Frame(frame) => self.frame(now, frame)?,
+            Input::ControlDown { clean } => self.control_down(now, clean),
+            Input::ControlUp => self.control_up(now),
+            Input::LaneJoin { lane } => self.lane_join(lane),
+            Input::LaneDown { lane } => self.lane_down(lane),
+            Input::Applied(applied) => self.applied(now, &applied)?,
+            Input::LaneFault { fault, .. } => return Err(fault),
+            Input::Staged => self.staged(now)?,
+            Input::Running => self.started(),
+            Input::Persisted => self.persisted(now)?,
+            Input::PersistFailed { text } => return Err(SessionError::Record { text }),
+            Input::GuestFailed(error) => return Err(error.into()),
+            Input::Cancel => return Err(SessionError::Cancelled),
+            Input::Tick
+            | Input::SessionLost
+            | Input::LaneUp { .. }
+            | Input::Encoded(_)
+            | Input::Harvested { .. }
+            | Input::Paused
+            | Input::Devices(_)
+            | Input::Bandwidth(_) => {}
+        }
+        self.tick(now)
+    }
+}
+
+impl Machine for Sink {
+    fn handle(&mut self, now: Time, input: Input) {
+        if self.state == State::Ended {
+            return;
+        }
+        if let Err(error) = self.step(now, input) {
+            self.fail(error);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        if self.state == State::Ended {
+            return None;
+        }
+        let control = if self.control_up {
+            Some(self.heard_at + SILENCE_LIMIT)
+        } else {
+            match self.state {
+                State::Running => Some(self.control_since + self.config.linger),
+                State::Ready | State::Starting | State::RecordingRan => None,
+                _ => Some(self.control_since + self.config.orphan_limit),
+            }
+        };
+        [control, self.ack_at].into_iter().flatten().min().map(|at| at + Duration::from_micros(1))
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}

@@ -1,0 +1,1027 @@
+//! The end that has the guest.
+//!
+//! ```text
+//!             Accept          harvested, rest fits       Paused        all sent
+//!   Offered ─────────> Copying ─────────────────> Pausing ───────> Draining ───────> Sealed
+//!                         ^                          │                │                │ READY, roots equal
+//!                         └────── link lost: the guest runs again ────┴────────────────┤
+//!                                                                                      v
+//!   Ended <────────── RUNNING ────────── GaveUp <────────── Persisted ────────── GivingUp
+//!     ^                                    │  point of no return: never runs the guest again
+//!     └── cancelled, failed, not converging: the guest runs at the source
+//! ```
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::budget::{Budget, EffortPolicy};
+use super::converge::{Converge, Decision, OnStall, RoundEnd, duration_at};
+use super::dirty::{DirtySet, PageBits, flat_pages};
+use super::lanes::{BadAck, Flight, Lanes};
+use super::leaves::{Leaves, Tree};
+use super::planted::{Bug, Planted};
+use super::record::{Record, Standing};
+use super::shadow::{Shadow, ShadowFill};
+use super::stats::{Phase, Progress, RoundStats};
+use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
+use crate::extent::{Extent, Layout, MAX_EXTENT_PAGES, PageMask};
+use crate::guest::{DirtyMap, Pending};
+use crate::wire::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_LANE_IDS};
+use crate::wire::{
+    Buried, Bury, DeviceState, Digest, ErrorCode, ErrorFrame, Frame, LaneId, Offer, Pause, PeerLimits, Ping, Ready,
+    Run, Running,
+};
+
+/// What a source is told at the start.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// Bulk lanes to keep open. The peer may want fewer.
+    pub lanes: u16,
+    /// What the sink takes, as agreed in the handshake.
+    pub limits: PeerLimits,
+    /// The guest may stand still for this long.
+    pub downtime_budget: Duration,
+    /// What to do when it would stand still longer.
+    pub on_stall: OnStall,
+    /// How long rounds may fail to shrink before that is decided.
+    pub stall_patience: Duration,
+    /// Once paused, the guest runs again at the source if the sink is not ready within this.
+    pub pause_limit: Duration,
+    /// Without a connection for so long the transfer ends, if the source has not given up.
+    pub reconnect_limit: Duration,
+    /// How hard to compress.
+    pub effort: EffortPolicy,
+    /// Bytes of the source's copy of acknowledged pages, for deltas. 0: no deltas.
+    pub shadow_bytes: u64,
+    /// Which pages it holds.
+    pub shadow_fill: ShadowFill,
+    /// Bytes per second on all lanes together, or no limit.
+    pub bandwidth: Option<NonZeroU64>,
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            lanes: 4,
+            limits: PeerLimits { extent_pages: 256, lanes: 64 },
+            downtime_budget: Duration::from_millis(300),
+            on_stall: OnStall::Abort,
+            stall_patience: Duration::from_secs(30),
+            pause_limit: Duration::from_secs(10),
+            reconnect_limit: Duration::from_secs(30),
+            effort: EffortPolicy::Auto,
+            shadow_bytes: 0,
+            shadow_fill: ShadowFill::Hot,
+            bandwidth: None,
+        }
+    }
+}
+
+/// A question on lane 0 once a second: often enough to know the round trip and to notice silence.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A control lane that brings nothing for this long is dead.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// First wait before a lost connection is dialled again; it doubles up to `REDIAL_MOST`.
+const REDIAL_FIRST: Duration = Duration::from_millis(50);
+const REDIAL_MOST: Duration = Duration::from_secs(2);
+/// What the switch-over costs besides bytes: two record writes and the sink's staging.
+const SWITCH_COST: Duration = Duration::from_millis(15);
+/// Wait after a harvest that brought nothing.
+const IDLE_HARVEST: Duration = Duration::from_millis(5);
+/// Rounds that are kept for the report; a transfer that needs more is not converging.
+const MAX_ROUNDS_KEPT: usize = 1000;
+
+/// The end that has the guest.
+#[derive(Debug)]
+pub struct Source {
+    config: SourceConfig,
+    offer: Offer,
+    layout: Layout,
+    leaves: Arc<Leaves>,
+    tree: Tree,
+    state: State,
+    control: Control,
+    dirty: DirtySet,
+    /// Pages whose leaf is what the sink holds. At the start all are: zeros.
+    known: PageBits,
+    /// Pages that have been handed to a lane before.
+    sent: PageBits,
+    shadow: Shadow,
+    lanes: Lanes,
+    redial_lanes: Backoff,
+    budget: Budget,
+    converge: Converge,
+    pace: Pace,
+    round: Round,
+    switch: SwitchOver,
+    progress: Progress,
+    outputs: VecDeque<Output>,
+    planted: Planted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Offered,
+    Copying,
+    Pausing,
+    Draining,
+    Sealed,
+    GivingUp,
+    GaveUp,
+    Ended,
+}
+
+/// The control connection.
+#[derive(Debug)]
+struct Control {
+    up: bool,
+    down_since: Time,
+    heard_at: Time,
+    ping_at: Time,
+    pings: VecDeque<(u64, Time)>,
+    next_ping: u64,
+    redial: Backoff,
+    /// The sink no longer knows the session: begin a new one, to ask about the transfer.
+    fresh: bool,
+    rtt: Duration,
+}
+
+/// When to try again.
+#[derive(Debug, Default)]
+struct Backoff {
+    at: Option<Time>,
+    wait: Duration,
+}
+
+impl Backoff {
+    fn schedule(&mut self, now: Time) {
+        self.wait = (self.wait * 2).clamp(REDIAL_FIRST, REDIAL_MOST);
+        self.at = Some(now + self.wait);
+    }
+
+    fn due(&mut self, now: Time) -> bool {
+        let due = self.at.is_some_and(|at| at <= now);
+        if due {
+            self.at = None;
+        }
+        due
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Bytes per second, as a bucket that holds a tenth of a second.
+#[derive(Debug)]
+struct Pace {
+    rate: Option<NonZeroU64>,
+    /// Bytes that may go now; negative while an extent is paid off.
+    tokens: i64,
+    filled_at: Time,
+}
+
+/// The round in progress.
+#[derive(Debug, Default)]
+struct Round {
+    harvesting: bool,
+    /// The harvest at the start has come back. No page is read before that: its bits are of no use.
+    log_cleared: bool,
+    /// An empty harvest is not repeated at once.
+    harvest_at: Time,
+    started: Time,
+    pages: u64,
+    wire_bytes: u64,
+    more_certain: bool,
+}
+
+/// All about the pause.
+#[derive(Debug, Default)]
+struct SwitchOver {
+    attempt: u32,
+    paused_at: Option<Time>,
+    harvested: bool,
+    devices: Option<Bytes>,
+    sealed: Option<Sealed>,
+    /// What to tell the sink once GIVE_UP is durable.
+    run: Option<Run>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sealed {
+    root: Digest,
+    device_digest: Digest,
+}
+
+impl Source {
+    /// A source of this offer. `leaves` is shared with the workers of its lanes.
+    pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>) -> Self {
+        let layout = offer.layout.clone();
+        let progress =
+            Progress { guest_bytes: layout.bytes(), downtime_budget: config.downtime_budget, ..Progress::default() };
+        Self {
+            tree: Tree::new(&layout),
+            dirty: DirtySet::all(&layout),
+            known: PageBits::new(&layout, true),
+            sent: PageBits::new(&layout, false),
+            shadow: Shadow::new(&layout, config.shadow_bytes, config.shadow_fill),
+            lanes: Lanes::default(),
+            redial_lanes: Backoff::default(),
+            budget: Budget::new(config.effort),
+            converge: Converge::new(config.downtime_budget, config.on_stall, config.stall_patience),
+            pace: Pace { rate: config.bandwidth, tokens: 0, filled_at: Time::default() },
+            round: Round::default(),
+            switch: SwitchOver::default(),
+            state: State::Idle,
+            control: Control {
+                up: true,
+                down_since: Time::default(),
+                heard_at: Time::default(),
+                ping_at: Time::default(),
+                pings: VecDeque::new(),
+                next_ping: 0,
+                redial: Backoff::default(),
+                fresh: false,
+                rtt: Duration::ZERO,
+            },
+            outputs: VecDeque::new(),
+            planted: Planted::default(),
+            config,
+            offer,
+            layout,
+            leaves,
+            progress,
+        }
+    }
+
+    /// A source that gave up before a crash and only asks whether the sink runs. spec: S-8
+    pub fn recover(config: SourceConfig, offer: Offer, record: &Record) -> Self {
+        let leaves = Arc::new(Leaves::new(&offer.layout));
+        let mut source = Self::new(config, offer, leaves);
+        source.state = State::GaveUp;
+        source.progress.phase = Phase::Handing;
+        let Record { transfer, epoch, attempt, root, .. } = *record;
+        source.switch.run = Some(Run { transfer, epoch, attempt, root });
+        source
+    }
+
+    /// Plants a bug, for the proof that the simulator finds it.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn with_bug(mut self, bug: Option<Bug>) -> Self {
+        self.planted = Planted::new(bug);
+        self.lanes.leaks_credit = bug == Some(Bug::CreditLeak);
+        self
+    }
+
+    /// Whether GIVE_UP may have become durable: this end will never run the guest by itself again.
+    pub fn gave_up(&self) -> bool {
+        matches!(self.state, State::GivingUp | State::GaveUp)
+    }
+
+    /// Slots that the shadow uses, 4096 bytes each.
+    pub fn shadow_slots(&self) -> usize {
+        self.shadow.slots()
+    }
+
+    fn start(&mut self, now: Time) {
+        self.control.heard_at = now;
+        self.control.ping_at = now;
+        match self.state {
+            State::Idle => {
+                self.state = State::Offered;
+                self.round.started = now;
+                self.round.pages = self.dirty.pages();
+                self.say(Frame::Offer(self.offer.clone()));
+                // Clears what the guest has logged so far: everything is dirty anyway.
+                self.harvest();
+            }
+            State::GaveUp => self.ask_to_run(),
+            _ => {}
+        }
+    }
+
+    fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
+        self.control.heard_at = now;
+        match frame {
+            Frame::Accept(accept) => self.accepted(now, accept.transfer == self.offer.transfer),
+            Frame::Ack(ack) => ack.lanes.into_iter().try_for_each(|(lane, applied)| self.acked(now, lane, applied)),
+            Frame::Credit(credit) => {
+                self.lanes.grant(credit.lane, credit.total);
+                Ok(())
+            }
+            Frame::Buried(buried) => self.buried(now, buried),
+            Frame::Ready(ready) => self.ready(&ready),
+            Frame::Running(running) => self.running(now, running),
+            Frame::Abort(abort) => Err(SessionError::PeerAborted { reason: abort.reason, text: abort.text }),
+            Frame::Error(error) => Err(self.peer_error(error)),
+            Frame::Ping(ping) => {
+                self.say(Frame::Pong(ping));
+                Ok(())
+            }
+            Frame::Pong(pong) => {
+                self.pong(now, pong);
+                Ok(())
+            }
+            other => Err(SessionError::unexpected(format!("a source never receives {:?}", other.frame_type()))),
+        }
+    }
+
+    /// An integrity error that the sink found is an integrity error here too.
+    fn peer_error(&self, error: ErrorFrame) -> SessionError {
+        let ErrorFrame { code, lane, position, text } = error;
+        if code.is_integrity() {
+            SessionError::Integrity { code, lane, position, what: format!("the sink reports: {text}") }
+        } else {
+            SessionError::PeerReports(ErrorFrame { code, lane, position, text })
+        }
+    }
+
+    fn accepted(&mut self, now: Time, ours: bool) -> Result<(), SessionError> {
+        if !ours {
+            return Err(SessionError::unexpected("ACCEPT names another transfer"));
+        }
+        if self.state == State::Offered {
+            self.state = State::Copying;
+            self.progress.phase = Phase::Copying;
+            self.round.started = now;
+            self.pace.filled_at = now;
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
+        let settled = self.lanes.acknowledged(lane, applied, now).map_err(|BadAck| bad_ack(lane, applied))?;
+        for flight in settled {
+            self.progress.extent_latency.record(now.since(flight.sent_at));
+            self.settle(&flight);
+        }
+        Ok(())
+    }
+
+    /// An extent is applied: its pages are clean, or dirty again if they changed meanwhile.
+    fn settle(&mut self, flight: &Flight) {
+        self.dirty.release(&flight.extent);
+        self.known.assign(&self.layout, &flight.extent, true);
+        self.shadow.settle(&self.layout, &flight.extent, &flight.slots, true);
+        self.progress.pages_settled += pages(&flight.extent);
+    }
+
+    /// An extent is lost: nobody knows what the sink holds there, so everything of it is dirty.
+    fn lose(&mut self, flight: &Flight) {
+        self.dirty.requeue(&flight.extent);
+        self.shadow.settle(&self.layout, &flight.extent, &flight.slots, false);
+        if self.state == State::Sealed {
+            // What was sealed is not all there: send it again and seal anew.
+            self.state = State::Draining;
+            self.switch.sealed = None;
+        }
+    }
+
+    fn lane_down(&mut self, now: Time, lane: LaneId) {
+        if !self.lanes.died(lane) {
+            return;
+        }
+        self.progress.lanes_lost += 1;
+        self.redial_lanes.schedule(now);
+        if self.planted.has(Bug::UnburiedLane) {
+            let buried = self.lanes.bury(lane, 0);
+            for flight in buried.into_iter().flat_map(|(applied, lost)| applied.into_iter().chain(lost)) {
+                self.lose(&flight);
+            }
+        } else if self.control.up {
+            self.say(Frame::Bury(Bury { lane }));
+        }
+    }
+
+    /// spec: B-3
+    fn buried(&mut self, now: Time, buried: Buried) -> Result<(), SessionError> {
+        let Buried { lane, applied } = buried;
+        let (settled, lost) = self.lanes.bury(lane, applied).map_err(|BadAck| bad_ack(lane, applied))?;
+        for flight in settled {
+            self.progress.extent_latency.record(now.since(flight.sent_at));
+            self.settle(&flight);
+        }
+        for flight in lost {
+            self.lose(&flight);
+        }
+        Ok(())
+    }
+
+    fn control_down(&mut self, now: Time) {
+        if self.state == State::Ended {
+            return;
+        }
+        if !self.control.up {
+            // It could not be re-made: try again later.
+            return self.control.redial.schedule(now);
+        }
+        self.control.up = false;
+        self.control.down_since = now;
+        self.control.pings.clear();
+        self.control.redial.schedule(now);
+        for lane in self.lanes.alive() {
+            self.close_lane(lane);
+        }
+        // Before GIVE_UP any doubt resolves to the source: the guest runs again here. A pause that
+        // is still under way is taken back when it completes.
+        if matches!(self.state, State::Draining | State::Sealed) {
+            self.take_back(now);
+        }
+    }
+
+    fn control_up(&mut self, now: Time) {
+        self.control.up = true;
+        self.control.heard_at = now;
+        self.control.ping_at = now;
+        self.control.redial.reset();
+        self.redial_lanes.reset();
+        self.progress.reconnects += 1;
+        if !self.gave_up() {
+            for lane in self.lanes.dead().collect::<Vec<_>>() {
+                self.say(Frame::Bury(Bury { lane }));
+            }
+        }
+        match self.state {
+            State::Offered => self.say(Frame::Offer(self.offer.clone())),
+            State::GaveUp if !self.planted.has(Bug::RunLost) => self.ask_to_run(),
+            _ => {}
+        }
+    }
+
+    fn close_lane(&mut self, lane: LaneId) {
+        if self.lanes.closing(lane) {
+            self.outputs.push_back(Output::CloseLane(lane));
+        }
+    }
+
+    fn harvest(&mut self) {
+        if !self.round.harvesting {
+            self.round.harvesting = true;
+            self.outputs.push_back(Output::Harvest);
+        }
+    }
+
+    fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
+        self.round.harvesting = false;
+        self.dirty.mark(dirty);
+        self.round.more_certain = pending == Pending::More;
+        if !self.round.log_cleared {
+            // The harvest at the start: nothing has been read yet, and everything is dirty.
+            self.round.log_cleared = true;
+            return Ok(());
+        }
+        match self.state {
+            State::Copying => self.round_ended(now),
+            State::Draining => {
+                self.switch.harvested = true;
+                self.begin_round(now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
+        let took = now.since(self.round.started);
+        let (goodput, _) = self.lanes.rates();
+        let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
+        self.begin_round(now);
+        if self.round.more_certain {
+            return Ok(());
+        }
+        match self.converge.round_ended(end) {
+            Decision::AnotherRound => {
+                if self.dirty.pages() == 0 {
+                    self.round.harvest_at = now + IDLE_HARVEST;
+                }
+                Ok(())
+            }
+            Decision::Pause => {
+                // Most of the tree is hashed while the guest still runs.
+                let _ = self.tree.root(&self.leaves);
+                self.state = State::Pausing;
+                self.progress.phase = Phase::Pausing;
+                self.outputs.push_back(Output::Pause);
+                Ok(())
+            }
+            Decision::Stop(verdict) => Err(verdict.into()),
+        }
+    }
+
+    fn begin_round(&mut self, now: Time) {
+        if self.progress.rounds.len() < MAX_ROUNDS_KEPT {
+            self.progress.rounds.push(RoundStats {
+                pages: self.round.pages,
+                wire_bytes: self.round.wire_bytes,
+                duration: now.since(self.round.started),
+            });
+        }
+        self.round.started = now;
+        self.round.pages = self.dirty.pages();
+        self.round.wire_bytes = 0;
+    }
+
+    /// How long the guest would stand still if it were paused now.
+    fn downtime_estimate(&self) -> Duration {
+        let (plain_rate, wire_rate) = self.lanes.rates();
+        let dirty = duration_at(self.dirty.pages().saturating_mul(4096), plain_rate);
+        let flying = duration_at(self.lanes.flight_bytes(), wire_rate);
+        dirty + flying + self.control.rtt * 2 + SWITCH_COST
+    }
+
+    fn paused(&mut self, now: Time) {
+        if self.state != State::Pausing {
+            return;
+        }
+        self.state = State::Draining;
+        self.switch.paused_at = Some(now);
+        self.switch.harvested = false;
+        self.switch.devices = None;
+        if !self.control.up {
+            return self.take_back(now);
+        }
+        self.harvest();
+        self.outputs.push_back(Output::SaveDevices);
+    }
+
+    /// The guest runs again at the source; the sink's READY of this attempt is void.
+    fn take_back(&mut self, now: Time) {
+        self.outputs.push_back(Output::Resume);
+        self.end_downtime(now);
+        self.switch.sealed = None;
+        self.state = State::Copying;
+        self.progress.phase = Phase::Copying;
+        self.converge.restart(now);
+    }
+
+    fn end_downtime(&mut self, now: Time) {
+        if let Some(paused_at) = self.switch.paused_at.take() {
+            let so_far = self.progress.downtime.unwrap_or_default();
+            self.progress.downtime = Some(so_far + now.since(paused_at));
+        }
+    }
+
+    fn devices(&mut self, state: Bytes) -> Result<(), SessionError> {
+        if u64::try_from(state.len()).unwrap_or(u64::MAX) > MAX_DEVICE_STATE {
+            let text = format!("the devices' state has {} bytes, at most {MAX_DEVICE_STATE} are allowed", state.len());
+            return Err(crate::guest::GuestError::Other(text).into());
+        }
+        self.switch.devices = Some(state);
+        Ok(())
+    }
+
+    /// Everything is sent: tell the sink what it must hold. spec: S-1
+    fn seal(&mut self) {
+        let Some(devices) = self.switch.devices.clone() else { return };
+        self.switch.attempt += 1;
+        let attempt = self.switch.attempt;
+        let root = self.tree.root(&self.leaves);
+        let device_digest = Digest(*blake3::hash(&devices).as_bytes());
+        self.switch.sealed = Some(Sealed { root, device_digest });
+        self.progress.root = Some(root);
+        let device_bytes = u64::try_from(devices.len()).unwrap_or(u64::MAX);
+        let finals = self.lanes.finals();
+        self.say(Frame::Pause(Pause { attempt, root, device_bytes, device_digest, finals }));
+        let mut offset = 0;
+        for part in devices.chunks(DEVICE_STATE_CHUNK) {
+            self.say(Frame::DeviceState(DeviceState { attempt, offset, bytes: devices.slice_ref(part) }));
+            offset += u64::try_from(part.len()).unwrap_or(0);
+        }
+        self.state = State::Sealed;
+        self.progress.phase = Phase::Committing;
+    }
+
+    /// spec: S-4
+    fn ready(&mut self, ready: &Ready) -> Result<(), SessionError> {
+        let current = self.state == State::Sealed && ready.attempt == self.switch.attempt;
+        let Some(sealed) = self.switch.sealed.filter(|_| current) else {
+            // READY of a pause that was taken back crossed our reconnect: void, not wrong. A READY
+            // of a pause that never was is a violation.
+            let never_was = ready.attempt == 0 || ready.attempt > self.switch.attempt;
+            let twice = ready.attempt == self.switch.attempt && self.gave_up();
+            return if never_was || twice { Err(SessionError::unexpected("READY without a pause")) } else { Ok(()) };
+        };
+        if ready.transfer != self.offer.transfer || ready.epoch != self.offer.epoch {
+            return Err(SessionError::unexpected("READY names another transfer or epoch"));
+        }
+        if self.lanes.in_flight() {
+            return Err(SessionError::unexpected("READY while extents are not acknowledged"));
+        }
+        self.progress.peer_root = Some(ready.root);
+        let (code, what) = if ready.root != sealed.root {
+            (ErrorCode::RootMismatch, "the sink's root differs from the source's")
+        } else if ready.device_digest != sealed.device_digest {
+            (ErrorCode::DeviceDigest, "the sink's device state differs from the source's")
+        } else {
+            self.give_up(sealed.root);
+            return Ok(());
+        };
+        Err(SessionError::Integrity { code, lane: LaneId::CONTROL, position: 0, what: what.into() })
+    }
+
+    /// The point of no return, once it is durable. spec: S-5
+    fn give_up(&mut self, root: Digest) {
+        let Offer { transfer, epoch, .. } = self.offer;
+        let attempt = self.switch.attempt;
+        self.switch.run = Some(Run { transfer, epoch, attempt, root });
+        self.state = State::GivingUp;
+        self.progress.phase = Phase::Handing;
+        let name = self.offer.name.clone();
+        self.outputs.push_back(Output::Persist(Record {
+            transfer,
+            epoch,
+            attempt,
+            root,
+            name,
+            standing: Standing::GaveUp,
+        }));
+    }
+
+    fn persisted(&mut self) {
+        if self.state == State::GivingUp {
+            self.state = State::GaveUp;
+            self.ask_to_run();
+        }
+    }
+
+    /// RUN, as often as it takes. spec: S-5, S-8
+    fn ask_to_run(&mut self) {
+        if let Some(run) = self.switch.run.clone().filter(|_| self.control.up) {
+            self.say(Frame::Run(run));
+        }
+    }
+
+    /// spec: S-7
+    fn running(&mut self, now: Time, running: Running) -> Result<(), SessionError> {
+        if self.state != State::GaveUp {
+            return Err(SessionError::unexpected("RUNNING before RUN"));
+        }
+        if running.transfer != self.offer.transfer || running.epoch != self.offer.epoch {
+            return Err(SessionError::unexpected("RUNNING names another transfer or epoch"));
+        }
+        self.end_downtime(now);
+        self.outputs.push_back(Output::Forget(self.offer.transfer));
+        self.finish(Owner::Sink, None);
+        Ok(())
+    }
+
+    fn pong(&mut self, now: Time, pong: Ping) {
+        while let Some((id, at)) = self.control.pings.pop_front() {
+            if id == pong.id {
+                self.control.rtt = now.since(at);
+                self.progress.control_latency.record(now.since(at));
+                break;
+            }
+        }
+    }
+
+    /// Ends the session before or after the point of no return. spec: S-6
+    fn fail(&mut self, now: Time, error: SessionError) {
+        if self.state == State::Ended {
+            return;
+        }
+        if self.control.up
+            && let Some(frame) = error.frame()
+        {
+            self.say(frame);
+        }
+        if self.gave_up() {
+            return self.finish(Owner::InDoubt, Some(error));
+        }
+        if matches!(self.state, State::Pausing | State::Draining | State::Sealed) {
+            self.outputs.push_back(Output::Resume);
+            self.end_downtime(now);
+        }
+        self.finish(Owner::Source, Some(error));
+    }
+
+    fn finish(&mut self, owner: Owner, error: Option<SessionError>) {
+        for lane in self.lanes.alive() {
+            self.close_lane(lane);
+        }
+        self.state = State::Ended;
+        self.progress.phase = Phase::Ended;
+        self.outputs.push_back(Output::Finished(Outcome { owner, error }));
+    }
+
+    fn say(&mut self, frame: Frame) {
+        self.outputs.push_back(Output::Control(frame));
+    }
+
+    /// Does whatever has become possible.
+    fn advance(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.state == State::Ended {
+            return Ok(());
+        }
+        self.tend_control(now)?;
+        if !self.control.up || self.state == State::Ended {
+            return Ok(());
+        }
+        self.tend_lanes(now);
+        if matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed) {
+            if self.round.log_cleared {
+                self.send_extents(now);
+                self.after_sending(now);
+            }
+            self.check_pause(now)?;
+        }
+        Ok(())
+    }
+
+    fn tend_control(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.control.up {
+            if now.since(self.control.heard_at) > SILENCE_LIMIT {
+                self.control_down(now);
+            } else if now >= self.control.ping_at {
+                let id = self.control.next_ping;
+                self.control.next_ping += 1;
+                self.control.pings.push_back((id, now));
+                self.control.ping_at = now + PING_EVERY;
+                self.say(Frame::Ping(Ping { id }));
+            }
+            return Ok(());
+        }
+        let silence = now.since(self.control.down_since);
+        if silence > self.config.reconnect_limit {
+            if !self.gave_up() {
+                return Err(SessionError::Unreachable { silence });
+            }
+            if self.planted.has(Bug::SinkDeadAfterRun) {
+                self.outputs.push_back(Output::Resume);
+                self.finish(Owner::Source, Some(SessionError::Unreachable { silence }));
+                return Ok(());
+            }
+        }
+        if self.control.redial.due(now) {
+            self.outputs.push_back(Output::Redial { fresh: self.control.fresh });
+        }
+        Ok(())
+    }
+
+    fn tend_lanes(&mut self, now: Time) {
+        for lane in self.lanes.stalled(now) {
+            self.close_lane(lane);
+        }
+        let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
+        let moving = matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed);
+        if waits || !moving {
+            return;
+        }
+        let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
+        while self.lanes.wanted_count() < wanted && self.lanes.ids_used() < MAX_LANE_IDS {
+            let lane = self.lanes.open();
+            self.outputs.push_back(Output::OpenLane(lane));
+        }
+        self.progress.lanes = self.lanes.open_count();
+    }
+
+    fn send_extents(&mut self, now: Time) {
+        self.pace.fill(now);
+        let limit = usize::from(self.config.limits.extent_pages).min(MAX_EXTENT_PAGES);
+        while self.dirty.sendable() > 0 && self.pace.open() {
+            let Some((lane, pages)) = self.lanes.choose(limit) else { break };
+            let Some(extent) = self.dirty.next_extent(pages) else { break };
+            self.send(now, lane, extent);
+        }
+        self.progress.pages_left = self.dirty.pages();
+    }
+
+    fn send(&mut self, now: Time, lane: LaneId, extent: Extent) {
+        let mut known = PageMask::EMPTY;
+        for (index, page) in flat_pages(&self.layout, &extent).enumerate() {
+            if self.known.get(page) {
+                known.set(index);
+            }
+            if self.sent.get(page) {
+                self.progress.pages_resent += 1;
+            }
+        }
+        self.known.assign(&self.layout, &extent, false);
+        self.sent.assign(&self.layout, &extent, true);
+        let (slots, based) = self.shadow.lend(&self.layout, &extent);
+        self.plant(&extent, &slots);
+        self.pace.spend(extent.bytes());
+        let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
+        let effort = self.budget.effort();
+        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort }));
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn plant(&mut self, extent: &Extent, slots: &[Option<super::SlotId>]) {
+        if self.planted.has(Bug::ExtentNotPinned) {
+            self.dirty.unpin(extent);
+        }
+        if self.planted.has(Bug::ShadowValidBeforeAck) {
+            self.shadow.trust(slots);
+        }
+    }
+
+    #[cfg(not(feature = "planted-bugs"))]
+    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "the same call in both builds")]
+    fn plant(&mut self, _: &Extent, _: &[Option<super::SlotId>]) {}
+
+    fn encoded(&mut self, encoded: &Encoded) {
+        if !self.lanes.encoded(encoded) {
+            return;
+        }
+        self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
+        self.budget.sample(encoded.encode, encoded.last_write, encoded.carried);
+        self.round.wire_bytes += encoded.wire_bytes;
+        self.progress.wire_bytes += encoded.wire_bytes;
+        self.progress.pages_carried += u64::from(encoded.carried);
+        self.progress.pages_same += u64::from(encoded.same);
+        self.progress.pages_read += u64::from(encoded.carried) + u64::from(encoded.same);
+    }
+
+    /// What follows when nothing can be sent: the next harvest, or the seal.
+    fn after_sending(&mut self, now: Time) {
+        (self.progress.plain_rate, self.progress.wire_rate) = self.lanes.rates();
+        if self.dirty.sendable() > 0 || self.lanes.unencoded() > 0 || self.round.harvesting {
+            return;
+        }
+        match self.state {
+            // A round ends when all of it is at the sink: then every page has a base there.
+            State::Copying if !self.lanes.in_flight() && now >= self.round.harvest_at => self.harvest(),
+            // An extent on a lane that is not buried may or may not be at the sink. spec: S-1
+            State::Draining if self.lanes.flight_unburied() => {}
+            State::Draining if self.dirty.pages() == 0 && self.switch.harvested && self.switch.devices.is_some() => {
+                self.seal();
+            }
+            _ => {}
+        }
+    }
+
+    fn check_pause(&mut self, now: Time) -> Result<(), SessionError> {
+        let Some(paused_at) = self.switch.paused_at else { return Ok(()) };
+        let estimate = now.since(paused_at);
+        if estimate <= self.config.pause_limit {
+            return Ok(());
+        }
+        let (goodput, _) = self.lanes.rates();
+        Err(SessionError::NotConverging(super::Verdict {
+            rounds: u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX),
+            dirty_pages: self.dirty.pages(),
+            estimate,
+            budget: self.config.downtime_budget,
+            goodput,
+            dirty_rate: 0,
+        }))
+    }
+
+    fn cancel(&mut self, now: Time) {
+        // After GIVE_UP a cancel only stops the waiting: the guest is not ours to run.
+        self.fail(now, SessionError::Cancelled);
+    }
+
+    fn step(&mut self, now: Time, input: Input) -> Result<(), SessionError> {
+        match input {
+            Input::Start => self.start(now),
+            Input::Frame(frame) => self.frame(now, frame)?,
+            Input::ControlDown { .. } => self.control_down(now),
+            Input::ControlUp => self.control_up(now),
+            Input::SessionLost => return self.session_lost(now),
+            Input::LaneUp { lane, credit } => {
+                self.redial_lanes.reset();
+                self.lanes.joined(lane, credit);
+            }
+            Input::LaneDown { lane } => self.lane_down(now, lane),
+            Input::Encoded(encoded) => self.encoded(&encoded),
+            Input::Harvested { dirty, pending } => self.harvested(now, &dirty, pending)?,
+            Input::Paused => self.paused(now),
+            Input::Devices(state) => self.devices(state)?,
+            Input::LaneFault { fault, .. } => return Err(fault),
+            Input::GuestFailed(error) => return Err(error.into()),
+            Input::Persisted => self.persisted(),
+            Input::PersistFailed { text } => self.persist_failed(now, text),
+            Input::Cancel => self.cancel(now),
+            Input::Bandwidth(rate) => self.pace.set(now, rate),
+            Input::Tick | Input::LaneJoin { .. } | Input::Applied(_) | Input::Staged | Input::Running => {}
+        }
+        Ok(())
+    }
+
+    /// RUN has not been sent, so the sink cannot run: the guest may go on here.
+    fn persist_failed(&mut self, now: Time, text: String) {
+        if self.state == State::GivingUp {
+            self.state = State::Sealed;
+            self.outputs.push_back(Output::Forget(self.offer.transfer));
+            self.fail(now, SessionError::Record { text });
+        }
+    }
+
+    /// A restarted sink holds nothing of a live transfer, and cannot have run before RUN.
+    fn session_lost(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.gave_up() {
+            // The new process may still know the transfer by its record. spec: S-8
+            self.control.fresh = true;
+            self.control.redial.schedule(now);
+            return Ok(());
+        }
+        Err(SessionError::PeerRestarted)
+    }
+}
+
+impl Machine for Source {
+    fn handle(&mut self, now: Time, input: Input) {
+        if self.state == State::Ended {
+            return;
+        }
+        if let Err(error) = self.step(now, input).and_then(|()| self.advance(now)) {
+            self.fail(now, error);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        if self.state == State::Ended {
+            return None;
+        }
+        let control = if self.control.up {
+            Some(self.control.ping_at)
+        } else {
+            let limit = self.control.down_since + self.config.reconnect_limit;
+            [self.control.redial.at, Some(limit)].into_iter().flatten().min()
+        };
+        let pause = self.switch.paused_at.map(|at| at + self.config.pause_limit);
+        let lanes = self.redial_lanes.at.filter(|_| self.control.up);
+        let harvest = Some(self.round.harvest_at).filter(|_| self.state == State::Copying && self.dirty.pages() == 0);
+        let pace = self.pace.open_at().filter(|_| self.dirty.sendable() > 0 && self.control.up);
+        [control, pause, lanes, harvest.filter(|_| !self.round.harvesting && !self.lanes.in_flight()), pace]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Pace {
+    fn set(&mut self, now: Time, rate: Option<NonZeroU64>) {
+        self.fill(now);
+        self.rate = rate;
+        self.tokens = self.tokens.min(self.burst());
+    }
+
+    fn burst(&self) -> i64 {
+        self.rate.map_or(0, |rate| i64::try_from(rate.get() / 10).unwrap_or(i64::MAX))
+    }
+
+    fn fill(&mut self, now: Time) {
+        let Some(rate) = self.rate else { return };
+        let earned = u128::from(rate.get()) * now.since(self.filled_at).as_nanos() / 1_000_000_000;
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(self.burst());
+            self.filled_at = now;
+        }
+    }
+
+    fn open(&self) -> bool {
+        self.rate.is_none() || self.tokens > 0
+    }
+
+    /// Charges the worst case; the truth is known once the extent is encoded.
+    fn spend(&mut self, bytes: usize) {
+        if self.rate.is_some() {
+            self.tokens = self.tokens.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn refund(&mut self, charged: usize, wire_bytes: u64) {
+        if self.rate.is_some() {
+            let charged = i64::try_from(charged).unwrap_or(0);
+            let wire = i64::try_from(wire_bytes).unwrap_or(0);
+            self.tokens = self.tokens.saturating_add(charged - wire).min(self.burst());
+        }
+    }
+
+    fn open_at(&self) -> Option<Time> {
+        let rate = self.rate.filter(|_| !self.open())?;
+        let missing = self.tokens.unsigned_abs() + 1;
+        Some(self.filled_at + duration_at(missing, rate.get()) + Duration::from_micros(100))
+    }
+}
+
+fn pages(extent: &Extent) -> u64 {
+    u64::try_from(extent.pages()).unwrap_or(0)
+}
+
+fn bad_ack(lane: LaneId, applied: u64) -> SessionError {
+    SessionError::PeerViolation {
+        code: ErrorCode::Unexpected,
+        lane,
+        position: applied,
+        what: "the sink acknowledges what it was never sent".into(),
+    }
+}

@@ -1,0 +1,176 @@
+use std::time::Duration;
+
+use crate::wire::Digest;
+
+/// Where a session stands, in words for a progress bar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The offer is out.
+    #[default]
+    Offered,
+    /// Rounds, while the guest runs.
+    Copying,
+    /// The guest is paused; the rest is on its way.
+    Pausing,
+    /// Roots are compared, the sink stages.
+    Committing,
+    /// GIVE_UP is durable; waiting for the sink to run.
+    Handing,
+    /// Over.
+    Ended,
+}
+
+/// Typed statistics of one session, at either end. Counters only grow.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Where the session stands.
+    pub phase: Phase,
+    /// Bytes of the guest, zeros included.
+    pub guest_bytes: u64,
+    /// Pages looked at and sent, or found to be there, in all rounds.
+    pub pages_read: u64,
+    /// Of these, pages that the sink had already (zeros in the first round included).
+    pub pages_same: u64,
+    /// Pages carried by extents.
+    pub pages_carried: u64,
+    /// Pages that were looked at a second or later time.
+    pub pages_resent: u64,
+    /// Pages that have been acknowledged (source) or applied (sink), in all rounds.
+    pub pages_settled: u64,
+    /// Bytes of frames on bulk lanes, headers included.
+    pub wire_bytes: u64,
+    /// Rounds begun, the last one with the guest paused included.
+    pub rounds: Vec<RoundStats>,
+    /// Pages not yet sent in the present round.
+    pub pages_left: u64,
+    /// Acknowledged plain bytes per second, lately.
+    pub plain_rate: u64,
+    /// Acknowledged wire bytes per second, lately.
+    pub wire_rate: u64,
+    /// Bulk lanes open.
+    pub lanes: u16,
+    /// Bulk lanes that died.
+    pub lanes_lost: u64,
+    /// Times that the control connection was re-made.
+    pub reconnects: u64,
+    /// From the guest's pause to the sink's RUNNING, in all; what the guest lost.
+    pub downtime: Option<Duration>,
+    /// The limit that was asked for.
+    pub downtime_budget: Duration,
+    /// Root of the last pause at this end.
+    pub root: Option<Digest>,
+    /// The peer's root, once it has told it.
+    pub peer_root: Option<Digest>,
+    /// From the reading of an extent to its acknowledgement.
+    pub extent_latency: Histogram,
+    /// Round trip of the control lane.
+    pub control_latency: Histogram,
+}
+
+impl Progress {
+    /// The share of all bytes read that did not travel, 0..1.
+    pub fn saved(&self) -> f64 {
+        let read = self.pages_read.saturating_mul(4096);
+        if read == 0 { 0.0 } else { (1.0 - ratio(self.wire_bytes, read)).max(0.0) }
+    }
+}
+
+#[expect(clippy::as_conversions, reason = "a share for humans; 53 bits are plenty")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
+/// One sweep over the pages that were dirty when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundStats {
+    /// Pages dirty at its begin.
+    pub pages: u64,
+    /// Wire bytes encoded during it.
+    pub wire_bytes: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Upper bounds of the buckets in milliseconds; 50 is among them because the product promises it.
+const BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
+
+/// Counts of durations in fixed buckets, the last one open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    counts: [u64; 13],
+    total: Duration,
+    max: Duration,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn record(&mut self, value: Duration) {
+        let bucket = BOUNDS_MS.partition_point(|&bound| Duration::from_millis(bound) < value);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+        }
+        self.total = self.total.saturating_add(value);
+        self.max = self.max.max(value);
+    }
+
+    /// Each bucket's upper bound and how many durations were at most that, as Prometheus counts.
+    /// The last bound is infinite.
+    pub fn cumulative(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        let bounds = BOUNDS_MS.iter().map(|&bound| Some(Duration::from_millis(bound))).chain([None]);
+        bounds.zip(self.counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        }))
+    }
+
+    /// How many durations were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> Duration {
+        self.total
+    }
+
+    /// The longest.
+    pub fn max(&self) -> Duration {
+        self.max
+    }
+
+    /// An upper bound of the given share (0..=1) of all durations: the bound of their bucket.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let reached = self.cumulative().find(|&(_, below)| ratio(below, count) >= share)?;
+        Some(reached.0.unwrap_or(self.max).min(self.max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_of_50_ms_holds_50_ms() {
+        let mut histogram = Histogram::default();
+        histogram.record(Duration::from_millis(50));
+        histogram.record(Duration::from_millis(51));
+        histogram.record(Duration::from_secs(60));
+        let at_50 = histogram.cumulative().find(|(bound, _)| *bound == Some(Duration::from_millis(50)));
+        assert_eq!(at_50, Some((Some(Duration::from_millis(50)), 1)));
+        assert_eq!(histogram.cumulative().last(), Some((None, 3)));
+        assert_eq!(histogram.quantile(0.5), Some(Duration::from_millis(100)));
+        assert_eq!(histogram.quantile(1.0), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn saved_is_a_share() {
+        let progress = Progress { pages_read: 100, wire_bytes: 4096 * 25, ..Progress::default() };
+        assert!((progress.saved() - 0.75).abs() < 1e-9);
+        assert!(Progress::default().saved().abs() < 1e-9);
+    }
+}

@@ -1,0 +1,45 @@
+//! Every bound of the wire, each with its reason. A peer may narrow what we grant, never widen it.
+
+use crate::extent::{MAX_EXTENT_PAGES, PAGE_BYTES};
+
+/// Body bytes of any frame but an extent: one chunk of device state and its header. Control frames
+/// are otherwise below 1 KiB, the offer below 10 KiB.
+pub const MAX_CONTROL_BYTES: usize = DEVICE_STATE_CHUNK + 64;
+
+/// Body bytes of a frame before the peer is known: a hello is 130 bytes, and an unauthenticated
+/// peer is worth no more memory.
+pub const MAX_HANDSHAKE_BYTES: usize = 512;
+
+/// Bytes of device state in one frame: large enough that 64 MiB take 256 frames, small enough that
+/// lane 0 never holds a large buffer.
+pub const DEVICE_STATE_CHUNK: usize = 256 * 1024;
+
+/// Device state in all: a QEMU machine has about 0.1 to 2 MiB, with vGPU tens. It is held in memory
+/// at the sink until RUN, hence a bound.
+pub const MAX_DEVICE_STATE: u64 = 64 * 1024 * 1024;
+
+/// Bytes of an extent's run list: 256 runs of at most 5 + 2 bytes.
+pub const MAX_RUN_LIST_BYTES: usize = MAX_EXTENT_PAGES * 7;
+
+/// Bytes that an encoded extent needs beyond its plain pages in the worst case (all raw): run list,
+/// head, block head.
+pub const EXTENT_OVERHEAD: usize = super::EXTENT_HEAD_MAX + MAX_RUN_LIST_BYTES + 2048;
+
+/// Body bytes of an extent frame.
+pub const MAX_EXTENT_BYTES: usize = MAX_EXTENT_PAGES * PAGE_BYTES + EXTENT_OVERHEAD;
+
+/// Bulk lanes open at a time in one session: past 16 connections no measured link gained, and each
+/// costs the sink about 3 MiB.
+pub const MAX_LANES: u16 = 64;
+
+/// Lane ids that one session may use up, re-made lanes included.
+pub const MAX_LANE_IDS: u16 = 4096;
+
+/// Bytes of a transfer's name.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// Bytes of the text in an error or abort frame: one sentence.
+pub const MAX_TEXT_BYTES: usize = 256;
+
+/// Lanes that one acknowledgement names.
+pub const MAX_ACK_LANES: usize = 64;

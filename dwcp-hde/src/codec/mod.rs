@@ -1,0 +1,4 @@
+//! The general compressors behind the group methods: bytes to fewer bytes, into buffers that their owner reuses.
+
+pub(crate) mod lz4;
+pub(crate) mod zstd;

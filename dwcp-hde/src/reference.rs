@@ -1,0 +1,82 @@
+//! A slow, obvious decoder: the oracle for the real one. It trusts its block, reads it byte by byte, and panics freely.
+
+use crate::Method;
+use crate::planes;
+
+/// The plain pages of an honest block.
+pub(crate) fn decode(block: &[u8], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
+    assert_eq!(block[0], 1);
+    let count = usize::from(block[1]) + 256 * usize::from(block[2]);
+    let mut methods = Vec::new();
+    let mut at = 3;
+    while methods.len() < count {
+        for _ in 0..=block[at + 1] {
+            methods.push(Method::from_number(block[at]).unwrap());
+        }
+        at += 2;
+    }
+    let mut pages: Vec<Option<Vec<u8>>> = vec![None; count];
+    let mut copies: Vec<(usize, usize)> = Vec::new();
+    while at < block.len() {
+        let method = Method::from_number(block[at]).unwrap();
+        let length: usize = (0..4).map(|place| usize::from(block[at + 2 + place]) << (8 * place)).sum();
+        let bytes = &block[at + 6..at + 6 + length];
+        let done = |page: usize| pages[page].is_some() || copies.iter().any(|(copy, _)| *copy == page);
+        let open = |page: &usize| methods[*page] == method && !done(*page);
+        let mine: Vec<usize> = (0..count).filter(open).take(usize::from(block[at + 1]) + 1).collect();
+        at += 6 + length;
+        if method == Method::CopyOf {
+            copies.extend(mine.iter().zip(bytes).map(|(page, of)| (*page, usize::from(*of))));
+            continue;
+        }
+        for (page, plain) in mine.iter().zip(unpack(method, bytes, &mine, base)) {
+            pages[*page] = Some(plain);
+        }
+    }
+    for page in 0..count {
+        match methods[page] {
+            Method::Zero => pages[page] = Some(vec![0; 4096]),
+            Method::Same => pages[page] = Some(base(page)),
+            Method::CopyOf => {
+                let of = copies.iter().find(|(copy, _)| *copy == page).unwrap().1;
+                pages[page] = pages[of].clone();
+            }
+            _ => {}
+        }
+    }
+    pages.into_iter().map(Option::unwrap).collect()
+}
+
+fn unpack(method: Method, bytes: &[u8], mine: &[usize], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let size = mine.len() * 4096;
+    let packed = match method {
+        Method::Raw => bytes.to_vec(),
+        Method::Lz4 | Method::XorLz4 => lz4_flex::block::decompress(bytes, size).unwrap(),
+        Method::Prefix => {
+            let mut prefix = vec![0; 8];
+            mine.iter().for_each(|page| prefix.extend(base(*page)));
+            let mut plain = vec![0; size];
+            let mut frames = zstd_safe::DCtx::create();
+            frames.ref_prefix(&prefix).unwrap();
+            let mut input = zstd_safe::InBuffer::around(bytes);
+            let mut output = zstd_safe::OutBuffer::around(plain.as_mut_slice());
+            while frames.decompress_stream(&mut output, &mut input).unwrap() != 0 {}
+            plain
+        }
+        _ => {
+            let mut plain = vec![0; size];
+            assert_eq!(zstd_safe::decompress(plain.as_mut_slice(), bytes), Ok(size));
+            plain
+        }
+    };
+    let pages = packed.chunks(4096).zip(mine).map(|(plain, page)| match method {
+        Method::XorLz4 | Method::XorZstd => plain.iter().zip(base(*page)).map(|(new, old)| new ^ old).collect(),
+        Method::Planes => {
+            let mut joined = vec![0; 4096];
+            planes::join(plain, &mut joined);
+            joined
+        }
+        _ => plain.to_vec(),
+    });
+    pages.collect()
+}

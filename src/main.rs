@@ -1,0 +1,2 @@
+//! dwcp
+fn main() {}
