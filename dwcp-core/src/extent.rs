@@ -51,7 +51,7 @@ impl Layout {
     /// [`PAGE_BYTES`]: the last page of such a region is padded with zeros while it travels.
     ///
     /// # Errors
-    /// No region, more than [`MAX_REGIONS`], a region of zero bytes, more than [`MAX_PAGES`].
+    /// No region, more than [`MAX_REGIONS`], a region of zero bytes, more than [`MAX_PAGES`]. spec: O-1
     pub fn new(region_bytes: &[u64]) -> Result<Self, LayoutError> {
         if region_bytes.is_empty() {
             return Err(LayoutError::NoRegion);
@@ -382,6 +382,7 @@ mod tests {
         assert_eq!(layout.flat(RegionId(0), 2), None);
     }
 
+    // spec: O-1
     #[test]
     fn a_layout_is_bounded() {
         assert_eq!(Layout::new(&[]), Err(LayoutError::NoRegion));
@@ -391,6 +392,7 @@ mod tests {
         assert!(Layout::new(&vec![1; MAX_REGIONS + 1]).is_err());
     }
 
+    // spec: E-3
     #[test]
     fn runs_rise_and_never_touch() {
         let extent = |list: &[(u32, u16)]| Extent::new(RegionId(0), runs(list));
@@ -404,6 +406,7 @@ mod tests {
         assert_eq!(extent(&[(0, 200), (300, 57)]), Err(ExtentError::TooManyPages { index: 1 }));
     }
 
+    // spec: E-4
     #[test]
     fn an_extent_is_checked_against_the_layout() {
         let layout = Layout::new(&[4096 * 10]).unwrap();

@@ -30,7 +30,7 @@ use crate::extent::{FlatPage, Layout, RegionId};
 ///
 /// # Contract
 /// - **A sink's guest starts out as zeros**: pages that are zero at the source never travel.
-/// - **`harvest` clears a page's dirty bit before the page is read.** A write after that shows in
+/// - **`harvest` clears a page's dirty bit before the page is read** (spec: D-2). A write after that shows in
 ///   the next harvest. Clearing after the read loses writes (`dwcp demo --break late-clear`).
 /// - `read` may return a torn page while the guest runs; whoever tore it has set its dirty bit.
 /// - After `pause` returns, nothing changes a page until `resume`; one last `harvest` follows.

@@ -8,9 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Event, Stream};
 use super::handshake::{ReadError, read_header};
-use crate::extent::{FlatPage, PAGE_BYTES};
+use crate::extent::FlatPage;
 use crate::guest::{Guest, GuestError};
-use crate::session::leaves::{extent_digest, leaf, zero_leaf};
+use crate::session::leaves::extent_digest;
+use crate::session::page_hash::hash_pages;
 use crate::session::{Applied, Input, Leaves, SessionError};
 use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{Digest, ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FrameType, LaneId, WireError};
@@ -63,15 +64,16 @@ async fn receive(
         if stream.read_exact(body).await.is_err() {
             return Ok(());
         }
-        let applied = match known {
-            Some(FrameType::Extent) => unpacker.apply(body)?,
+        match known {
+            Some(FrameType::Extent) => {}
             // An optional frame of a later version: charged, and skipped. spec: W-7
             None => continue,
             Some(other) => return Err(unpacker.fault(ErrorCode::Unexpected, format!("{other:?} on a bulk lane"))),
-        };
-        if events.send(Event::Input(Input::Applied(applied))).await.is_err() {
-            return Ok(());
         }
+        // The place in the queue comes first: between the write to the guest and the report of it
+        // nothing may stop this worker, or a burial would deny what was applied.
+        let Ok(place) = events.reserve().await else { return Ok(()) };
+        place.send(Event::Input(Input::Applied(unpacker.apply(body)?)));
     }
 }
 
@@ -158,7 +160,7 @@ impl Unpacker {
         }
         let plain = plain.map_err(|error| self.fault(bad, format!("block: {error}")))?;
         self.leaves.clear();
-        self.leaves.extend(plain.chunks_exact(PAGE_BYTES).map(page_leaf));
+        hash_pages(plain, &mut self.leaves);
         if extent_digest(head.epoch, &head.extent, &self.leaves) != head.digest {
             return Err(SessionError::Integrity {
                 code: ErrorCode::ExtentDigest,
@@ -191,8 +193,4 @@ impl Unpacker {
     fn fault(&self, code: ErrorCode, what: String) -> SessionError {
         SessionError::PeerViolation { code, lane: self.lane, position: self.next_seq, what }
     }
-}
-
-fn page_leaf(page: &[u8]) -> Digest {
-    if dwcp_hde::is_zero(page) { zero_leaf() } else { leaf(page) }
 }

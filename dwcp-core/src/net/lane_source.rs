@@ -12,7 +12,8 @@ use super::driver::Event;
 use crate::extent::{Extent, FlatPage, MAX_EXTENT_PAGES, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
 use crate::session::binding::Key;
-use crate::session::leaves::{extent_digest, leaf, zero_leaf};
+use crate::session::leaves::extent_digest;
+use crate::session::page_hash::hash_pages;
 use crate::session::{Dispatch, Encoded, Input, Leaves, SlotId};
 use crate::wire::{Digest, ExtentHead, FenceEpoch, LaneId, SessionId};
 
@@ -202,17 +203,22 @@ impl Press {
     fn hash(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> PageMask {
         let mut same = PageMask::EMPTY;
         self.leaves.clear();
+        hash_pages(self.plain.get(..dispatch.extent.bytes()).unwrap_or_default(), &mut self.leaves);
         let first = shared.guest.layout().region(dispatch.extent.region()).map_or(0, |region| region.first);
-        let pages = self.plain.chunks_exact(PAGE_BYTES).zip(dispatch.extent.page_numbers());
-        for (index, (page, number)) in pages.enumerate() {
+        for ((index, number), digest) in dispatch.extent.page_numbers().enumerate().zip(&self.leaves) {
             let flat = FlatPage(first + number);
-            let digest = if dwcp_hde::is_zero(page) { zero_leaf() } else { leaf(page) };
-            if dispatch.known.get(index) && shared.leaves.get(flat) == digest {
+            if dispatch.known.get(index) && shared.leaves.get(flat) == *digest {
                 same.set(index);
             } else {
-                shared.leaves.set(flat, digest);
-                self.leaves.push(digest);
+                shared.leaves.set(flat, *digest);
             }
+        }
+        if !same.is_empty() {
+            let mut index = 0;
+            self.leaves.retain(|_| {
+                index += 1;
+                !same.get(index - 1)
+            });
         }
         same
     }

@@ -5,7 +5,7 @@
 //!  connection key  = TLS exporter of *this* connection, label EXPORTER-dwcp-connection
 //!  session key     = TLS exporter of the session's first connection, label EXPORTER-dwcp-session
 //!
-//!  hello ack, bind = keyed(connection key, direction | hello body | ack body without its mac)
+//!  hello ack, bind = keyed(connection key, direction | hello frame | ack frame with a mac of zeros)
 //!  join            = keyed(session key, "join"   | session | lane    | connection key)
 //!  resume          = keyed(session key, "resume" | session | attempt | connection key)
 //! ```
@@ -78,7 +78,7 @@ pub fn resume_mac(session: &Key, connection: &Key, id: SessionId, attempt: u32) 
     session.mac(&[b"dwcp/3 resume", &id.0, &attempt.to_le_bytes(), &connection.0])
 }
 
-/// Compares two proofs in constant time.
+/// Compares two proofs in constant time. spec: H-3
 pub fn same(one: Digest, other: Digest) -> bool {
     blake3::Hash::from_bytes(one.0) == blake3::Hash::from_bytes(other.0)
 }

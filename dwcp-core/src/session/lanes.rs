@@ -114,7 +114,8 @@ impl Lanes {
         }
     }
 
-    /// The open lane that would deliver the next extent first, and how many pages it should have.
+    /// The open lane that would deliver the next extent first, and how many pages it should have; its
+    /// worst case must fit the credit. spec: C-2
     pub(super) fn choose(&self, page_limit: usize) -> Option<(LaneId, usize)> {
         let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open && lane.unencoded < DEPTH);
         free.filter_map(|lane| {
@@ -158,7 +159,7 @@ impl Lanes {
     /// Everything below `applied` on a lane is applied. Returns those extents, oldest first.
     ///
     /// # Errors
-    /// The sink acknowledges what was never encoded for the lane: spec A-2.
+    /// The sink acknowledges what was never encoded for the lane. spec: A-2
     pub(super) fn acknowledged(&mut self, id: LaneId, applied: u64, now: Time) -> Result<Vec<Flight>, BadAck> {
         let Some(lane) = self.get_mut(id) else {
             return if id.0 <= self.next_id { Ok(Vec::new()) } else { Err(BadAck) };

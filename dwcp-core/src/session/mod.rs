@@ -18,6 +18,7 @@ mod converge;
 mod dirty;
 mod lanes;
 pub mod leaves;
+pub mod page_hash;
 mod planted;
 mod record;
 mod shadow;
@@ -393,7 +394,7 @@ impl SessionError {
         Self::PeerViolation { code: ErrorCode::Unexpected, lane: LaneId::CONTROL, position: 0, what: what.into() }
     }
 
-    /// What to tell the peer, when it is the peer's business.
+    /// What to tell the peer, when it is the peer's business. spec: X-1
     pub(crate) fn frame(&self) -> Option<Frame> {
         let abort = |reason, text: String| Some(Frame::Abort(crate::wire::Abort { reason, text }));
         match self {
@@ -407,3 +408,6 @@ impl SessionError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

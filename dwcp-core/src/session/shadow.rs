@@ -94,7 +94,8 @@ impl Shadow {
     pub(super) fn settle(&mut self, layout: &Layout, extent: &Extent, slots: &[Option<SlotId>], acknowledged: bool) {
         for &id in slots.iter().flatten() {
             if let Some(slot) = self.slot_mut(id) {
-                slot.valid = acknowledged;
+                // Buried: it stays as `lend` left it, invalid.
+                slot.valid |= acknowledged;
                 slot.in_flight = false;
             }
         }

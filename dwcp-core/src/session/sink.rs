@@ -23,7 +23,7 @@ use super::stats::{Phase, Progress};
 use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_LANE_IDS};
 use crate::wire::{
-    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, Frame, LaneId, Offer, Pause, Ready, Run, Running,
+    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, LaneId, Offer, Pause, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -126,7 +126,7 @@ struct Promise {
     attempt: u32,
     root: Digest,
     device_digest: Digest,
-    /// An extent came after it was made: it no longer holds.
+    /// An extent or a pause came after it was made: it no longer holds. spec: S-9
     void: bool,
 }
 
@@ -185,6 +185,10 @@ impl Sink {
     }
 
     fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
+        if !self.control_up {
+            // It was silent for too long and taken for dead, but it lives.
+            self.control_up(now);
+        }
         self.heard_at = now;
         match frame {
             Frame::Offer(offer) => self.offered_again(&offer),
@@ -234,7 +238,7 @@ impl Sink {
     }
 
     fn window(&self) -> u64 {
-        self.config.lane_window.max(u64::try_from(MAX_EXTENT_BYTES).unwrap_or(u64::MAX) + 8)
+        self.config.lane_window.max(largest_frame())
     }
 
     fn applied(&mut self, now: Time, applied: &Applied) -> Result<(), SessionError> {
@@ -245,8 +249,10 @@ impl Sink {
         self.progress.wire_bytes += applied.wire_bytes;
         self.progress.pages_settled += u64::from(applied.pages);
         self.progress.pages_carried += u64::from(applied.pages);
-        // Half a window at a time: fewer frames, and the source never runs dry. spec: C-3
-        if lane.state == LaneState::Open && lane.granted - lane.consumed.min(lane.granted) < window / 2 {
+        // Half a window at a time: fewer frames, and the source never runs dry. Never less than an
+        // extent at its worst, or a source with a large one to send would wait for ever. spec: C-3
+        let least = (window / 2).max(largest_frame());
+        if lane.state == LaneState::Open && lane.granted - lane.consumed.min(lane.granted) < least {
             lane.granted = lane.consumed + window;
             let (id, total) = (applied.lane, lane.granted);
             self.outputs.push_back(Output::Grant { lane: id, total });
@@ -310,6 +316,8 @@ impl Sink {
     fn buried(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.state = LaneState::Buried;
+        // BURIED acknowledges, too.
+        lane.acked = lane.applied;
         let applied = lane.applied;
         self.say(Frame::Buried(Buried { lane: id, applied }));
     }
@@ -392,7 +400,7 @@ impl Sink {
         Err(SessionError::Integrity { code, lane: LaneId::CONTROL, position: 0, what: what.into() })
     }
 
-    /// The promise holds, or the source took its pause back meanwhile.
+    /// The promise holds, or the source took its pause back meanwhile. spec: S-9
     fn promise_holds(&mut self, now: Time) -> Result<bool, SessionError> {
         if self.promise.as_ref().is_some_and(|promise| !promise.void) {
             return Ok(true);
@@ -420,19 +428,23 @@ impl Sink {
 
     fn persisted(&mut self, now: Time) -> Result<(), SessionError> {
         match self.state {
-            State::Recording => {
-                if self.promise_holds(now)? {
-                    self.state = State::Ready;
-                    self.progress.phase = Phase::Handing;
-                    self.acknowledge();
-                    self.say_ready();
-                }
-            }
+            State::Recording => return self.recorded(now),
             State::RecordingRan => {
                 self.state = State::Running;
                 self.say_running();
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// READY is durable: it may be said, if it still holds.
+    fn recorded(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.promise_holds(now)? {
+            self.state = State::Ready;
+            self.progress.phase = Phase::Handing;
+            self.acknowledge();
+            self.say_ready();
         }
         Ok(())
     }
@@ -474,11 +486,7 @@ impl Sink {
 
     fn start_guest(&mut self) {
         self.state = State::Starting;
-        let open: Vec<LaneId> =
-            self.lanes.iter().filter(|(_, lane)| lane.state == LaneState::Open).map(|(&id, _)| id).collect();
-        for id in open {
-            self.close_lane(id);
-        }
+        self.close_lanes();
         self.outputs.push_back(Output::Run);
     }
 
@@ -505,11 +513,7 @@ impl Sink {
         if clean && self.state == State::Running {
             return self.finish(Owner::Sink, None);
         }
-        let open: Vec<LaneId> =
-            self.lanes.iter().filter(|(_, lane)| lane.state == LaneState::Open).map(|(&id, _)| id).collect();
-        for id in open {
-            self.close_lane(id);
-        }
+        self.close_lanes();
     }
 
     fn control_up(&mut self, now: Time) {
@@ -519,8 +523,8 @@ impl Sink {
         self.progress.reconnects += 1;
     }
 
-    fn close_lane(&mut self, id: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.state == LaneState::Open) {
+    fn close_lanes(&mut self) {
+        for (&id, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.state == LaneState::Open) {
             lane.state = LaneState::Closing { bury: false };
             self.outputs.push_back(Output::CloseLane(id));
         }
@@ -531,7 +535,7 @@ impl Sink {
         matches!(self.state, State::Starting | State::RecordingRan | State::Running)
     }
 
-    /// Whether READY may have been sent: only the source, or an operator, may end it now.
+    /// Whether READY may have been sent: only the source, or an operator, may end it now. spec: S-10
     fn promised(&self) -> bool {
         self.state == State::Ready
     }
@@ -551,6 +555,8 @@ impl Sink {
             State::Starting => self.finish(Owner::InDoubt, Some(error)),
             _ if self.promised() && !by_source => self.finish(Owner::InDoubt, Some(error)),
             _ => {
+                // The workers stop before what they wrote is thrown away.
+                self.close_lanes();
                 self.outputs.push_back(Output::Discard);
                 self.outputs.push_back(Output::Forget(self.offer.transfer));
                 self.finish(Owner::Source, Some(error));
@@ -559,10 +565,7 @@ impl Sink {
     }
 
     fn finish(&mut self, owner: Owner, error: Option<SessionError>) {
-        let open: Vec<LaneId> = self.lanes.keys().copied().collect();
-        for id in open {
-            self.close_lane(id);
-        }
+        self.close_lanes();
         self.state = State::Ended;
         self.progress.phase = Phase::Ended;
         self.outputs.push_back(Output::Finished(Outcome { owner, error }));
@@ -608,8 +611,17 @@ impl Sink {
             Input::Staged => self.staged(now)?,
             Input::Running => self.started(),
             Input::Persisted => self.persisted(now)?,
+            // The guest runs all the same, and the record says READY: asked again after a crash, it is
+            // run again, which succeeds. spec: S-8
+            Input::PersistFailed { text } if self.state == State::RecordingRan => {
+                self.say_running();
+                self.finish(Owner::Sink, Some(SessionError::Record { text }));
+                return Ok(());
+            }
             Input::PersistFailed { text } => return Err(SessionError::Record { text }),
             Input::GuestFailed(error) => return Err(error.into()),
+            // After RUN it is too late.
+            Input::Cancel if self.ran() => {}
             Input::Cancel => return Err(SessionError::Cancelled),
             Input::Tick
             | Input::SessionLost
@@ -622,6 +634,11 @@ impl Sink {
         }
         self.tick(now)
     }
+}
+
+/// Bytes of the largest extent frame, header included.
+fn largest_frame() -> u64 {
+    u64::try_from(MAX_EXTENT_BYTES + FRAME_HEADER_BYTES).unwrap_or(u64::MAX)
 }
 
 impl Machine for Sink {

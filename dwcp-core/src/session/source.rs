@@ -81,9 +81,9 @@ impl Default for SourceConfig {
     }
 }
 
-/// A question on lane 0 once a second: often enough to know the round trip and to notice silence.
+/// A question on lane 0 once a second (spec: T-1): often enough to know the round trip and to notice silence.
 const PING_EVERY: Duration = Duration::from_secs(1);
-/// A control lane that brings nothing for this long is dead.
+/// A control lane that brings nothing for this long is dead. spec: T-2
 pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// First wait before a lost connection is dialled again; it doubles up to `REDIAL_MOST`.
 const REDIAL_FIRST: Duration = Duration::from_millis(50);
@@ -92,6 +92,8 @@ const REDIAL_MOST: Duration = Duration::from_secs(2);
 const SWITCH_COST: Duration = Duration::from_millis(15);
 /// Wait after a harvest that brought nothing.
 const IDLE_HARVEST: Duration = Duration::from_millis(5);
+/// Limits are broken when they are exceeded, so a deadline is just after its limit.
+const JUST_AFTER: Duration = Duration::from_micros(1);
 /// Rounds that are kept for the report; a transfer that needs more is not converging.
 const MAX_ROUNDS_KEPT: usize = 1000;
 
@@ -106,7 +108,7 @@ pub struct Source {
     state: State,
     control: Control,
     dirty: DirtySet,
-    /// Pages whose leaf is what the sink holds. At the start all are: zeros.
+    /// Pages whose leaf is what the sink holds. At the start all are: zeros. spec: D-4
     known: PageBits,
     /// Pages that have been handed to a lane before.
     sent: PageBits,
@@ -191,6 +193,7 @@ struct Pace {
 struct Round {
     harvesting: bool,
     /// The harvest at the start has come back. No page is read before that: its bits are of no use.
+    /// spec: D-2
     log_cleared: bool,
     /// An empty harvest is not repeated at once.
     harvest_at: Time,
@@ -267,6 +270,8 @@ impl Source {
         source.progress.phase = Phase::Handing;
         let Record { transfer, epoch, attempt, root, .. } = *record;
         source.switch.run = Some(Run { transfer, epoch, attempt, root });
+        // The session before the crash is gone with its keys.
+        source.control.fresh = true;
         source
     }
 
@@ -284,12 +289,19 @@ impl Source {
         matches!(self.state, State::GivingUp | State::GaveUp)
     }
 
+    /// Whether extents may be sent.
+    fn moving(&self) -> bool {
+        matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed)
+    }
+
     /// Slots that the shadow uses, 4096 bytes each.
     pub fn shadow_slots(&self) -> usize {
         self.shadow.slots()
     }
 
     fn start(&mut self, now: Time) {
+        self.control.up = true;
+        self.control.fresh = false;
         self.control.heard_at = now;
         self.control.ping_at = now;
         match self.state {
@@ -317,7 +329,7 @@ impl Source {
             }
             Frame::Buried(buried) => self.buried(now, buried),
             Frame::Ready(ready) => self.ready(&ready),
-            Frame::Running(running) => self.running(now, running),
+            Frame::Running(running) => self.running(now, &running),
             Frame::Abort(abort) => Err(SessionError::PeerAborted { reason: abort.reason, text: abort.text }),
             Frame::Error(error) => Err(self.peer_error(error)),
             Frame::Ping(ping) => {
@@ -342,6 +354,7 @@ impl Source {
         }
     }
 
+    /// spec: O-4
     fn accepted(&mut self, now: Time, ours: bool) -> Result<(), SessionError> {
         if !ours {
             return Err(SessionError::unexpected("ACCEPT names another transfer"));
@@ -435,8 +448,11 @@ impl Source {
         }
     }
 
+    /// spec: B-4
     fn control_up(&mut self, now: Time) {
         self.control.up = true;
+        // If it is a new session, that is the one to go on with from now on.
+        self.control.fresh = false;
         self.control.heard_at = now;
         self.control.ping_at = now;
         self.control.redial.reset();
@@ -658,7 +674,7 @@ impl Source {
     }
 
     /// spec: S-7
-    fn running(&mut self, now: Time, running: Running) -> Result<(), SessionError> {
+    fn running(&mut self, now: Time, running: &Running) -> Result<(), SessionError> {
         if self.state != State::GaveUp {
             return Err(SessionError::unexpected("RUNNING before RUN"));
         }
@@ -686,13 +702,14 @@ impl Source {
         if self.state == State::Ended {
             return;
         }
+        if self.gave_up() {
+            // Nothing is said: the sink may run already, and an ABORT after RUN would be wrong.
+            return self.finish(Owner::InDoubt, Some(error));
+        }
         if self.control.up
             && let Some(frame) = error.frame()
         {
             self.say(frame);
-        }
-        if self.gave_up() {
-            return self.finish(Owner::InDoubt, Some(error));
         }
         if matches!(self.state, State::Pausing | State::Draining | State::Sealed) {
             self.outputs.push_back(Output::Resume);
@@ -724,7 +741,7 @@ impl Source {
             return Ok(());
         }
         self.tend_lanes(now);
-        if matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed) {
+        if self.moving() {
             if self.round.log_cleared {
                 self.send_extents(now);
                 self.after_sending(now);
@@ -769,8 +786,7 @@ impl Source {
             self.close_lane(lane);
         }
         let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
-        let moving = matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed);
-        if waits || !moving {
+        if waits || !self.moving() {
             return;
         }
         let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
@@ -945,20 +961,19 @@ impl Machine for Source {
         if self.state == State::Ended {
             return None;
         }
-        let control = if self.control.up {
-            Some(self.control.ping_at)
-        } else {
-            let limit = self.control.down_since + self.config.reconnect_limit;
-            [self.control.redial.at, Some(limit)].into_iter().flatten().min()
-        };
-        let pause = self.switch.paused_at.map(|at| at + self.config.pause_limit);
-        let lanes = self.redial_lanes.at.filter(|_| self.control.up);
-        let harvest = Some(self.round.harvest_at).filter(|_| self.state == State::Copying && self.dirty.pages() == 0);
-        let pace = self.pace.open_at().filter(|_| self.dirty.sendable() > 0 && self.control.up);
-        [control, pause, lanes, harvest.filter(|_| !self.round.harvesting && !self.lanes.in_flight()), pace]
-            .into_iter()
-            .flatten()
-            .min()
+        if !self.control.up {
+            // Once given up nothing is limited: it asks until it knows.
+            let limit = self.control.down_since + self.config.reconnect_limit + JUST_AFTER;
+            return [self.control.redial.at, Some(limit).filter(|_| !self.gave_up())].into_iter().flatten().min();
+        }
+        let control = Some(self.control.ping_at);
+        let lanes = self.redial_lanes.at;
+        let sending = self.moving() && self.round.log_cleared;
+        let pause = self.switch.paused_at.filter(|_| self.moving()).map(|at| at + self.config.pause_limit + JUST_AFTER);
+        let idle = self.state == State::Copying && self.dirty.pages() == 0 && !self.lanes.in_flight();
+        let harvest = Some(self.round.harvest_at).filter(|_| idle && sending && !self.round.harvesting);
+        let pace = self.pace.open_at().filter(|_| sending && self.dirty.sendable() > 0);
+        [control, lanes, harvest, pause, pace].into_iter().flatten().min()
     }
 
     fn progress(&self) -> &Progress {
@@ -974,7 +989,7 @@ impl Pace {
     }
 
     fn burst(&self) -> i64 {
-        self.rate.map_or(0, |rate| i64::try_from(rate.get() / 10).unwrap_or(i64::MAX))
+        self.rate.map_or(0, |rate| i64::try_from(rate.get() / 10).unwrap_or(i64::MAX).max(1))
     }
 
     fn fill(&mut self, now: Time) {

@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// LEB128, at most 32 bits, shortest form only: a number has one encoding.
+    /// LEB128, at most 32 bits, shortest form only: a number has one encoding. spec: W-5
     pub(super) fn varint(&mut self) -> Result<u32, Fault> {
         let start = self.at;
         let mut value: u32 = 0;

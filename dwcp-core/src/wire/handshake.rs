@@ -8,7 +8,7 @@ use super::{Digest, LaneId, SessionId};
 /// line end of each kind, which a text-mode relay would damage.
 const MAGIC: [u8; 8] = *b"\x93DWCP\r\n\x00";
 
-/// What the speaker of a hello wants to be.
+/// What the speaker of a hello wants to be. spec: W-9
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It has the guest.
@@ -224,6 +224,7 @@ impl Joined {
     }
 }
 
+/// A flag is 0 or 1. spec: W-9
 pub(super) fn read_bool(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Fault> {
     let at = reader.at();
     match reader.u8()? {
@@ -233,7 +234,7 @@ pub(super) fn read_bool(reader: &mut Reader<'_>, field: &'static str) -> Result<
     }
 }
 
-/// A lane id that is not the control lane's.
+/// A lane id that is not the control lane's. spec: W-9
 pub(super) fn read_bulk_lane(reader: &mut Reader<'_>) -> Result<LaneId, Fault> {
     let at = reader.at();
     match reader.u16()? {

@@ -6,7 +6,7 @@ use crate::extent::{MAX_EXTENT_PAGES, PAGE_BYTES};
 /// are otherwise below 1 KiB, the offer below 10 KiB.
 pub const MAX_CONTROL_BYTES: usize = DEVICE_STATE_CHUNK + 64;
 
-/// Body bytes of a frame before the peer is known: a hello is 130 bytes, and an unauthenticated
+/// Body bytes of a frame before the peer is known: a hello is at most 116 bytes, and an unauthenticated
 /// peer is worth no more memory.
 pub const MAX_HANDSHAKE_BYTES: usize = 512;
 

@@ -117,6 +117,14 @@ impl ImageStaging {
         Ok(removed)
     }
 
+    /// Whether the image has its final name: RUN was obeyed, here or before a crash.
+    ///
+    /// # Errors
+    /// The directory cannot be looked into.
+    pub fn is_visible(&self) -> Result<bool, GuestError> {
+        Ok(self.is_ours(self.name.as_str())? == Presence::Ours)
+    }
+
     fn over(
         file: File,
         dir: OwnedFd,
@@ -394,8 +402,10 @@ mod tests {
         staging.write(RegionId(0), 3, &ones()).unwrap();
         staging.stage().unwrap();
         assert!(!dir.path().join("vm1").exists());
+        assert!(!staging.is_visible().unwrap());
         staging.resume().unwrap();
         staging.resume().unwrap();
+        assert!(staging.is_visible().unwrap());
         assert!(!part.exists());
         let again = ImageStaging::reopen(dir.path(), &name(), ID, false).unwrap();
         again.resume().unwrap();

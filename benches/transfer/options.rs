@@ -1,0 +1,132 @@
+use std::path::PathBuf;
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub json: bool,
+    pub shaped: bool,
+    pub stages: bool,
+    pub size: u64,
+    pub lanes: Vec<u16>,
+    pub reps: usize,
+    pub pages: PathBuf,
+    /// Set in child processes.
+    pub role: Option<Role>,
+}
+
+/// What a child process does.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub sends: bool,
+    pub peer: Peer,
+    pub case: Case,
+    pub lanes: u16,
+    /// Where to connect to, or to listen at.
+    pub address: String,
+    pub identity: PathBuf,
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Dwcp,
+    Rustls,
+    RustlsHash,
+}
+
+/// What is moved.
+#[derive(Clone, Debug)]
+pub enum Case {
+    Random { bytes: u64 },
+    Corpus { folder: PathBuf, name: String },
+}
+
+impl Peer {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Dwcp => "dwcp",
+            Self::Rustls => "rustls",
+            Self::RustlsHash => "rustls+hash",
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        [Self::Dwcp, Self::Rustls, Self::RustlsHash].into_iter().find(|peer| peer.word() == word).expect("a peer")
+    }
+}
+
+impl Case {
+    pub fn word(&self) -> String {
+        match self {
+            Self::Random { bytes } => format!("random:{bytes}"),
+            Self::Corpus { folder, name } => format!("corpus:{}:{name}", folder.display()),
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        let mut parts = word.splitn(3, ':');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("random"), Some(bytes), None) => Self::Random { bytes: bytes.parse().expect("bytes") },
+            (Some("corpus"), Some(folder), Some(name)) => {
+                Self::Corpus { folder: folder.into(), name: name.to_owned() }
+            }
+            _ => panic!("unknown case {word}"),
+        }
+    }
+}
+
+impl Options {
+    pub fn parse(words: Vec<String>) -> Self {
+        let mut options = Self {
+            json: false,
+            shaped: false,
+            stages: false,
+            size: 4 << 30,
+            lanes: vec![1, 4],
+            reps: 5,
+            pages: PathBuf::from("../shared/corpus"),
+            role: None,
+        };
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
+            match word.as_str() {
+                "--json" => options.json = true,
+                "--shaped" => options.shaped = true,
+                "--stages" => options.stages = true,
+                "--size" => options.size = size(&value()),
+                "--lanes" => options.lanes = value().split(',').map(|lanes| lanes.parse().expect("lanes")).collect(),
+                "--reps" => options.reps = value().parse().expect("a number"),
+                "--pages" => options.pages = value().into(),
+                "--child" => options.role = Some(role(&mut words)),
+                // Cargo passes --bench, criterion's filters may follow: none of our business.
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
+fn role(words: &mut impl Iterator<Item = String>) -> Role {
+    let mut next = || words.next().expect("a complete role");
+    Role {
+        sends: next() == "source",
+        peer: Peer::parse(&next()),
+        case: Case::parse(&next()),
+        lanes: next().parse().expect("lanes"),
+        address: next(),
+        identity: next().into(),
+    }
+}
+
+fn size(text: &str) -> u64 {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => panic!("a size is a number with k, m or g"),
+    };
+    digits.parse::<u64>().expect("a size") << shift
+}

@@ -1,0 +1,337 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::session::leaves::{Tree, leaf};
+use crate::session::record::Standing;
+use crate::session::{Applied, Owner, Record, Sink, SinkConfig};
+use crate::wire::limits::MAX_EXTENT_BYTES;
+use crate::wire::{
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, Pause, Ping, Ready, Run, Running,
+};
+
+const DEVICES: &[u8] = b"devices";
+
+fn config() -> SinkConfig {
+    SinkConfig { lanes: 2, ..SinkConfig::default() }
+}
+
+fn receiving() -> Bench<Sink> {
+    let mut bench = Bench::new(Sink::new(config(), offer(), leaves()));
+    let accept = Frame::Accept(Accept { transfer: offer().transfer });
+    assert_eq!(frames(&bench.feed(Input::Start)), [accept]);
+    bench
+}
+
+fn joined() -> Bench<Sink> {
+    let mut bench = receiving();
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LANE }), Output::AdmitLane { lane: LANE, .. }));
+    bench
+}
+
+fn applied(seq: u64) -> Input {
+    Input::Applied(Applied { lane: LANE, seq, wire_bytes: 100, pages: 1 })
+}
+
+fn root() -> Digest {
+    Tree::new(&offer().layout).root(&leaves())
+}
+
+fn pause(attempt: u32, finals: &[(LaneId, u64)]) -> Pause {
+    let device_bytes = u64::try_from(DEVICES.len()).unwrap();
+    Pause { attempt, root: root(), device_bytes, device_digest: leaf(DEVICES), finals: finals.to_vec() }
+}
+
+fn part(attempt: u32, offset: u64, bytes: &'static [u8]) -> Frame {
+    Frame::DeviceState(DeviceState { attempt, offset, bytes: Bytes::from_static(bytes) })
+}
+
+fn expected_ready(attempt: u32) -> Frame {
+    let Offer { transfer, epoch, .. } = offer();
+    Frame::Ready(Ready { transfer, epoch, attempt, root: root(), device_digest: leaf(DEVICES) })
+}
+
+fn run(attempt: u32) -> Run {
+    Run { transfer: offer().transfer, epoch: offer().epoch, attempt, root: root() }
+}
+
+fn running() -> Frame {
+    Frame::Running(Running { transfer: offer().transfer, epoch: offer().epoch })
+}
+
+fn ready() -> Bench<Sink> {
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    assert!(asked!(bench.hear(part(1, 0, DEVICES)), Output::Stage { .. }));
+    bench.feed(Input::Staged);
+    assert_eq!(frames(&bench.feed(Input::Persisted)), [expected_ready(1)]);
+    bench
+}
+
+fn violates(outputs: &[Output]) {
+    assert_eq!(error_code(outputs), Some(ErrorCode::Unexpected), "{outputs:?}");
+    assert!(outcome(outputs).is_some());
+    assert!(!asked!(outputs, Output::Run));
+}
+
+// spec: O-3
+#[test]
+fn the_same_offer_again_is_accepted_again() {
+    let mut bench = receiving();
+    let accept = Frame::Accept(Accept { transfer: offer().transfer });
+    assert_eq!(frames(&bench.hear(Frame::Offer(offer()))), [accept]);
+    violates(&bench.hear(Frame::Offer(Offer { epoch: FenceEpoch(4), ..offer() })));
+    let mut bench = joined();
+    bench.feed(applied(0));
+    violates(&bench.hear(Frame::Offer(offer())));
+}
+
+// spec: L-2
+#[test]
+fn a_lane_joins_once_and_within_the_limit() {
+    let mut bench = receiving();
+    let mut join = |lane| {
+        let outputs = bench.feed(Input::LaneJoin { lane: LaneId(lane) });
+        assert_ne!(asked!(outputs, Output::AdmitLane { .. }), asked!(outputs, Output::RefuseLane { .. }));
+        asked!(outputs, Output::AdmitLane { .. })
+    };
+    assert_eq!([join(0), join(1), join(1), join(2), join(3)], [false, true, false, true, false]);
+    bench.feed(Input::LaneDown { lane: LANE });
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LANE }), Output::RefuseLane { .. }), "an id is used once");
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LaneId(3) }), Output::AdmitLane { .. }));
+    bench.feed(Input::ControlDown { clean: false });
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LaneId(4) }), Output::RefuseLane { .. }), "no lane 0");
+    let mut bench = ready();
+    bench.hear(Frame::Run(run(1)));
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LaneId(4) }), Output::RefuseLane { .. }), "after RUN");
+}
+
+// spec: A-1
+#[test]
+fn an_ack_names_what_is_applied_and_comes_soon() {
+    let mut bench = joined();
+    assert!(frames(&bench.feed(applied(0))).is_empty(), "it may wait for others");
+    assert!(bench.machine.deadline().is_some_and(|at| at.since(bench.now) < Duration::from_millis(3)));
+    let acks = frames(&bench.after(Duration::from_millis(3)));
+    assert_eq!(acks, [Frame::Ack(Ack { lanes: vec![(LANE, 1)] })]);
+    let many: Vec<Frame> = (1..5).flat_map(|seq| frames(&bench.feed_at_once(applied(seq)))).collect();
+    assert_eq!(many, [Frame::Ack(Ack { lanes: vec![(LANE, 5)] })]);
+}
+
+// spec: C-3
+#[test]
+fn credit_is_granted_again_when_half_of_it_is_used() {
+    let window = 8 << 20;
+    let mut bench = receiving();
+    let outputs = bench.feed(Input::LaneJoin { lane: LANE });
+    assert!(matches!(outputs[..], [Output::AdmitLane { credit, .. }] if credit == window));
+    let mut apply = |seq, wire_bytes| bench.feed(Input::Applied(Applied { lane: LANE, seq, wire_bytes, pages: 1 }));
+    assert!(!asked!(apply(0, window / 2), Output::Grant { .. }));
+    let outputs = apply(1, 1);
+    let total = window / 2 + 1 + window;
+    let grant = outputs.iter().position(|output| matches!(output, Output::Grant { total: to, .. } if *to == total));
+    let said = outputs.iter().position(|output| matches!(output, Output::Control(Frame::Credit(_))));
+    assert!(grant.unwrap() < said.unwrap(), "the gate opens before the frame goes out");
+    assert!(frames(&outputs).contains(&Frame::Credit(Credit { lane: LANE, total })));
+}
+
+// spec: C-3
+#[test]
+fn a_window_always_has_room_for_an_extent() {
+    let mut bench = Bench::new(Sink::new(SinkConfig { lane_window: 1, ..config() }, offer(), leaves()));
+    bench.feed(Input::Start);
+    let outputs = bench.feed(Input::LaneJoin { lane: LANE });
+    let least = u64::try_from(MAX_EXTENT_BYTES).unwrap();
+    assert!(matches!(outputs[..], [Output::AdmitLane { credit, .. }] if credit > least));
+}
+
+// spec: B-1, B-2
+#[test]
+fn a_burial_is_answered_when_the_worker_has_stopped() {
+    let mut bench = joined();
+    let outputs = bench.hear(Frame::Bury(Bury { lane: LANE }));
+    assert!(asked!(outputs, Output::CloseLane(LANE)) && frames(&outputs).is_empty());
+    assert!(frames(&bench.feed(applied(0))).is_empty(), "what was in its hands");
+    let outputs = bench.feed(Input::LaneDown { lane: LANE });
+    assert_eq!(frames(&outputs), [Frame::Buried(Buried { lane: LANE, applied: 1 })]);
+    let again = bench.hear(Frame::Bury(Bury { lane: LANE }));
+    assert_eq!(frames(&again), [Frame::Buried(Buried { lane: LANE, applied: 1 })]);
+}
+
+// spec: B-1
+#[test]
+fn a_lane_that_was_buried_before_it_joined_cannot_join() {
+    let mut bench = receiving();
+    let outputs = bench.hear(Frame::Bury(Bury { lane: LANE }));
+    assert_eq!(frames(&outputs), [Frame::Buried(Buried { lane: LANE, applied: 0 })]);
+    assert!(asked!(bench.feed(Input::LaneJoin { lane: LANE }), Output::RefuseLane { .. }));
+}
+
+// spec: S-1
+#[test]
+fn the_attempts_of_pauses_rise() {
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(2, &[(LANE, 9)])));
+    violates(&bench.hear(Frame::Pause(pause(2, &[(LANE, 9)]))));
+    let mut bench = ready();
+    bench.hear(Frame::Run(run(1)));
+    violates(&bench.hear(Frame::Pause(pause(3, &[]))));
+}
+
+// spec: S-2
+#[test]
+fn device_state_comes_in_order_and_within_its_length() {
+    let wrong = [part(1, 0, b"devi"), part(1, 5, b"ces"), part(1, 4, b"cess"), part(2, 4, b"ces")];
+    for second in wrong {
+        let mut bench = joined();
+        bench.hear(Frame::Pause(pause(1, &[])));
+        assert!(outcome(&bench.hear(part(1, 0, b"devi"))).is_none());
+        violates(&bench.hear(second));
+    }
+    let mut bench = joined();
+    violates(&bench.hear(part(1, 0, DEVICES)));
+}
+
+// spec: S-3
+#[test]
+fn ready_is_said_when_everything_is_here_staged_and_recorded() {
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[(LANE, 2)])));
+    assert!(!asked!(bench.hear(part(1, 0, DEVICES)), Output::Stage { .. }), "extents are missing");
+    assert!(!asked!(bench.feed(applied(0)), Output::Stage { .. }));
+    assert!(asked!(bench.feed(applied(1)), Output::Stage { .. }));
+    let outputs = bench.feed(Input::Staged);
+    let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
+    assert_eq!((record.standing, record.attempt, record.root), (Standing::Ready, 1, root()));
+    assert!(frames(&outputs).is_empty(), "not durable yet");
+    assert_eq!(frames(&bench.feed(Input::Persisted)), [expected_ready(1)]);
+}
+
+// spec: S-3, X-1
+#[test]
+fn a_root_or_device_state_that_differs_is_an_integrity_error() {
+    let mut other = pause(1, &[]);
+    other.root = Digest([1; 32]);
+    let mut device = pause(1, &[]);
+    device.device_digest = Digest([1; 32]);
+    for (pause, code) in [(other, ErrorCode::RootMismatch), (device, ErrorCode::DeviceDigest)] {
+        let mut bench = joined();
+        bench.hear(Frame::Pause(pause));
+        let outputs = bench.hear(part(1, 0, DEVICES));
+        assert_eq!(error_code(&outputs), Some(code));
+        assert!(asked!(outputs, Output::Discard) && !asked!(outputs, Output::Stage { .. }));
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+    }
+}
+
+// spec: S-5
+#[test]
+fn nothing_runs_without_the_run_that_was_promised() {
+    violates(&joined().hear(Frame::Run(run(1))));
+    let wrong = [
+        Run { transfer: TransferId([0; 16]), ..run(1) },
+        Run { epoch: FenceEpoch(4), ..run(1) },
+        Run { attempt: 2, ..run(1) },
+        Run { root: Digest([1; 32]), ..run(1) },
+    ];
+    for run in wrong {
+        violates(&ready().hear(Frame::Run(run)));
+    }
+    assert!(asked!(ready().hear(Frame::Run(run(1))), Output::Run));
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    bench.hear(part(1, 0, DEVICES));
+    violates(&bench.hear(Frame::Run(run(1))));
+}
+
+// spec: S-7
+#[test]
+fn the_guest_is_started_once_and_running_is_said_when_that_is_recorded() {
+    let mut bench = ready();
+    assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+    let outputs = bench.feed(Input::Running);
+    let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
+    assert_eq!(record.standing, Standing::Ran);
+    assert!(frames(&outputs).is_empty(), "not durable yet");
+    assert_eq!(frames(&bench.feed(Input::Persisted)), [running()]);
+    let outputs = bench.hear(Frame::Run(run(1)));
+    assert_eq!(frames(&outputs), [running()]);
+    assert!(!asked!(outputs, Output::Run), "never twice");
+}
+
+// spec: S-8
+#[test]
+fn a_sink_that_crashed_answers_by_its_record() {
+    let Offer { transfer, epoch, name, .. } = offer();
+    let record = |standing| Record { transfer, epoch, attempt: 1, root: root(), name: name.clone(), standing };
+    let mut bench = Bench::new(Sink::recover(config(), offer(), &record(Standing::Ran)));
+    assert!(frames(&bench.feed(Input::Start)).is_empty());
+    let outputs = bench.hear(Frame::Run(run(1)));
+    assert_eq!(frames(&outputs), [running()]);
+    assert!(!asked!(outputs, Output::Run), "it runs already");
+    let mut bench = Bench::new(Sink::recover(config(), offer(), &record(Standing::Ready)));
+    bench.feed(Input::Start);
+    assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+}
+
+// spec: S-9
+#[test]
+fn an_extent_or_a_new_pause_voids_the_ready() {
+    let mut bench = ready();
+    bench.feed(applied(0));
+    violates(&bench.hear(Frame::Run(run(1))));
+    let mut bench = ready();
+    bench.hear(Frame::Pause(pause(2, &[(LANE, 5)])));
+    violates(&bench.hear(Frame::Run(run(1))));
+}
+
+// spec: S-9
+#[test]
+fn a_pause_taken_back_while_the_sink_stages_makes_no_ready() {
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    bench.hear(part(1, 0, DEVICES));
+    bench.feed(applied(0));
+    assert!(!asked!(bench.feed(Input::Staged), Output::Persist(_)));
+    assert!(frames(&bench.feed(Input::Persisted)).is_empty());
+}
+
+// spec: S-10
+#[test]
+fn a_sink_that_is_ready_waits_for_ever_and_one_that_is_not_does_not() {
+    let mut bench = ready();
+    bench.feed(Input::ControlDown { clean: false });
+    let outputs = bench.after(Duration::from_secs(365 * 86_400));
+    assert!(outcome(&outputs).is_none() && !asked!(outputs, Output::Discard));
+    let outputs = bench.feed(Input::Cancel);
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::InDoubt);
+    assert!(!asked!(outputs, Output::Discard) && !asked!(outputs, Output::Forget(_)));
+    let mut bench = joined();
+    bench.feed(Input::ControlDown { clean: false });
+    let outputs = bench.after(Duration::from_secs(61));
+    assert!(asked!(outputs, Output::Discard));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: S-10
+#[test]
+fn the_source_may_end_a_ready_sink_by_abort() {
+    let outputs = ready().hear(Frame::Abort(Abort { reason: AbortReason::Cancelled, text: String::new() }));
+    assert!(asked!(outputs, Output::Discard) && asked!(outputs, Output::Forget(_)));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: T-1
+#[test]
+fn a_ping_is_answered_with_its_number() {
+    assert_eq!(frames(&receiving().hear(Frame::Ping(Ping { id: 5 }))), [Frame::Pong(Ping { id: 5 })]);
+}
+
+// spec: T-2
+#[test]
+fn a_silent_source_is_taken_for_lost() {
+    let mut bench = joined();
+    assert!(!asked!(bench.after(Duration::from_millis(9_900)), Output::CloseLane(_)));
+    assert!(asked!(bench.after(Duration::from_millis(200)), Output::CloseLane(LANE)));
+}

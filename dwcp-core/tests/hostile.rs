@@ -1,0 +1,488 @@
+//! Peers that break the protocol, over real connections: each is told what it did, nothing of it is
+//! applied, and the honest side ends with a typed error.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dwcp_core::guest::Memory;
+use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Transfer, Trust};
+use dwcp_core::session::binding::{self, Key, Speaker};
+use dwcp_core::session::leaves::{extent_digest, leaf};
+use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, SourceConfig};
+use dwcp_core::wire::*;
+use dwcp_core::{Extent, Guest, Layout, PAGE_BYTES, RegionId, Run as PageRun};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+const PAGES: u64 = 64;
+
+/// Trusts everybody: it is the attacker.
+#[derive(Debug)]
+struct Anybody;
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+struct Raw {
+    stream: TlsStream<TcpStream>,
+}
+
+impl Raw {
+    async fn connect(to: SocketAddr, identity: Option<&Identity>, alpn: &[u8]) -> std::io::Result<Self> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        let mut config = match identity {
+            Some(identity) => {
+                let pem = identity.to_pem();
+                let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+                let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = if alpn.is_empty() { vec![] } else { vec![alpn.to_vec()] };
+        let socket = TcpStream::connect(to).await?;
+        let name = ServerName::try_from("x").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        Ok(Self { stream })
+    }
+
+    fn key(&self, label: &[u8]) -> Key {
+        Key::new(self.stream.get_ref().1.export_keying_material([0; 32], label, None).unwrap())
+    }
+
+    async fn bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    async fn say(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.bytes(&bytes).await;
+    }
+
+    async fn hear(&mut self) -> std::io::Result<Frame> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.stream.read_exact(&mut header).await?;
+        let header = FrameHeader::decode(header, usize::MAX).unwrap();
+        let mut body = vec![0; header.body_bytes()];
+        self.stream.read_exact(&mut body).await?;
+        Ok(Frame::decode(header.frame, &body).unwrap().unwrap())
+    }
+
+    /// Frames until an error or abort comes.
+    async fn hear_error(&mut self) -> ErrorFrame {
+        loop {
+            match self.hear().await.expect("an error frame before the end") {
+                Frame::Error(error) => return error,
+                _ => {}
+            }
+        }
+    }
+
+    /// Shakes hands as a source; `spoil` may change the hello.
+    async fn hello(&mut self, spoil: impl FnOnce(&mut Hello)) -> (HelloAck, Hello) {
+        let mut hello = Hello {
+            version_min: 3,
+            version_max: 3,
+            role: Role::Source,
+            features: 0,
+            required: 0,
+            limits: PeerLimits { extent_pages: 256, lanes: 4 },
+            nonce: [7; 32],
+            resume: None,
+        };
+        spoil(&mut hello);
+        self.say(&Frame::Hello(hello.clone())).await;
+        match self.hear().await.unwrap() {
+            Frame::HelloAck(ack) => (ack, hello),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn bind(&mut self, hello: &Hello, ack: &HelloAck) {
+        let mac = binding::offers_mac(&self.key(binding::CONNECTION_LABEL), Speaker::Source, hello, ack);
+        self.say(&Frame::Bind(Bind { mac })).await;
+    }
+}
+
+struct Honest {
+    listener: Listener,
+    attacker: Identity,
+}
+
+impl Honest {
+    async fn sink() -> Self {
+        let (own, attacker) = (Identity::generate("sink").unwrap(), Identity::generate("attacker").unwrap());
+        let endpoint = Endpoint::new(&own, &Trust::fingerprints([attacker.fingerprint()])).unwrap();
+        Self { listener: endpoint.listen("127.0.0.1:0").await.unwrap(), attacker }
+    }
+
+    async fn attack(&self) -> Raw {
+        Raw::connect(self.listener.local_addr(), Some(&self.attacker), b"dwcp/3").await.unwrap()
+    }
+}
+
+fn offer() -> Offer {
+    Offer {
+        transfer: TransferId([5; 16]),
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Live,
+        name: Name::new("vm").unwrap(),
+        layout: Layout::new(&[PAGES * 4096]).unwrap(),
+    }
+}
+
+/// An attacker with an accepted offer and one joined lane.
+struct Inside {
+    control: Raw,
+    lane: Raw,
+    credit: u64,
+    guest: Arc<Memory>,
+    sink: tokio::task::JoinHandle<Outcome>,
+    session: SessionId,
+    honest: Honest,
+}
+
+async fn inside(config: SinkConfig) -> Inside {
+    let mut honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    let (ack, hello) = control.hello(|_| {}).await;
+    control.bind(&hello, &ack).await;
+    control.say(&Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = honest.listener.accept().await else { panic!() };
+    let guest = Arc::new(Memory::new(incoming.offer().layout.clone()));
+    let mut session = incoming.accept(Arc::clone(&guest) as Arc<dyn Guest>, config);
+    assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
+    let session_key = control.key(binding::SESSION_LABEL);
+    let mut lane = honest.attack().await;
+    let mac = binding::join_mac(&session_key, &lane.key(binding::CONNECTION_LABEL), ack.session, LaneId(1));
+    lane.say(&Frame::Join(Join { session: ack.session, lane: LaneId(1), mac })).await;
+    let Frame::Joined(joined) = lane.hear().await.unwrap() else { panic!() };
+    let sink = tokio::spawn(async move { session.outcome().await });
+    Inside { control, lane, credit: joined.credit, guest, sink, session: ack.session, honest }
+}
+
+/// A sound extent of one page, to be spoiled.
+fn extent(seq: u64, epoch: u64, page: u32, spoil_digest: bool) -> Vec<u8> {
+    let plain = vec![0xa5_u8; PAGE_BYTES];
+    let extent = Extent::new(RegionId(0), vec![PageRun { start: page, count: 1 }]).unwrap();
+    let mut digest = extent_digest(FenceEpoch(epoch), &extent, &[leaf(&plain)]);
+    if spoil_digest {
+        digest.0[0] ^= 1;
+    }
+    let mut block = Vec::new();
+    let done = dwcp_hde::Encoder::new().encode(&plain, &dwcp_hde::Bases::none(), dwcp_hde::Effort::Fast, &mut block);
+    assert!(!done.unwrap().raw_tail);
+    let mut frame = Vec::new();
+    ExtentHead { seq, epoch: FenceEpoch(epoch), digest, extent }.encode(block.len(), &mut frame).unwrap();
+    frame.extend_from_slice(&block);
+    frame
+}
+
+async fn refused(mut inside: Inside, frame: &[u8], code: ErrorCode) {
+    inside.lane.bytes(frame).await;
+    let error = inside.control.hear_error().await;
+    assert_eq!(error.code, code, "{error:?}");
+    assert_eq!(error.lane, LaneId(1));
+    let outcome = inside.sink.await.unwrap();
+    assert_eq!(outcome.owner, Owner::Source);
+    match (code.is_integrity(), outcome.error) {
+        (true, Some(SessionError::Integrity { code: found, .. })) => assert_eq!(found, code),
+        (false, Some(SessionError::PeerViolation { code: found, .. })) => assert_eq!(found, code),
+        other => panic!("{other:?}"),
+    }
+    for page in 0..PAGES {
+        assert_eq!(inside.guest.peek(RegionId(0), page * 4096), Some(0), "page {page} was touched");
+    }
+    assert!(!inside.guest.is_running());
+}
+
+#[tokio::test]
+async fn a_sound_extent_is_applied_so_that_the_others_prove_something() {
+    let mut inside = inside(SinkConfig::default()).await;
+    inside.lane.bytes(&extent(0, 1, 3, false)).await;
+    let Frame::Ack(ack) = inside.control.hear().await.unwrap() else { panic!() };
+    assert_eq!(ack.lanes, [(LaneId(1), 1)]);
+    assert_eq!(inside.guest.peek(RegionId(0), 3 * 4096), Some(0xa5a5_a5a5_a5a5_a5a5));
+}
+
+// spec: E-1
+#[tokio::test]
+async fn an_extent_out_of_sequence() {
+    refused(inside(SinkConfig::default()).await, &extent(1, 1, 0, false), ErrorCode::BadExtent).await;
+}
+
+// spec: E-2
+#[tokio::test]
+async fn an_extent_of_another_epoch() {
+    refused(inside(SinkConfig::default()).await, &extent(0, 2, 0, false), ErrorCode::BadExtent).await;
+}
+
+// spec: E-4
+#[tokio::test]
+async fn an_extent_outside_the_layout() {
+    let page = u32::try_from(PAGES).unwrap();
+    refused(inside(SinkConfig::default()).await, &extent(0, 1, page, false), ErrorCode::BadExtent).await;
+}
+
+// spec: E-5
+#[tokio::test]
+async fn an_extent_whose_digest_is_wrong() {
+    refused(inside(SinkConfig::default()).await, &extent(0, 1, 0, true), ErrorCode::ExtentDigest).await;
+}
+
+#[tokio::test]
+async fn an_extent_whose_block_is_garbage() {
+    let mut frame = extent(0, 1, 0, false);
+    // Header, head, one run of two bytes: the block begins here, with its version.
+    frame[FRAME_HEADER_BYTES + EXTENT_HEAD_MAX + 2] ^= 0xff;
+    refused(inside(SinkConfig::default()).await, &frame, ErrorCode::BadExtent).await;
+}
+
+// spec: C-1
+#[tokio::test]
+async fn more_bytes_than_were_granted() {
+    let mut inside = inside(SinkConfig { lane_window: 1, ..SinkConfig::default() }).await;
+    // Frames that are charged but never applied: optional frames of a later version.
+    let body = u32::try_from(limits::MAX_CONTROL_BYTES).unwrap();
+    let [a, b, c, d] = body.to_le_bytes();
+    let mut frame = vec![a, b, c, d, 0x99, 0, 0, 0];
+    frame.resize(8 + limits::MAX_CONTROL_BYTES, 0);
+    let needed = inside.credit / frame.len() as u64 + 1;
+    for _ in 0..needed {
+        if inside.lane.stream.write_all(&frame).await.is_err() {
+            break;
+        }
+    }
+    let _ = inside.lane.stream.flush().await;
+    assert_eq!(inside.control.hear_error().await.code, ErrorCode::CreditExceeded);
+    assert!(matches!(inside.sink.await.unwrap().error, Some(SessionError::PeerViolation { .. })));
+}
+
+#[tokio::test]
+async fn a_control_frame_on_a_bulk_lane() {
+    let mut frame = Vec::new();
+    Frame::Ping(Ping { id: 1 }).encode(&mut frame);
+    refused(inside(SinkConfig::default()).await, &frame, ErrorCode::Unexpected).await;
+}
+
+#[tokio::test]
+async fn an_oversized_frame_on_a_bulk_lane() {
+    let length = u32::try_from(limits::MAX_EXTENT_BYTES + 1).unwrap();
+    let header = FrameHeader::new(FrameType::Extent, length).encode();
+    refused(inside(SinkConfig::default()).await, &header, ErrorCode::Malformed).await;
+}
+
+#[tokio::test]
+async fn run_unasked_for() {
+    let mut inside = inside(SinkConfig::default()).await;
+    let Offer { transfer, epoch, .. } = offer();
+    inside.control.say(&Frame::Run(Run { transfer, epoch, attempt: 1, root: Digest([0; 32]) })).await;
+    assert_eq!(inside.control.hear_error().await.code, ErrorCode::Unexpected);
+    assert_eq!(inside.sink.await.unwrap().owner, Owner::Source);
+    assert!(!inside.guest.is_running());
+}
+
+// spec: W-6
+#[tokio::test]
+async fn an_unknown_critical_frame_on_lane_0() {
+    let mut inside = inside(SinkConfig::default()).await;
+    inside.control.bytes(&[0, 0, 0, 0, 0x7e, 0, 0, 0]).await;
+    assert_eq!(inside.control.hear_error().await.code, ErrorCode::Malformed);
+    assert!(matches!(inside.sink.await.unwrap().error, Some(SessionError::PeerViolation { .. })));
+}
+
+// spec: L-2
+#[tokio::test]
+async fn a_lane_id_joins_once() {
+    let mut inside = inside(SinkConfig::default()).await;
+    let session_key = inside.control.key(binding::SESSION_LABEL);
+    drop(inside.lane);
+    inside.control.say(&Frame::Bury(Bury { lane: LaneId(1) })).await;
+    let Frame::Buried(buried) = inside.control.hear().await.unwrap() else { panic!() };
+    assert_eq!((buried.lane, buried.applied), (LaneId(1), 0));
+    let mut again = inside.honest.attack().await;
+    let mac = binding::join_mac(&session_key, &again.key(binding::CONNECTION_LABEL), inside.session, LaneId(1));
+    again.say(&Frame::Join(Join { session: inside.session, lane: LaneId(1), mac })).await;
+    assert_eq!(again.hear_error().await.code, ErrorCode::JoinRejected);
+    let mut fresh = inside.honest.attack().await;
+    let mac = binding::join_mac(&session_key, &fresh.key(binding::CONNECTION_LABEL), inside.session, LaneId(2));
+    fresh.say(&Frame::Join(Join { session: inside.session, lane: LaneId(2), mac })).await;
+    assert!(matches!(fresh.hear().await.unwrap(), Frame::Joined(_)), "a lane that was never used may join");
+}
+
+// spec: H-5
+#[tokio::test]
+async fn a_lane_without_proof() {
+    let honest = Honest::sink().await;
+    for session in [SessionId([0; 16]), SessionId([1; 16])] {
+        let mut lane = honest.attack().await;
+        lane.say(&Frame::Join(Join { session, lane: LaneId(1), mac: Digest([0; 32]) })).await;
+        assert_eq!(lane.hear_error().await.code, ErrorCode::JoinRejected);
+    }
+}
+
+// spec: H-3
+#[tokio::test]
+async fn offers_changed_on_the_way() {
+    let honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    let (ack, mut hello) = control.hello(|_| {}).await;
+    hello.nonce = [8; 32];
+    control.bind(&hello, &ack).await;
+    let error = control.hear_error().await;
+    assert_eq!(error.code, ErrorCode::Negotiation);
+    assert!(error.text.contains("downgrade"), "{error:?}");
+}
+
+// spec: H-2
+#[tokio::test]
+async fn no_common_version() {
+    let honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    control
+        .say(&Frame::Hello(Hello {
+            version_min: 4,
+            version_max: 9,
+            role: Role::Source,
+            features: 0,
+            required: 0,
+            limits: PeerLimits { extent_pages: 1, lanes: 1 },
+            nonce: [0; 32],
+            resume: None,
+        }))
+        .await;
+    assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
+}
+
+// spec: H-6
+#[tokio::test]
+async fn a_session_is_not_resumed_without_its_key() {
+    let honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    let claim = ResumeClaim { session: SessionId([3; 16]), attempt: 1, mac: Digest([0; 32]) };
+    control
+        .say(&Frame::Hello(Hello {
+            version_min: 3,
+            version_max: 3,
+            role: Role::Source,
+            features: 0,
+            required: 0,
+            limits: PeerLimits { extent_pages: 1, lanes: 1 },
+            nonce: [0; 32],
+            resume: Some(claim),
+        }))
+        .await;
+    assert_eq!(control.hear_error().await.code, ErrorCode::Unknown);
+}
+
+#[tokio::test]
+async fn a_connection_that_begins_with_something_else() {
+    let honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    control.say(&Frame::Ping(Ping { id: 0 })).await;
+    assert_eq!(control.hear_error().await.code, ErrorCode::Unexpected);
+    let mut garbage = honest.attack().await;
+    garbage.bytes(b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(garbage.hear_error().await.code, ErrorCode::Malformed);
+}
+
+// spec: H-1, H-8
+#[tokio::test]
+async fn strangers_get_no_further_than_tls() {
+    let honest = Honest::sink().await;
+    let at = honest.listener.local_addr();
+    let stranger = Identity::generate("stranger").unwrap();
+    let attempts: [(Option<&Identity>, &[u8]); 4] = [
+        (Some(&stranger), b"dwcp/3"),
+        (None, b"dwcp/3"),
+        (Some(&honest.attacker), b"http/1.1"),
+        (Some(&honest.attacker), b""),
+    ];
+    for (identity, alpn) in attempts {
+        // With TLS 1.3 a client learns that its certificate is refused when it first reads.
+        let Ok(mut raw) = Raw::connect(at, identity, alpn).await else { continue };
+        let mut hello = Vec::new();
+        Frame::Ping(Ping { id: 0 }).encode(&mut hello);
+        let _ = raw.stream.write_all(&hello).await;
+        let _ = raw.stream.flush().await;
+        let answer = raw.hear().await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_untrusted_peer_is_named_at_both_ends() {
+    let (a, b) = (Identity::generate("a").unwrap(), Identity::generate("b").unwrap());
+    let other = Fingerprint([0; 32]);
+    let send = async |trusts: Fingerprint, trusted: Fingerprint| {
+        let sink = Endpoint::new(&b, &Trust::fingerprints([trusted])).unwrap();
+        let listener = sink.listen("127.0.0.1:0").await.unwrap();
+        let source = Endpoint::new(&a, &Trust::fingerprints([trusts])).unwrap();
+        let transfer = Transfer::new(Name::new("vm").unwrap(), GuestKind::Live);
+        let guest = Arc::new(Memory::new(Layout::new(&[4096]).unwrap()));
+        let to = listener.local_addr().to_string();
+        source.send(&to, transfer, guest, SourceConfig::default()).await.map(|_| ())
+    };
+    let wrong_sink = send(other, a.fingerprint()).await.unwrap_err();
+    assert!(matches!(&wrong_sink, EndpointError::Unauthorised { what, .. } if what.contains(&b.fingerprint().to_string())));
+    let unknown_source = send(b.fingerprint(), other).await.unwrap_err();
+    assert!(matches!(&unknown_source, EndpointError::Unauthorised { what, .. } if what.contains("--trust")), "{unknown_source}");
+}
+
+#[tokio::test]
+async fn nobody_there_and_a_port_in_use() {
+    let identity = Identity::generate("a").unwrap();
+    let endpoint = Endpoint::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
+    let listener = endpoint.listen("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().to_string();
+    assert!(matches!(endpoint.listen(&at).await, Err(EndpointError::Listen { .. })));
+    drop(listener);
+    let transfer = Transfer::new(Name::new("vm").unwrap(), GuestKind::Live);
+    let guest = Arc::new(Memory::new(Layout::new(&[4096]).unwrap()));
+    let nobody = endpoint.send(&at, transfer.clone(), Arc::clone(&guest) as Arc<dyn Guest>, SourceConfig::default()).await;
+    assert!(nobody.unwrap_err().is_unreachable());
+    let nowhere = endpoint.send("no-such-host.invalid:1", transfer, guest, SourceConfig::default()).await;
+    assert!(matches!(nowhere, Err(EndpointError::Resolve { .. })));
+}
