@@ -2,13 +2,7 @@
 //!
 //! The real pages are those of `tests/data/guest-pages.zst`, three guests one after the other.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    clippy::as_conversions,
-    reason = "a bench stops at its own bugs"
-)]
+#![expect(clippy::expect_used, clippy::as_conversions, reason = "a bench stops at its own bugs")]
 
 use std::time::Duration;
 

@@ -1,2 +1,64 @@
-//! dwcp
-fn main() {}
+//! `dwcp`: moves live, changing state between hosts. What an operator runs.
+
+mod bars;
+mod cli;
+mod demo;
+mod exit;
+mod identity;
+mod interrupt;
+mod receive;
+mod report;
+mod resolve;
+mod send;
+mod state;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Exit, Failure};
+use crate::report::Report;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.verbose);
+    let report = Report::new(cli.command.json());
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return report.failed(&Failure::new(Exit::Failed, format!("cannot start threads: {error}"))).into();
+        }
+    };
+    let exit = runtime.block_on(run(cli.command, &report));
+    // A thread blocked in a read of a dead disk must not keep us.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+async fn run(command: Command, report: &Report) -> Exit {
+    let result = match command {
+        Command::Identity(args) => identity::run(args),
+        Command::Send(args) => return send::run(args, report).await,
+        Command::Receive(args) => receive::run(args, report).await,
+        Command::Resolve(args) => resolve::run(args, report).await,
+        Command::Demo(args) => demo::run(&args, report).await,
+        Command::DemoPart(args) => return demo::part(&args).await,
+    };
+    result.unwrap_or_else(|failure| report.failed(&failure))
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(report::colours())
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

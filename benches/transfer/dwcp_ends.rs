@@ -6,7 +6,7 @@ use std::time::Instant;
 use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, Fingerprint, Identity, Incoming, Transfer, Trust};
 use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
-use dwcp_core::wire::{GuestKind, Name};
+use dwcp_core::wire::{GuestKind, Name, PeerLimits};
 use dwcp_core::{Guest, Layout, RegionId};
 
 use crate::corpus;
@@ -84,7 +84,8 @@ pub fn source(role: &Role, go: impl FnOnce()) -> Figures {
         let cpu = usage::cpu_seconds();
         let start = Instant::now();
         let transfer = Transfer::new(Name::new("bench").expect("a name"), GuestKind::Live);
-        let config = SourceConfig { lanes: role.lanes, ..SourceConfig::default() };
+        let limits = PeerLimits { extent_pages: role.extent_pages, lanes: 64 };
+        let config = SourceConfig { lanes: role.lanes, limits, ..SourceConfig::default() };
         let mut session = endpoint.send(&role.address, transfer, guest, config).await.expect("send");
         let outcome = session.outcome().await;
         let seconds = start.elapsed().as_secs_f64();

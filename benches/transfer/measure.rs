@@ -70,7 +70,7 @@ pub fn row(name: &str, case: &Case, lanes: u16, options: &Options, place: &Place
     let mut runs: [Vec<(Figures, Figures)>; 3] = Default::default();
     for repetition in 0..options.reps {
         for (peer, runs) in peers.into_iter().zip(&mut runs) {
-            let run = once(peer, case, lanes, place);
+            let run = once(peer, case, lanes, options.extent_pages, place);
             eprintln!("{name}, {lanes} lanes, run {}: {} {:.0} MB/s", repetition + 1, peer.word(), mb_s(run.0));
             runs.push(run);
         }
@@ -105,7 +105,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn once(peer: Peer, case: &Case, lanes: u16, place: &Place) -> (Figures, Figures) {
+fn once(peer: Peer, case: &Case, lanes: u16, pages: u16, place: &Place) -> (Figures, Figures) {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = folder.path().join("bench.id");
     let made = dwcp_core::net::Identity::generate("bench").expect("an identity");
@@ -125,7 +125,8 @@ fn once(peer: Peer, case: &Case, lanes: u16, place: &Place) -> (Figures, Figures
             }
             None => Command::new(own),
         };
-        command.args(["--child", end, peer.word(), &case.word(), &lanes.to_string(), address, identity]);
+        let (lanes, pages) = (lanes.to_string(), pages.to_string());
+        command.args(["--child", end, peer.word(), &case.word(), &lanes, &pages, address, identity]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child")
     };
     let mut sink = Ends::new(spawn("sink", &listen, sink_ns));

@@ -9,6 +9,7 @@ pub struct Options {
     pub size: u64,
     pub lanes: Vec<u16>,
     pub reps: usize,
+    pub extent_pages: u16,
     pub pages: PathBuf,
     /// Set in child processes.
     pub role: Option<Role>,
@@ -21,6 +22,8 @@ pub struct Role {
     pub peer: Peer,
     pub case: Case,
     pub lanes: u16,
+    /// Pages of an extent at most.
+    pub extent_pages: u16,
     /// Where to connect to, or to listen at.
     pub address: String,
     pub identity: PathBuf,
@@ -84,6 +87,7 @@ impl Options {
             size: 4 << 30,
             lanes: vec![1, 4],
             reps: 5,
+            extent_pages: 256,
             pages: PathBuf::from("../shared/corpus"),
             role: None,
         };
@@ -97,6 +101,7 @@ impl Options {
                 "--size" => options.size = size(&value()),
                 "--lanes" => options.lanes = value().split(',').map(|lanes| lanes.parse().expect("lanes")).collect(),
                 "--reps" => options.reps = value().parse().expect("a number"),
+                "--extent-pages" => options.extent_pages = value().parse().expect("pages"),
                 "--pages" => options.pages = value().into(),
                 "--child" => options.role = Some(role(&mut words)),
                 // Cargo passes --bench, criterion's filters may follow: none of our business.
@@ -114,6 +119,7 @@ fn role(words: &mut impl Iterator<Item = String>) -> Role {
         peer: Peer::parse(&next()),
         case: Case::parse(&next()),
         lanes: next().parse().expect("lanes"),
+        extent_pages: next().parse().expect("pages"),
         address: next(),
         identity: next().into(),
     }

@@ -134,8 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
 
     let transfer = Transfer::new(Name::new("table")?, GuestKind::Live);
-    let guest = Arc::clone(&here) as Arc<dyn Guest>;
-    let mut session = source.send(&address, transfer, guest, SourceConfig::default()).await?;
+    let mut session = source.send(&address, transfer, here.clone(), SourceConfig::default()).await?;
     let outcome = session.outcome().await;
     drop(session);
     let counted = u64::try_from(counting.join().map_err(|_| "the counting thread died")?)?;

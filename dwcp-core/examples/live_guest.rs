@@ -88,14 +88,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let receiving = tokio::spawn(async move {
         let Some(Incoming::Offer(incoming)) = listener.accept().await else { return None };
         let there = Arc::new(Memory::new(incoming.offer().layout.clone()));
-        let outcome = incoming.accept(Arc::clone(&there) as Arc<dyn Guest>, SinkConfig::default()).outcome().await;
+        let outcome = incoming.accept(there.clone(), SinkConfig::default()).outcome().await;
         Some((there, outcome))
     });
 
     // A quarter of the guest for the copies of hot pages, from which deltas are made.
     let config = SourceConfig { shadow_bytes: BYTES / 4, ..SourceConfig::default() };
     let transfer = Transfer::new(Name::new("live")?, GuestKind::Live);
-    let mut session = source.send(&address, transfer, Arc::clone(&guest) as Arc<dyn Guest>, config).await?;
+    let mut session = source.send(&address, transfer, guest.clone(), config).await?;
     let outcome = session.outcome().await;
     let progress = session.progress().borrow().clone();
     drop(session);

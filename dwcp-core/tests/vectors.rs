@@ -158,23 +158,35 @@ fn words() -> Vec<u8> {
     (0_u64..512).flat_map(|word| (0xffff_8880_0000_0000 + word * word * 64).to_le_bytes()).collect()
 }
 
-/// Extents: name, pages, whether the encoder knows the base page, effort, and whether the block never depends on the
-/// version of a compressor.
-fn extents() -> Vec<(&'static str, Vec<Vec<u8>>, bool, Effort, bool)> {
+/// An extent frame to be made.
+struct Sample {
+    name: &'static str,
+    pages: Vec<Vec<u8>>,
+    /// The encoder knows that the sink holds the base page everywhere.
+    based: bool,
+    effort: Effort,
+    /// The block never depends on the version of a compressor.
+    fixed: bool,
+}
+
+fn samples() -> Vec<Sample> {
     let (zero, noise) = (vec![0; PAGE_BYTES], random(2).take(PAGE_BYTES).collect::<Vec<_>>());
+    let plain = |name, pages| Sample { name, pages, based: false, effort: Effort::Balanced, fixed: true };
+    let packed = |name, pages, based, effort| Sample { name, pages, based, effort, fixed: false };
+    let (fast, balanced) = (Effort::Fast, Effort::Balanced);
     vec![
-        ("extent-empty", vec![], false, Effort::Balanced, true),
-        ("extent-zero", vec![zero.clone(), zero.clone()], false, Effort::Balanced, true),
-        ("extent-same", vec![base_page()], true, Effort::Balanced, true),
-        ("extent-copy-of", vec![noise.clone(), zero.clone(), noise.clone()], false, Effort::Balanced, true),
-        ("extent-raw", vec![noise.clone()], false, Effort::Balanced, true),
-        ("extent-lz4", vec![verse()], false, Effort::Fast, false),
-        ("extent-zstd", vec![changed(2)], false, Effort::Balanced, false),
-        ("extent-xor-lz4", vec![changed(512)], true, Effort::Fast, false),
-        ("extent-xor-zstd", vec![changed(512)], true, Effort::Balanced, false),
-        ("extent-prefix", vec![changed(32), changed(40)], true, Effort::Balanced, false),
-        ("extent-planes", vec![words()], false, Effort::Balanced, false),
-        ("extent-mixed", vec![zero, words(), noise, base_page(), changed(512)], true, Effort::Balanced, false),
+        plain("extent-empty", vec![]),
+        plain("extent-zero", vec![zero.clone(), zero.clone()]),
+        Sample { based: true, ..plain("extent-same", vec![base_page()]) },
+        plain("extent-copy-of", vec![noise.clone(), zero.clone(), noise.clone()]),
+        plain("extent-raw", vec![noise.clone()]),
+        packed("extent-lz4", vec![verse()], false, fast),
+        packed("extent-zstd", vec![changed(2)], false, balanced),
+        packed("extent-xor-lz4", vec![changed(512)], true, fast),
+        packed("extent-xor-zstd", vec![changed(512)], true, balanced),
+        packed("extent-prefix", vec![changed(32), changed(40)], true, balanced),
+        packed("extent-planes", vec![words()], false, balanced),
+        packed("extent-mixed", vec![zero, words(), noise, base_page(), changed(512)], true, balanced),
     ]
 }
 
@@ -186,8 +198,8 @@ fn runs_of(pages: usize) -> Extent {
 
 fn encode_extent(pages: &[Vec<u8>], based: bool, effort: Effort) -> Vec<u8> {
     let (plain, bases) = (pages.concat(), base_page().repeat(pages.len()));
-    let bases = if based { Bases::new([0b11111; 4], &bases) } else { Bases::none() };
     // The mask may name pages beyond the extent; only those within it are looked at.
+    let bases = if based { Bases::new([0b11111, 0, 0, 0], &bases) } else { Bases::none() };
     let mut block = Vec::new();
     if Encoder::new().encode(&plain, &bases, effort, &mut block).unwrap().raw_tail {
         block.extend_from_slice(&plain);
@@ -226,7 +238,7 @@ fn malformed_headers() -> Vec<(&'static str, Vec<u8>)> {
     reserved[6] = 1;
     let mut unknown = ping.clone();
     unknown[4] = 0x50;
-    let mut optional = ping.clone();
+    let mut optional = ping;
     optional[4] = 0xd0;
     let mut long = framed(FrameType::Bind, &[]);
     long[..4].copy_from_slice(&513_u32.to_le_bytes());
@@ -301,9 +313,7 @@ fn malformed_extents() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Extents of one page (but for those that need more) whose block is broken.
 fn malformed_blocks() -> Vec<(&'static str, Vec<u8>)> {
-    let of = |pages: u8, block: &[u8]| {
-        framed(FrameType::Extent, &[&[0; 50], &[1, 0][..], &[0, pages], block].concat())
-    };
+    let of = |pages: u8, block: &[u8]| framed(FrameType::Extent, &[&[0; 50], &[1, 0][..], &[0, pages], block].concat());
     let group = |method: u8, bytes: &[u8]| {
         let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
         of(1, &[&[1, 1, 0, method, 0, method, 0], &length[..], bytes].concat())
@@ -392,7 +402,7 @@ fn every_method_of_a_block_has_its_bytes() {
     let base = golden("base-page.bin", &base_page());
     assert_eq!(base, base_page());
     let mut methods = BTreeSet::new();
-    for (name, pages, based, effort, fixed) in extents() {
+    for Sample { name, pages, based, effort, fixed } in samples() {
         let ours = encode_extent(&pages, based, effort);
         let bytes = golden(&format!("{name}.bin"), &ours);
         if fixed {

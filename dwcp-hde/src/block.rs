@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    /// Reads head and page table into `table`, which then has exactly `pages` entries.
+    /// Reads head and page table into `table`, which then has exactly `pages` entries. spec: K-1, K-2
     pub(crate) fn table(&mut self, pages: usize, table: &mut Vec<Method>) -> Result<(), DecodeError> {
         table.clear();
         if pages > MAX_PAGES {
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads the next group, `None` at the end of the block.
+    /// Reads the next group, `None` at the end of the block. spec: K-4, K-8
     pub(crate) fn group(&mut self) -> Result<Option<Group<'a>>, DecodeError> {
         if self.rest.is_empty() {
             return Ok(None);

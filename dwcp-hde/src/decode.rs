@@ -62,7 +62,7 @@ impl Decoder {
     /// content that is not the sender's gives wrong plain bytes and no error here: the extent's digest is what catches it.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong and at which byte; `scratch` is empty then.
+    /// [`DecodeError`] says what is wrong and at which byte; `scratch` is empty then. spec: K-9
     pub fn decode<'b>(
         &mut self,
         block: &'b [u8],
@@ -183,7 +183,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Copies the pages that equal earlier ones. Runs in page order and last, so the earlier page is complete.
+    /// Copies the pages that equal earlier ones. Runs in page order and last, so the earlier page is complete. spec: K-7
     fn copy_pages(&self, group: &Group<'_>, scratch: &mut [u8]) -> Result<(), DecodeError> {
         for (place, (&page, &of)) in self.picked.iter().zip(group.bytes).enumerate() {
             let of = usize::from(of);
@@ -197,6 +197,7 @@ impl Decoder {
 }
 
 /// Checks that the groups carry exactly the pages of the table, and that nothing stands after them. No work is done yet.
+/// spec: K-3, K-8
 fn check_groups(table: &[Method], mut reader: Reader<'_>) -> Result<(), DecodeError> {
     let mut left = [0_usize; Method::ALL.len()];
     for method in table {

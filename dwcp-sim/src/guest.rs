@@ -170,15 +170,18 @@ impl SimGuest {
 
     /// The first page whose content differs from the other guest's.
     pub fn differs(&self, other: &Self) -> Option<FlatPage> {
-        self.valid.iter().find(|&&page| self.pages[page as usize] != other.pages[page as usize]).map(|&page| FlatPage(page))
+        self.valid
+            .iter()
+            .find(|&&page| self.pages[page as usize] != other.pages[page as usize])
+            .map(|&page| FlatPage(page))
     }
 
     /// State of its devices: other at each pause.
     pub fn devices(&mut self, bytes: usize) -> Bytes {
-        let mut rng = Rng::new(self.rng.next());
+        let mut rng = Rng::new(self.rng.word());
         let mut state = vec![0; bytes];
         for word in state.chunks_mut(64) {
-            word[0] = rng.next() as u8;
+            word[0] = rng.word() as u8;
         }
         Bytes::from(state)
     }

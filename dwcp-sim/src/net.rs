@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use dwcp_core::Extent;
-use dwcp_core::session::Dispatch;
+use dwcp_core::session::{Applied, Dispatch};
 use dwcp_core::wire::{Digest, FenceEpoch, LaneId};
 
 use crate::guest::Content;
@@ -124,6 +124,8 @@ pub struct Lane {
     pub inbox: VecDeque<Parcel>,
     /// It has something scheduled.
     pub sink_busy: bool,
+    /// Extents written and not yet reported to the machine.
+    pub reports: VecDeque<Applied>,
     /// The sink's limit.
     pub granted: u64,
     /// Bytes that arrived.
@@ -148,6 +150,7 @@ impl Lane {
             sink: End::Joining,
             inbox: VecDeque::new(),
             sink_busy: false,
+            reports: VecDeque::new(),
             granted: 0,
             arrived: 0,
             next_seq: 0,

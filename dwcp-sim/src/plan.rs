@@ -201,7 +201,9 @@ impl Plan {
             let delay = if r.percent(50) { r.below(self.latency * 3) } else { r.below(self.disk * 2) };
             let when = when(r, span, delay);
             let lasts = match fault {
-                Fault::Outage(time) | Fault::StallLane(time) | Fault::StallControl(_, time) | Fault::Crash(_, time) => time,
+                Fault::Outage(time) | Fault::StallLane(time) | Fault::StallControl(_, time) | Fault::Crash(_, time) => {
+                    time
+                }
                 _ => 0,
             };
             last = last.max(lasts);
@@ -221,7 +223,11 @@ impl Plan {
             5..=8 => Fault::CutControl,
             9 | 10 => Fault::Outage(r.magnitude(10 * MS, 40 * SECOND)),
             11 => {
-                if r.percent(25) { Fault::Outage(u64::MAX / 4) } else { Fault::Outage(r.magnitude(SECOND, 90 * SECOND)) }
+                if r.percent(25) {
+                    Fault::Outage(u64::MAX / 4)
+                } else {
+                    Fault::Outage(r.magnitude(SECOND, 90 * SECOND))
+                }
             }
             12 | 13 => Fault::StallLane(r.magnitude(10 * MS, 20 * SECOND)),
             14 | 15 => Fault::StallControl(side, r.magnitude(10 * MS, 30 * SECOND)),
@@ -231,7 +237,11 @@ impl Plan {
             21 => Fault::Bandwidth(NonZeroU64::new(if r.percent(30) { 0 } else { r.magnitude(1_000_000, 1 << 30) })),
             22 => Fault::LaneRate(r.magnitude(1_000_000, 1 << 30)),
             23 => {
-                if r.percent(50) { Fault::PersistFails(side) } else { Fault::PersistSlow(side, r.magnitude(MS, 8 * SECOND)) }
+                if r.percent(50) {
+                    Fault::PersistFails(side)
+                } else {
+                    Fault::PersistSlow(side, r.magnitude(MS, 8 * SECOND))
+                }
             }
             24 => Fault::GuestFails(side),
             _ => Fault::LateJoin,
@@ -241,7 +251,7 @@ impl Plan {
 
 fn regions(r: &mut Rng) -> Vec<u64> {
     let count = r.pick(&[1, 1, 2, 3]);
-    let pages = if r.percent(15) { r.between(200, 600) } else { r.between(16, 160) };
+    let pages = if r.percent(20) { r.between(200, 800) } else { r.between(16, 160) };
     (0..count).map(|_| (pages / count).max(1) * 4096 - r.pick(&[0, 0, 1, 4095])).collect()
 }
 
@@ -266,7 +276,11 @@ fn when(r: &mut Rng, span: u64, delay: u64) -> When {
         7 => When::Persisting(side, r.between(1, 2) as u32, delay),
         8 => When::Dispatched(r.magnitude(1, 100) as u32, delay),
         _ => {
-            if r.percent(50) { When::Run(delay) } else { When::Paused(r.between(1, 2) as u32, delay) }
+            if r.percent(50) {
+                When::Run(delay)
+            } else {
+                When::Paused(r.between(1, 2) as u32, delay)
+            }
         }
     }
 }

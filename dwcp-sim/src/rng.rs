@@ -9,10 +9,10 @@ pub struct Rng {
 impl Rng {
     /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
-        let mut word = seed;
+        let mut mix = seed;
         let mut next = || {
-            word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = word;
+            mix = mix.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = mix;
             mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             mixed ^ (mixed >> 31)
@@ -21,7 +21,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.state;
         let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
         let shifted = *b << 17;
@@ -36,7 +36,7 @@ impl Rng {
 
     /// A number below `end`; 0 when `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { u64::try_from((u128::from(self.next()) * u128::from(end)) >> 64).unwrap_or(0) }
+        if end == 0 { 0 } else { u64::try_from((u128::from(self.word()) * u128::from(end)) >> 64).unwrap_or(0) }
     }
 
     /// A number from `low` to `high`, both included.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child as Process, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
-use super::message::{Event, Order};
+use super::message::{Event, Opening, Order};
 
 /// What a process of the demo is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -81,7 +81,11 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub(super) async fn start(who: Who, start: &impl Serialize, said: mpsc::Sender<Said>) -> anyhow::Result<Self> {
+    pub(super) async fn start<T: Serialize>(
+        who: Who,
+        opening: &Opening<T>,
+        said: mpsc::Sender<Said>,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find the program of this command")?;
         let mut command = Command::new(program);
         command.args(["demo-part", who.part().as_str()]);
@@ -94,7 +98,7 @@ impl Child {
         let output = process.stdout.take().context("no standard output")?;
         tokio::spawn(listen(who, output, said));
         let mut child = Self { process, input, pid };
-        child.say(start).await.with_context(|| format!("cannot tell {who} what to do"))?;
+        child.say(opening).await.with_context(|| format!("cannot tell {who} what to do"))?;
         Ok(child)
     }
 

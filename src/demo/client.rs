@@ -97,8 +97,8 @@ impl Client {
                 self.put(keys)?;
                 self.written += batch;
                 self.longest_gap = self.longest_gap.max(acknowledged.elapsed());
+                acknowledged = now();
             }
-            acknowledged = now();
             if told.elapsed() >= REPORT_EVERY {
                 told = now();
                 report(&Event::Writing { acknowledged: self.written });

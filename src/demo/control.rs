@@ -84,7 +84,10 @@ impl Control {
         let mut question = vec![command.byte()];
         question.extend(counters.to_bytes());
         let mut answer = [0; 1 + COUNTERS_BYTES];
-        stream.write_all(&question).and_then(|()| stream.read_exact(&mut answer)).context("the guest does not answer")?;
+        stream
+            .write_all(&question)
+            .and_then(|()| stream.read_exact(&mut answer))
+            .context("the guest does not answer")?;
         let [done, counters @ ..] = answer;
         ensure!(done == 1, "the guest refuses to {command:?}");
         Counters::from_bytes(&counters).context("the guest's answer is cut short")

@@ -28,8 +28,8 @@ pub(super) struct Faulty {
     seen: Mutex<Vec<u64>>,
 }
 
-/// One page in eight is forgotten.
-const FORGOTTEN: u64 = 0x0101_0101_0101_0101;
+/// One page in four is forgotten.
+const FORGOTTEN: u64 = 0x1111_1111_1111_1111;
 
 impl Faulty {
     pub(super) fn new(fault: Fault) -> Self {

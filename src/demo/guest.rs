@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,7 @@ struct Gate {
     /// A pause is coming: do not take the gate again before it.
     closing: AtomicBool,
     arena: Arena,
+    clients: Mutex<Vec<UnixStream>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +62,13 @@ struct Inner {
 
 impl Gate {
     fn new(arena: Arena) -> Self {
-        Self { inner: Mutex::default(), changed: Condvar::new(), closing: AtomicBool::new(false), arena }
+        Self {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            closing: AtomicBool::new(false),
+            arena,
+            clients: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -102,6 +110,14 @@ impl Gate {
         Ok(counters)
     }
 
+    /// Closes all clients' connections, so that they need not guess where the guest is. The end of
+    /// the process would do so too, but only after it has unmapped the arena.
+    fn hang_up(&self) {
+        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Waits until the guest runs. Whoever sets `closing` clears it and notifies under the lock.
     fn enter(&self) -> MutexGuard<'_, Inner> {
         let mut inner = self.lock();
@@ -123,7 +139,7 @@ fn obey(mut stream: UnixStream, gate: &Gate) -> anyhow::Result<()> {
         };
         control::answer(&mut stream, done.as_ref().ok().copied());
         if command == Command::Leave {
-            // Its connections close with it: the client need not guess.
+            gate.hang_up();
             std::process::exit(0);
         }
         if let Err(error) = done {
@@ -141,6 +157,7 @@ const WRITE_LIMIT: Duration = Duration::from_millis(200);
 /// Serves one client until it goes.
 fn serve(mut stream: UnixStream, gate: &Gate) -> anyhow::Result<()> {
     stream.set_write_timeout(Some(WRITE_LIMIT))?;
+    gate.clients.lock().unwrap_or_else(PoisonError::into_inner).push(stream.try_clone()?);
     let mut waiting: Vec<u8> = Vec::with_capacity(2 * BATCH_BYTES);
     let mut incoming = vec![0; BATCH_BYTES];
     let mut replies = Vec::with_capacity(BATCH_BYTES);

@@ -155,11 +155,7 @@ impl Figures {
         Self {
             phase: format!("{:?}", progress.phase).to_lowercase(),
             rounds: rounds
-                .map(|round| Round {
-                    pages: round.pages,
-                    wire_bytes: round.wire_bytes,
-                    micros: micros(round.duration),
-                })
+                .map(|round| Round { pages: round.pages, wire_bytes: round.wire_bytes, micros: micros(round.duration) })
                 .collect(),
             pages_left: progress.pages_left,
             pages_settled: progress.pages_settled,
@@ -183,12 +179,21 @@ pub(super) fn report(event: &Event) {
     }
 }
 
-/// The first line of the standard input, and the orders that follow. When the input ends, this
-/// process ends: a guest that nobody watches must not outlive the demo.
+/// The first line of the standard input: what to start with, and where all of this run lives.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opening<T> {
+    pub(super) folder: PathBuf,
+    pub(super) start: T,
+}
+
+/// What to start with, and the orders that follow. When the input ends, this process ends: a guest
+/// that nobody watches must not outlive the demo. The command may have been killed, so whoever is
+/// left removes the folder.
 pub(super) fn orders<T: DeserializeOwned>() -> anyhow::Result<(T, mpsc::Receiver<Order>)> {
     let mut first = String::new();
     std::io::stdin().lock().read_line(&mut first)?;
-    let start = serde_json::from_str(&first).context("`dwcp demo` starts this process; it is not for people")?;
+    let opening = serde_json::from_str(&first).context("`dwcp demo` starts this process; it is not for people")?;
+    let Opening { folder, start } = opening;
     let (tell, told) = mpsc::channel();
     std::thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -196,6 +201,7 @@ pub(super) fn orders<T: DeserializeOwned>() -> anyhow::Result<(T, mpsc::Receiver
                 let _ = tell.send(order);
             }
         }
+        let _ = std::fs::remove_dir_all(folder);
         std::process::exit(0);
     })?;
     Ok((start, told))

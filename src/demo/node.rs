@@ -4,11 +4,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use dwcp_core::guest::Guest;
 use dwcp_core::net::{Endpoint, Fingerprint, Identity, Incoming, Session, Transfer, Trust};
 use dwcp_core::session::{self, Outcome, SessionError, SinkConfig, SourceConfig};
-use dwcp_core::wire::GuestKind;
+use dwcp_core::wire::{GuestKind, Name};
 use tokio::sync::mpsc;
 
 use super::live::LiveGuest;
@@ -21,17 +20,9 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Rounds that do not shrink for so long never will.
 const STALL_PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn source() -> anyhow::Result<()> {
+pub(super) async fn source() -> anyhow::Result<()> {
     let (start, orders) = orders::<SourceStart>()?;
-    runtime()?.block_on(send(&start, relay(orders)?))
-}
-
-pub(super) fn sink() -> anyhow::Result<()> {
-    let (start, orders) = orders::<NodeStart>()?;
-    runtime()?.block_on(receive(&start, relay(orders)?))
-}
-
-async fn send(start: &SourceStart, mut orders: mpsc::Receiver<Order>) -> anyhow::Result<()> {
+    let mut orders = relay(orders)?;
     let guest = LiveGuest::attach(&start.node.place)?;
     #[cfg(feature = "sim")]
     let guest = guest.with_fault(start.fault);
@@ -39,9 +30,9 @@ async fn send(start: &SourceStart, mut orders: mpsc::Receiver<Order>) -> anyhow:
     let endpoint = endpoint(&start.node)?;
     report(&Event::Ready { address: None });
     while orders.recv().await != Some(Order::Go) {}
-    let transfer = Transfer::new(NAME, GuestKind::Live);
+    let transfer = Transfer::new(Name::new(NAME)?, GuestKind::Live);
     let moved: Arc<dyn Guest> = Arc::<LiveGuest>::clone(&guest);
-    let session = endpoint.send(&start.to, transfer, moved, config(start)).await?;
+    let session = endpoint.send(&start.to, transfer, moved, config(&start)).await?;
     let outcome = follow(session, &mut orders).await;
     if outcome.owner == session::Owner::Sink {
         guest.leave()?;
@@ -63,9 +54,11 @@ fn config(start: &SourceStart) -> SourceConfig {
     }
 }
 
-async fn receive(start: &NodeStart, mut orders: mpsc::Receiver<Order>) -> anyhow::Result<()> {
+pub(super) async fn sink() -> anyhow::Result<()> {
+    let (start, orders) = orders::<NodeStart>()?;
+    let mut orders = relay(orders)?;
     let guest: Arc<dyn Guest> = Arc::new(LiveGuest::attach(&start.place)?);
-    let mut listener = endpoint(start)?.listen("127.0.0.1:0").await?;
+    let mut listener = endpoint(&start)?.listen("127.0.0.1:0").await?;
     report(&Event::Ready { address: Some(listener.local_addr().to_string()) });
     while let Some(incoming) = listener.accept().await {
         if let Incoming::Offer(offer) = incoming {
@@ -80,7 +73,7 @@ async fn receive(start: &NodeStart, mut orders: mpsc::Receiver<Order>) -> anyhow
 fn endpoint(start: &NodeStart) -> anyhow::Result<Endpoint> {
     let identity = Identity::from_pem(&start.identity)?;
     let trusted: Fingerprint = start.trust.parse()?;
-    Ok(Endpoint::new(&identity, Trust::fingerprints([trusted]))?.with_records(&start.records)?)
+    Ok(Endpoint::new(&identity, &Trust::fingerprints([trusted]))?.with_records(&start.records)?)
 }
 
 /// Tells how a session goes, until it is over.
@@ -123,8 +116,4 @@ fn relay(orders: std::sync::mpsc::Receiver<Order>) -> anyhow::Result<mpsc::Recei
         }
     })?;
     Ok(told)
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }

@@ -110,7 +110,7 @@ mod tests {
     fn a_write_marks_its_page() {
         let arena = Arena::anonymous(1 << 20).unwrap();
         let store = Store::create(arena.clone()).unwrap();
-        let _ = arena.take_dirty();
+        arena.take_dirty().for_each(drop);
         store.put(&Entry::new(5, 1)).unwrap();
         assert_eq!(arena.take_dirty().map(u64::count_ones).sum::<u32>(), 1);
     }

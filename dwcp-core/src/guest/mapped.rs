@@ -125,7 +125,7 @@ impl MappedRegion {
     /// `count` words from an offset that is a multiple of 8.
     pub fn atomics(&self, offset: usize, count: usize) -> Option<&[AtomicU64]> {
         let end = count.checked_mul(WORD).and_then(|bytes| bytes.checked_add(offset))?;
-        if offset % WORD != 0 || end > self.bytes {
+        if !offset.is_multiple_of(WORD) || end > self.bytes {
             return None;
         }
         // SAFETY: the range is in the mapping, which lives as long as `self`; a mapping starts at a

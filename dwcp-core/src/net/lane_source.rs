@@ -132,7 +132,7 @@ async fn carry(
 }
 
 /// A worker's buffers, reused for every extent: about 2 MiB, 3 with a shadow.
-struct Press {
+pub(super) struct Press {
     plain: Vec<u8>,
     bases: Vec<u8>,
     leaves: Vec<Digest>,
@@ -142,15 +142,15 @@ struct Press {
 }
 
 /// An extent ready to be written.
-struct Sheet<'a> {
-    head: &'a [u8],
-    body: &'a [u8],
+pub(super) struct Sheet<'a> {
+    pub(super) head: &'a [u8],
+    pub(super) body: &'a [u8],
     carried: u16,
     same: u16,
 }
 
 impl Press {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             plain: vec![0; MAX_EXTENT_PAGES * PAGE_BYTES],
             bases: Vec::new(),
@@ -163,7 +163,7 @@ impl Press {
 
     /// Reads an extent, drops what the sink has, hashes and encodes the rest. The pages are read
     /// once: what is hashed is what is sent. spec: I-1
-    fn print(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Sheet<'_>, GuestError> {
+    pub(super) fn print(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Sheet<'_>, GuestError> {
         let region = dispatch.extent.region();
         let mut at = 0;
         for run in dispatch.extent.runs() {

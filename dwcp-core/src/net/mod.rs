@@ -37,3 +37,6 @@ pub use self::error::{EndpointError, IdentityError, RecordsError};
 pub use self::identity::{Fingerprint, Identity, Trust};
 pub use self::records::Records;
 pub use self::session::Session;
+
+#[cfg(test)]
+mod tests;

@@ -184,7 +184,8 @@ pub struct Bury {
 pub struct Buried {
     /// Which lane.
     pub lane: LaneId,
-    /// All sequence numbers below this were applied, none from it on.
+    /// All sequence numbers below this were applied. The one at it may have been written, too: its
+    /// worker was stopped before it could say so, and the source sends it again.
     pub applied: u64,
 }
 

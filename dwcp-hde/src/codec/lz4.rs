@@ -30,7 +30,7 @@ impl Packer {
     }
 }
 
-/// Decompresses `block` into exactly `plain`; false when it is broken or gives another number of bytes.
+/// Decompresses `block` into exactly `plain`; false when it is broken or gives another number of bytes. spec: K-6
 /// `plain` may hold anything after `false`: the caller throws it away.
 pub(crate) fn unpack(block: &[u8], plain: &mut [u8]) -> bool {
     decompress_into(block, plain).is_ok_and(|length| length == plain.len())

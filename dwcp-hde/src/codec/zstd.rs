@@ -114,7 +114,7 @@ impl Unpacker {
         Self { frames: None }
     }
 
-    /// Decompresses the one frame `frame`, with `prefix` before it, into exactly `plain`.
+    /// Decompresses the one frame `frame`, with `prefix` before it, into exactly `plain`. spec: K-6
     /// `plain` may hold anything after an error: the caller throws it away.
     pub(crate) fn unpack(&mut self, frame: &[u8], prefix: &[u8], plain: &mut [u8]) -> Result<(), Fault> {
         check_frame(frame, plain.len()).map_err(Fault::Frame)?;
@@ -138,6 +138,7 @@ impl Unpacker {
 }
 
 /// Checks the header of a frame (RFC 8878, section 3.1.1.1) against what our groups hold, before zstd sees it.
+/// spec: K-5
 fn check_frame(frame: &[u8], plain: usize) -> Result<(), FrameFault> {
     let (magic, rest) = frame.split_first_chunk::<4>().ok_or(FrameFault::Short)?;
     if *magic != MAGIC {

@@ -40,6 +40,7 @@ fn an_honest_frame_passes_so_the_others_fail_for_their_fault() {
     }
 }
 
+// spec: K-5
 #[test]
 fn frames_with_a_wrong_header_never_reach_zstd() {
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
@@ -74,6 +75,7 @@ fn frames_with_a_wrong_header_never_reach_zstd() {
     }
 }
 
+// spec: K-4, K-6
 #[test]
 fn bombs_stop_at_the_extent() {
     // One page claimed, a block of 128 KiB inside.
@@ -94,6 +96,7 @@ fn bombs_stop_at_the_extent() {
     assert!(matches!(refuse(&block, 1), DecodeError::GroupLength { at: 5, .. }));
 }
 
+// spec: K-1, K-2
 #[test]
 fn the_head_must_be_the_extents() {
     let zero = [1, 2, 0, 0, 1];
@@ -106,6 +109,7 @@ fn the_head_must_be_the_extents() {
     assert_eq!(refuse(&[1, 0, 0, 3, 0, 0, 16, 0, 0], 0), DecodeError::Trailing { at: 3, bytes: 6 });
 }
 
+// spec: K-3, K-4, K-8
 #[test]
 fn groups_must_carry_exactly_the_pages_of_the_table() {
     let missing = [1, 3, 0, 3, 2];
@@ -124,6 +128,7 @@ fn groups_must_carry_exactly_the_pages_of_the_table() {
     assert_eq!(error, DecodeError::UnknownMethod { at: 5, number: 0x77 });
 }
 
+// spec: K-7
 #[test]
 fn copies_look_back_only() {
     for of in [1, 2, 255] {
@@ -133,6 +138,7 @@ fn copies_look_back_only() {
     }
 }
 
+// spec: K-8
 #[test]
 fn reserved_dictionaries_are_named() {
     let error = refuse(&one_group(10, 1, &[0x78, 0x56, 0x34, 0x12, 0, 0]), 1);
@@ -161,6 +167,7 @@ fn a_block_cut_or_extended_anywhere_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
+    // spec: K-6, K-9
     #[test]
     fn any_bytes_decode_exactly_or_not_at_all(block in prop::collection::vec(any::<u8>(), 0..400), pages in 0_usize..300) {
         let mut scratch = Vec::new();

@@ -196,6 +196,7 @@ fn old_pages_that_look_like_a_dictionary_are_only_bytes() {
     assert_eq!(done.stats.of(Method::Prefix).pages, 1);
 }
 
+// spec: K-9
 #[test]
 fn a_wrong_base_gives_other_bytes_and_a_missing_one_an_error() {
     let old = build(&[Kind::Text(3), Kind::Text(4)]);

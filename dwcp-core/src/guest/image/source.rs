@@ -280,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.img");
         sparse(&path);
-        let image = ImageFile::open(path.clone()).unwrap();
+        let image = ImageFile::open(path).unwrap();
         assert!(image.data.get(20) && image.data.get(70));
         let told = rustix::fs::seek(&image.file, SeekFrom::Hole(0)) == Ok(0);
         assert_eq!(image.data.get(0), !told, "page 0 is a hole");

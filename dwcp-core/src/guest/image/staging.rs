@@ -29,12 +29,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct ImageStaging {
     file: File,
-    /// All names are looked up below this handle, wherever the directory is moved meanwhile.
-    dir: OwnedFd,
-    dir_path: PathBuf,
-    staging: String,
-    name: Name,
-    replace: bool,
+    place: Place,
     layout: Layout,
     /// Where each region starts in the file.
     starts: Vec<u64>,
@@ -55,20 +50,18 @@ impl ImageStaging {
         layout: Layout,
         replace: bool,
     ) -> Result<Self, GuestError> {
-        let dir_path = dir.as_ref();
-        let dir = open_dir(dir_path)?;
-        refuse_existing(&dir, dir_path, name, replace)?;
-        let staging = staging_name(transfer);
+        let place = Place::open(dir.as_ref(), name, transfer, replace)?;
+        place.refuse_existing()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, &staging, flags, Mode::RUSR | Mode::WUSR).map(File::from);
-        let file = file.map_err(|error| failed("cannot create a staging file in", dir_path, error))?;
+        let file = rustix::fs::openat(&place.dir, &place.staging, flags, Mode::RUSR | Mode::WUSR).map(File::from);
+        let file = file.map_err(|error| place.failed("cannot create a staging file in", error))?;
         // A sparse file: it takes space as pages come.
         if let Err(error) = file.set_len(layout.bytes()) {
-            let _ = rustix::fs::unlinkat(&dir, &staging, AtFlags::empty());
-            let what = format!("cannot make a file of {} bytes in {}", layout.bytes(), dir_path.display());
+            let _ = rustix::fs::unlinkat(&place.dir, &place.staging, AtFlags::empty());
+            let what = format!("cannot make a file of {} bytes in {}", layout.bytes(), place.path.display());
             return Err(GuestError::io(what, error));
         }
-        Ok(Self::over(file, dir, dir_path, name.clone(), staging, replace, layout))
+        Ok(Self::over(file, place, layout))
     }
 
     /// Finds the staging file of a transfer again, after a restart, or the image under its name when
@@ -77,21 +70,19 @@ impl ImageStaging {
     /// # Errors
     /// Neither exists.
     pub fn reopen(dir: impl AsRef<Path>, name: &Name, transfer: TransferId, replace: bool) -> Result<Self, GuestError> {
-        let dir_path = dir.as_ref();
-        let dir = open_dir(dir_path)?;
-        let staging = staging_name(transfer);
+        let place = Place::open(dir.as_ref(), name, transfer, replace)?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let open = |name: &str| rustix::fs::openat(&dir, name, flags, Mode::empty()).map(File::from);
-        let file = match open(&staging) {
+        let open = |name: &str| rustix::fs::openat(&place.dir, name, flags, Mode::empty()).map(File::from);
+        let file = match open(&place.staging) {
             Err(Errno::NOENT) => open(name.as_str()),
             other => other,
         };
-        let lost = || format!("cannot find {staging} or {name} in {}", dir_path.display());
+        let lost = || format!("cannot find {} or {name} in {}", place.staging, place.path.display());
         let file = file.map_err(|error| GuestError::io(lost(), error.into()))?;
         let metadata = file.metadata().map_err(|error| GuestError::io(lost(), error))?;
         let layout = Layout::new(&[metadata.len()])
-            .map_err(|error| GuestError::Other(format!("{} in {}: {error}", name, dir_path.display())))?;
-        let this = Self::over(file, dir, dir_path, name.clone(), staging, replace, layout);
+            .map_err(|error| GuestError::Other(format!("{name} in {}: {error}", place.path.display())))?;
+        let this = Self::over(file, place, layout);
         // What a run before wrote is not known, so every page counts as written.
         this.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         Ok(this)
@@ -122,18 +113,10 @@ impl ImageStaging {
     /// # Errors
     /// The directory cannot be looked into.
     pub fn is_visible(&self) -> Result<bool, GuestError> {
-        Ok(self.is_ours(self.name.as_str())? == Presence::Ours)
+        Ok(self.place.presence(self.place.name.as_str(), &self.file)? == Presence::Ours)
     }
 
-    fn over(
-        file: File,
-        dir: OwnedFd,
-        dir_path: &Path,
-        name: Name,
-        staging: String,
-        replace: bool,
-        layout: Layout,
-    ) -> Self {
+    fn over(file: File, place: Place, layout: Layout) -> Self {
         let starts = layout.regions().scan(0, |next, (_, region)| {
             let start = *next;
             *next += region.bytes;
@@ -142,18 +125,14 @@ impl ImageStaging {
         Self {
             starts: starts.collect(),
             written: (0..layout.flat_pages() / 64).map(|_| AtomicU64::new(0)).collect(),
-            dir_path: dir_path.to_owned(),
             file,
-            dir,
-            staging,
-            name,
-            replace,
+            place,
             layout,
         }
     }
 
     /// Where pages lie in the file, and how many of their bytes lie within the region.
-    fn place(&self, region: RegionId, first: u32, bytes: usize) -> Result<(u64, usize), GuestError> {
+    fn locate(&self, region: RegionId, first: u32, bytes: usize) -> Result<(u64, usize), GuestError> {
         let outside = GuestError::Outside { region, first };
         let bounds = self.layout.region(region).zip(self.starts.get(usize::from(region.0)));
         let Some((bounds, start)) = bounds else { return Err(outside) };
@@ -197,58 +176,13 @@ impl ImageStaging {
             let more = self.layout.bytes().saturating_sub(used);
             return GuestError::Other(format!(
                 "no space left in {}: free {more} bytes, or as many as {} needs of them, and send it again",
-                self.dir_path.display(),
-                self.name
+                self.place.path.display(),
+                self.place.name
             ));
         }
-        let what = format!("cannot write {} in {} at byte {at}", self.staging, self.dir_path.display());
+        let what = format!("cannot write {} in {} at byte {at}", self.place.staging, self.place.path.display());
         GuestError::io(what, io::Error::from(error.kind()))
     }
-
-    /// Whether a name in the directory is our file.
-    fn is_ours(&self, name: &str) -> Result<Presence, GuestError> {
-        let ours = rustix::fs::fstat(&self.file).map_err(|error| failed("cannot look into", &self.dir_path, error))?;
-        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino) => Ok(Presence::Ours),
-            Ok(_) => Ok(Presence::Other),
-            Err(Errno::NOENT) => Ok(Presence::None),
-            Err(error) => Err(failed("cannot look into", &self.dir_path, error)),
-        }
-    }
-
-    fn rename(&self) -> Result<(), GuestError> {
-        let (from, to) = (self.staging.as_str(), self.name.as_str());
-        let renamed = if self.replace {
-            rustix::fs::renameat(&self.dir, from, &self.dir, to)
-        } else {
-            match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
-                // A file system without NOREPLACE: a hard link refuses an existing name as well.
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())
-                        .and_then(|()| rustix::fs::unlinkat(&self.dir, from, AtFlags::empty()))
-                }
-                other => other,
-            }
-        };
-        renamed.map_err(|error| match error {
-            Errno::EXIST => exists(&self.dir_path, &self.name),
-            error => {
-                let what = format!("cannot rename {from} to {to} in {}", self.dir_path.display());
-                GuestError::io(what, error.into())
-            }
-        })
-    }
-
-    fn sync_dir(&self) -> Result<(), GuestError> {
-        rustix::fs::fsync(&self.dir).map_err(|error| failed("cannot make durable", &self.dir_path, error))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    Ours,
-    Other,
-    None,
 }
 
 impl Guest for ImageStaging {
@@ -257,17 +191,20 @@ impl Guest for ImageStaging {
     }
 
     fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
-        let (at, inside) = self.place(region, first, into.len())?;
+        let (at, inside) = self.locate(region, first, into.len())?;
         let (bytes, tail) = into.split_at_mut(inside);
         self.file.read_exact_at(bytes, at).map_err(|error| {
-            GuestError::io(format!("cannot read {} in {} at byte {at}", self.staging, self.dir_path.display()), error)
+            GuestError::io(
+                format!("cannot read {} in {} at byte {at}", self.place.staging, self.place.path.display()),
+                error,
+            )
         })?;
         tail.fill(0);
         Ok(())
     }
 
     fn write(&self, region: RegionId, first: u32, from: &[u8]) -> Result<(), GuestError> {
-        let (at, inside) = self.place(region, first, from.len())?;
+        let (at, inside) = self.locate(region, first, from.len())?;
         let mut rest = from.get(..inside).unwrap_or(from);
         let (mut page, mut at) = (first, at);
         while !rest.is_empty() {
@@ -299,60 +236,123 @@ impl Guest for ImageStaging {
 
     fn stage(&self) -> Result<(), GuestError> {
         self.file.sync_all().map_err(|error| self.no_write(&error, 0))?;
-        self.sync_dir()
+        self.place.sync()
     }
 
     fn resume(&self) -> Result<(), GuestError> {
-        match (self.is_ours(&self.staging)?, self.is_ours(self.name.as_str())?) {
+        let at = |name: &str| self.place.presence(name, &self.file);
+        match (at(&self.place.staging)?, at(self.place.name.as_str())?) {
             // A crash between the link and the unlink: rename would leave both names.
-            (Presence::Ours, Presence::Ours) => rustix::fs::unlinkat(&self.dir, &*self.staging, AtFlags::empty())
-                .map_err(|error| failed("cannot remove the staging name in", &self.dir_path, error))?,
-            (Presence::Ours, _) => self.rename()?,
+            (Presence::Ours, Presence::Ours) => self.place.unlink_staging()?,
+            (Presence::Ours, _) => self.place.rename()?,
             // Done before, and perhaps not durable.
             (_, Presence::Ours) => {}
             (Presence::Other | Presence::None, Presence::Other | Presence::None) => {
                 return Err(GuestError::Other(format!(
                     "{} in {} was removed or exchanged by somebody else; the image cannot be made visible",
-                    self.staging,
-                    self.dir_path.display()
+                    self.place.staging,
+                    self.place.path.display()
                 )));
             }
         }
-        self.sync_dir()
+        self.place.sync()
     }
 
     fn discard(&self) {
         // Never a file of the same name that is not ours; and nothing is left to report to.
-        if matches!(self.is_ours(&self.staging), Ok(Presence::Ours)) {
-            let _ = rustix::fs::unlinkat(&self.dir, &*self.staging, AtFlags::empty());
+        if matches!(self.place.presence(&self.place.staging, &self.file), Ok(Presence::Ours)) {
+            let _ = self.place.unlink_staging();
         }
     }
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, GuestError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("cannot open the directory", path, error))
+/// Where an image goes, and under which names on its way.
+#[derive(Debug)]
+struct Place {
+    /// All names are looked up below this handle, wherever the directory is moved meanwhile.
+    dir: OwnedFd,
+    /// For messages.
+    path: PathBuf,
+    staging: String,
+    name: Name,
+    replace: bool,
 }
 
-fn refuse_existing(dir: &OwnedFd, dir_path: &Path, name: &Name, replace: bool) -> Result<(), GuestError> {
-    match rustix::fs::statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => Ok(()),
-        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Err(GuestError::Other(format!(
-            "{} is a directory and cannot be replaced; send it under another name",
-            dir_path.join(name.as_str()).display()
-        ))),
-        Ok(_) if replace => Ok(()),
-        Ok(_) => Err(exists(dir_path, name)),
-        Err(error) => Err(failed("cannot look into", dir_path, error)),
+/// What a name in the directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Ours,
+    Other,
+    None,
+}
+
+impl Place {
+    fn open(path: &Path, name: &Name, transfer: TransferId, replace: bool) -> Result<Self, GuestError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| GuestError::io(format!("cannot open the directory {}", path.display()), error.into()))?;
+        Ok(Self { dir, path: path.to_owned(), staging: staging_name(transfer), name: name.clone(), replace })
     }
-}
 
-fn exists(dir: &Path, name: &Name) -> GuestError {
-    GuestError::Exists { what: dir.join(name.as_str()).display().to_string() }
-}
+    fn refuse_existing(&self) -> Result<(), GuestError> {
+        match rustix::fs::statat(&self.dir, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Err(GuestError::Other(format!(
+                "{} is a directory and cannot be replaced; send it under another name",
+                self.path.join(self.name.as_str()).display()
+            ))),
+            Ok(_) if self.replace => Ok(()),
+            Ok(_) => Err(self.exists()),
+            Err(error) => Err(self.failed("cannot look into", error)),
+        }
+    }
 
-fn failed(what: &str, dir: &Path, error: Errno) -> GuestError {
-    GuestError::io(format!("{what} {}", dir.display()), error.into())
+    /// Whether a name is this very file.
+    fn presence(&self, name: &str, file: &File) -> Result<Presence, GuestError> {
+        let failed = |error| self.failed("cannot look into", error);
+        let ours = rustix::fs::fstat(file).map_err(failed)?;
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino) => Ok(Presence::Ours),
+            Ok(_) => Ok(Presence::Other),
+            Err(Errno::NOENT) => Ok(Presence::None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn rename(&self) -> Result<(), GuestError> {
+        let (dir, from, to) = (&self.dir, self.staging.as_str(), self.name.as_str());
+        let renamed = if self.replace {
+            rustix::fs::renameat(dir, from, dir, to)
+        } else {
+            match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+                // A file system without NOREPLACE: a hard link refuses an existing name as well.
+                Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())
+                    .and_then(|()| rustix::fs::unlinkat(dir, from, AtFlags::empty())),
+                other => other,
+            }
+        };
+        renamed.map_err(|error| match error {
+            Errno::EXIST => self.exists(),
+            error => GuestError::io(format!("cannot rename {from} to {to} in {}", self.path.display()), error.into()),
+        })
+    }
+
+    fn unlink_staging(&self) -> Result<(), GuestError> {
+        rustix::fs::unlinkat(&self.dir, &self.staging, AtFlags::empty())
+            .map_err(|error| self.failed("cannot remove the staging name in", error))
+    }
+
+    fn sync(&self) -> Result<(), GuestError> {
+        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("cannot make durable", error))
+    }
+
+    fn exists(&self) -> GuestError {
+        GuestError::Exists { what: self.path.join(self.name.as_str()).display().to_string() }
+    }
+
+    fn failed(&self, what: &str, error: Errno) -> GuestError {
+        GuestError::io(format!("{what} {}", self.path.display()), error.into())
+    }
 }
 
 /// Hidden, so that listings and globs of images leave it out.

@@ -1,0 +1,100 @@
+//! What only the drivers can get wrong, and only from inside can be seen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
+use super::lane_source::{Press, ShadowBytes, SourceLanes};
+use super::tls::Tls;
+use super::{Endpoint, EndpointError, Identity, Trust};
+use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
+use crate::guest::{Guest, GuestError};
+use crate::session::binding::Key;
+use crate::session::leaves::{extent_digest, leaf};
+use crate::session::{Dispatch, Leaves};
+use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, LaneId, SessionId};
+
+fn dialer(to: String) -> Dialer {
+    let identity = Identity::generate("a").unwrap();
+    let trust = Trust::fingerprints([identity.fingerprint()]);
+    Dialer { to, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default() }
+}
+
+// spec: H-9
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_answers_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let began = tokio::time::Instant::now();
+    let error = dialer(silent.local_addr().unwrap().to_string()).control(None).await.unwrap_err();
+    assert!(matches!(error, EndpointError::Timeout { .. }), "{error}");
+    assert_eq!(began.elapsed().as_secs(), HANDSHAKE_LIMIT.as_secs());
+}
+
+// spec: H-9
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_never_speaks_is_hung_up_on() {
+    let identity = Identity::generate("b").unwrap();
+    let sink = Endpoint::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
+    let listener = sink.listen("127.0.0.1:0").await.unwrap();
+    let mut caller = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let read = tokio::time::timeout(HANDSHAKE_LIMIT * 2, caller.read(&mut [0])).await;
+    assert!(!matches!(read.unwrap(), Ok(1..)), "closed or reset");
+}
+
+/// A guest in which every byte read is another one than the last.
+struct Restless {
+    layout: Layout,
+    next: AtomicU8,
+}
+
+impl Guest for Restless {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn read(&self, _: RegionId, _: u32, into: &mut [u8]) -> Result<(), GuestError> {
+        into.fill_with(|| self.next.fetch_add(1, Ordering::Relaxed) / 2 + 1);
+        into.iter_mut().step_by(7).for_each(|byte| *byte ^= self.next.fetch_add(3, Ordering::Relaxed));
+        Ok(())
+    }
+}
+
+// spec: I-1
+#[test]
+fn what_is_hashed_is_what_is_sent() {
+    let layout = Layout::new(&[4096 * 8]).unwrap();
+    let leaves = Arc::new(Leaves::new(&layout));
+    let shared = SourceLanes {
+        guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
+        leaves: Arc::clone(&leaves),
+        shadow: ShadowBytes::default(),
+        epoch: FenceEpoch(1),
+        dialer: dialer("localhost:1".into()),
+        session: SessionId([0; 16]),
+        key: Key::new([0; 32]),
+    };
+    let extent = Extent::new(RegionId(0), vec![Run { start: 1, count: 3 }]).unwrap();
+    let dispatch = Dispatch {
+        lane: LaneId(1),
+        seq: 0,
+        extent: extent.clone(),
+        known: PageMask::EMPTY,
+        slots: vec![],
+        based: PageMask::EMPTY,
+        effort: dwcp_hde::Effort::Balanced,
+    };
+    let mut press = Press::new();
+    let sheet = press.print(&shared, &dispatch).unwrap();
+    let frame = [sheet.head, sheet.body].concat();
+    let (head, block) = ExtentHead::decode(&frame[FRAME_HEADER_BYTES..]).unwrap();
+    let mut scratch = Vec::new();
+    let plain = dwcp_hde::Decoder::new().decode(block, 3, &mut dwcp_hde::Bases::none(), &mut scratch).unwrap();
+    let sent: Vec<_> = plain.chunks(PAGE_BYTES).map(leaf).collect();
+    assert_eq!(extent_digest(FenceEpoch(1), &extent, &sent), head.digest);
+    for (page, digest) in (1..4).zip(sent) {
+        assert_eq!(leaves.get(crate::extent::FlatPage(page)), digest, "the leaf that the root is made of");
+    }
+}

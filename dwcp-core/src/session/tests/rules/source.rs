@@ -1,0 +1,430 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::guest::{DirtyMap, Pending};
+use crate::session::record::Standing;
+use crate::session::{Dispatch, Encoded, Owner, Record, Source, SourceConfig};
+use crate::wire::{Accept, Ack, Buried, Bury, Digest, Pause, PeerLimits, Ping, Ready, Run, Running};
+
+fn config() -> SourceConfig {
+    SourceConfig { lanes: 1, ..SourceConfig::default() }
+}
+
+fn offered(config: SourceConfig) -> Bench<Source> {
+    let mut bench = Bench::new(Source::new(config, offer(), leaves()));
+    let outputs = bench.feed(Input::Start);
+    assert_eq!(frames(&outputs), [Frame::Offer(offer())]);
+    assert!(asked!(outputs, Output::Harvest));
+    bench
+}
+
+fn accept() -> Frame {
+    Frame::Accept(Accept { transfer: offer().transfer })
+}
+
+fn harvested(pages: &[u32]) -> Input {
+    let mut dirty = DirtyMap::new(&offer().layout);
+    for &page in pages {
+        dirty.mark(crate::RegionId(0), page, 1);
+    }
+    Input::Harvested { dirty, pending: Pending::Unknown }
+}
+
+fn dispatches(outputs: Vec<Output>) -> Vec<Dispatch> {
+    let sent = outputs.into_iter().filter_map(|output| match output {
+        Output::Send(dispatch) => Some(dispatch),
+        _ => None,
+    });
+    sent.collect()
+}
+
+fn lanes_opened(outputs: &[Output]) -> Vec<u16> {
+    let opened = outputs.iter().filter_map(|output| match output {
+        Output::OpenLane(lane) => Some(lane.0),
+        _ => None,
+    });
+    opened.collect()
+}
+
+/// All pages are on their way on lane 1, as one extent.
+fn copying() -> (Bench<Source>, Dispatch) {
+    let mut bench = offered(config());
+    assert_eq!(lanes_opened(&bench.hear(accept())), [1]);
+    bench.feed(harvested(&[]));
+    let sent = dispatches(bench.feed(Input::LaneUp { lane: LANE, credit: WIDE }));
+    let [sent] = <[Dispatch; 1]>::try_from(sent).unwrap();
+    assert_eq!((sent.seq, sent.extent.pages()), (0, 64));
+    (bench, sent)
+}
+
+fn encoded(bench: &mut Bench<Source>, lane: LaneId, seq: u64) -> Vec<Output> {
+    bench.feed(Input::Encoded(Encoded { lane, seq, wire_bytes: 9000, carried: 64, ..Encoded::default() }))
+}
+
+fn ack(lane: LaneId, applied: u64) -> Frame {
+    Frame::Ack(Ack { lanes: vec![(lane, applied)] })
+}
+
+/// The guest is paused; the last harvest has not come back.
+fn draining() -> Bench<Source> {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    assert!(asked!(bench.hear(ack(LANE, 1)), Output::Harvest), "a round ends when all of it is at the sink");
+    assert!(asked!(bench.feed(harvested(&[])), Output::Pause));
+    let outputs = bench.feed(Input::Paused);
+    assert!(asked!(outputs, Output::Harvest) && asked!(outputs, Output::SaveDevices));
+    bench
+}
+
+fn pause(outputs: &[Output]) -> Option<Pause> {
+    frames(outputs).into_iter().find_map(|frame| match frame {
+        Frame::Pause(pause) => Some(pause),
+        _ => None,
+    })
+}
+
+fn sealed() -> (Bench<Source>, Pause) {
+    let mut bench = draining();
+    bench.feed(harvested(&[]));
+    let pause = pause(&bench.feed(Input::Devices(Bytes::from_static(b"devices")))).unwrap();
+    (bench, pause)
+}
+
+fn ready(pause: &Pause) -> Ready {
+    let Offer { transfer, epoch, .. } = offer();
+    let Pause { attempt, root, device_digest, .. } = *pause;
+    Ready { transfer, epoch, attempt, root, device_digest }
+}
+
+fn run(pause: &Pause) -> Frame {
+    let Offer { transfer, epoch, .. } = offer();
+    Frame::Run(Run { transfer, epoch, attempt: pause.attempt, root: pause.root })
+}
+
+fn running() -> Frame {
+    Frame::Running(Running { transfer: offer().transfer, epoch: offer().epoch })
+}
+
+fn gave_up() -> (Bench<Source>, Pause) {
+    let (mut bench, pause) = sealed();
+    bench.hear(Frame::Ready(ready(&pause)));
+    assert_eq!(frames(&bench.feed(Input::Persisted)), [run(&pause)]);
+    (bench, pause)
+}
+
+// spec: O-4
+#[test]
+fn no_lane_is_opened_before_the_sink_accepts() {
+    let mut bench = offered(config());
+    assert!(!asked!(bench.feed(harvested(&[])), Output::OpenLane(_)));
+    assert!(!asked!(bench.after(Duration::from_secs(1)), Output::OpenLane(_)));
+    assert!(asked!(bench.hear(accept()), Output::OpenLane(_)));
+}
+
+// spec: O-4
+#[test]
+fn an_accept_of_another_transfer_ends_the_session() {
+    let mut bench = offered(config());
+    let outputs = bench.hear(Frame::Accept(Accept { transfer: TransferId([9; 16]) }));
+    assert_eq!(error_code(&outputs), Some(ErrorCode::Unexpected));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: D-2
+#[test]
+fn no_page_is_read_before_its_dirty_bit_is_cleared() {
+    let mut bench = offered(config());
+    bench.hear(accept());
+    let early = bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });
+    assert!(dispatches(early).is_empty(), "the first harvest has not come back");
+    assert_eq!(dispatches(bench.feed(harvested(&[]))).len(), 1);
+}
+
+// spec: D-4
+#[test]
+fn a_page_is_known_only_while_the_sinks_copy_is_certain() {
+    let (mut bench, first) = copying();
+    assert_eq!(first.known.count(), 64, "zeros at the start");
+    encoded(&mut bench, LANE, 0);
+    bench.feed(Input::LaneDown { lane: LANE });
+    let outputs = bench.hear(Frame::Buried(Buried { lane: LANE, applied: 0 }));
+    assert!(!asked!(outputs, Output::Send(_)), "no lane");
+    bench.after(Duration::from_secs(1));
+    let again = dispatches(bench.feed(Input::LaneUp { lane: LaneId(2), credit: WIDE }));
+    assert_eq!(again[0].known.count(), 0, "lost: nobody knows what the sink holds");
+    encoded(&mut bench, LaneId(2), 0);
+    bench.hear(ack(LaneId(2), 1));
+    let dirty = DirtyMap::all(&offer().layout);
+    let third = dispatches(bench.feed(Input::Harvested { dirty, pending: Pending::More }));
+    assert_eq!(third[0].known.count(), 64, "acknowledged");
+}
+
+// spec: L-1
+#[test]
+fn a_lane_that_is_opened_again_has_a_new_id() {
+    let (mut bench, _) = copying();
+    bench.feed(Input::LaneDown { lane: LANE });
+    assert_eq!(lanes_opened(&bench.after(Duration::from_secs(3))), [2]);
+}
+
+// spec: H-7
+#[test]
+fn the_sinks_limits_hold() {
+    let narrow = PeerLimits { extent_pages: 5, lanes: 2 };
+    let mut bench = offered(SourceConfig { lanes: 9, limits: narrow, ..SourceConfig::default() });
+    assert_eq!(lanes_opened(&bench.hear(accept())), [1, 2]);
+    bench.feed(harvested(&[]));
+    let sent = dispatches(bench.feed(Input::LaneUp { lane: LANE, credit: WIDE }));
+    assert!(!sent.is_empty() && sent.iter().all(|dispatch| dispatch.extent.pages() == 5));
+}
+
+// spec: C-2
+#[test]
+fn nothing_is_sent_beyond_the_credit() {
+    let mut bench = offered(config());
+    bench.hear(accept());
+    bench.feed(harvested(&[]));
+    assert!(dispatches(bench.feed(Input::LaneUp { lane: LANE, credit: 64 * 4096 })).is_empty(), "heads count too");
+    let grant = Frame::Credit(crate::wire::Credit { lane: LANE, total: WIDE });
+    assert_eq!(dispatches(bench.hear(grant)).len(), 1);
+}
+
+// spec: A-2
+#[test]
+fn an_ack_of_what_was_not_sent_is_a_violation() {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    let outputs = bench.hear(ack(LANE, 2));
+    assert_eq!(error_code(&outputs), Some(ErrorCode::Unexpected));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: B-3
+#[test]
+fn nothing_of_a_dead_lane_is_sent_again_before_it_is_buried() {
+    let (mut bench, first) = copying();
+    encoded(&mut bench, LANE, 0);
+    let outputs = bench.feed(Input::LaneDown { lane: LANE });
+    assert_eq!(frames(&outputs), [Frame::Bury(Bury { lane: LANE })]);
+    bench.after(Duration::from_secs(3));
+    assert!(dispatches(bench.feed(Input::LaneUp { lane: LaneId(2), credit: WIDE })).is_empty());
+    let again = dispatches(bench.hear(Frame::Buried(Buried { lane: LANE, applied: 0 })));
+    assert_eq!(again[0].extent, first.extent);
+}
+
+// spec: B-3
+#[test]
+fn what_a_dead_lane_delivered_is_not_sent_again() {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    bench.feed(Input::LaneDown { lane: LANE });
+    bench.after(Duration::from_secs(3));
+    bench.feed(Input::LaneUp { lane: LaneId(2), credit: WIDE });
+    let outputs = bench.hear(Frame::Buried(Buried { lane: LANE, applied: 1 }));
+    assert!(asked!(outputs, Output::Harvest) && dispatches(outputs).is_empty());
+}
+
+// spec: B-4
+#[test]
+fn every_lane_is_buried_after_a_reconnect() {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    assert!(asked!(bench.feed(Input::ControlDown { clean: false }), Output::CloseLane(LANE)));
+    assert!(frames(&bench.feed(Input::LaneDown { lane: LANE })).is_empty(), "nobody hears it");
+    assert!(asked!(bench.after(Duration::from_secs(1)), Output::Redial { fresh: false }));
+    assert_eq!(frames(&bench.feed(Input::ControlUp)), [Frame::Bury(Bury { lane: LANE })]);
+    assert!(dispatches(bench.feed(Input::LaneUp { lane: LaneId(2), credit: WIDE })).is_empty());
+}
+
+// spec: S-1
+#[test]
+fn pause_is_said_when_the_last_harvest_is_sent() {
+    let mut bench = draining();
+    let devices = bench.feed(Input::Devices(Bytes::from_static(b"devices")));
+    assert!(pause(&devices).is_none(), "the last harvest is missing");
+    let sent = dispatches(bench.feed(harvested(&[5])));
+    assert_eq!(sent[0].extent.page_numbers().collect::<Vec<_>>(), [5]);
+    let outputs = encoded(&mut bench, LANE, 1);
+    let pause = pause(&outputs).unwrap();
+    assert_eq!((pause.attempt, pause.device_bytes, pause.finals), (1, 7, vec![(LANE, 2)]));
+    let Frame::DeviceState(state) = &frames(&outputs)[1] else { panic!("{outputs:?}") };
+    assert_eq!((state.attempt, state.offset, &state.bytes[..]), (1, 0, &b"devices"[..]));
+}
+
+// spec: S-1
+#[test]
+fn pause_waits_for_the_burial_of_every_dead_lane() {
+    let mut bench = draining();
+    bench.feed(Input::Devices(Bytes::new()));
+    bench.feed(harvested(&[5]));
+    bench.feed(Input::LaneDown { lane: LANE });
+    assert!(pause(&encoded(&mut bench, LANE, 1)).is_none());
+    let outputs = bench.hear(Frame::Buried(Buried { lane: LANE, applied: 2 }));
+    assert!(pause(&outputs).is_some());
+}
+
+// spec: S-1
+#[test]
+fn what_is_lost_after_pause_is_sent_again_and_sealed_anew() {
+    let mut bench = draining();
+    bench.feed(Input::Devices(Bytes::new()));
+    bench.feed(harvested(&[5]));
+    assert_eq!(pause(&encoded(&mut bench, LANE, 1)).unwrap().attempt, 1);
+    bench.feed(Input::LaneDown { lane: LANE });
+    bench.hear(Frame::Buried(Buried { lane: LANE, applied: 1 }));
+    bench.after(Duration::from_secs(1));
+    assert_eq!(dispatches(bench.feed(Input::LaneUp { lane: LaneId(2), credit: WIDE })).len(), 1);
+    assert_eq!(pause(&encoded(&mut bench, LaneId(2), 0)).unwrap().attempt, 2);
+}
+
+// spec: S-4
+#[test]
+fn ready_is_believed_only_if_all_of_it_is_ours() {
+    let other = Digest([9; 32]);
+    type Change = fn(&mut Ready, Digest);
+    let wrong: [(Change, ErrorCode); 6] = [
+        (|ready, _| ready.transfer = TransferId([0; 16]), ErrorCode::Unexpected),
+        (|ready, _| ready.epoch = FenceEpoch(4), ErrorCode::Unexpected),
+        (|ready, _| ready.attempt = 2, ErrorCode::Unexpected),
+        (|ready, _| ready.attempt = 0, ErrorCode::Unexpected),
+        (|ready, other| ready.root = other, ErrorCode::RootMismatch),
+        (|ready, other| ready.device_digest = other, ErrorCode::DeviceDigest),
+    ];
+    for (change, code) in wrong {
+        let (mut bench, pause) = sealed();
+        let mut ready = ready(&pause);
+        change(&mut ready, other);
+        let outputs = bench.hear(Frame::Ready(ready));
+        assert_eq!(error_code(&outputs), Some(code));
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+        assert!(asked!(outputs, Output::Resume) && !asked!(outputs, Output::Persist(_)));
+    }
+}
+
+// spec: S-4
+#[test]
+fn ready_before_the_last_ack_is_a_violation() {
+    let mut bench = draining();
+    bench.feed(Input::Devices(Bytes::new()));
+    bench.feed(harvested(&[5]));
+    let pause = pause(&encoded(&mut bench, LANE, 1)).unwrap();
+    let outputs = bench.hear(Frame::Ready(ready(&pause)));
+    assert_eq!(error_code(&outputs), Some(ErrorCode::Unexpected));
+}
+
+// spec: S-4
+#[test]
+fn ready_of_a_pause_that_was_taken_back_is_ignored_and_ready_twice_is_not() {
+    let (mut bench, pause) = sealed();
+    assert!(asked!(bench.feed(Input::ControlDown { clean: false }), Output::Resume));
+    bench.feed(Input::ControlUp);
+    let outputs = bench.hear(Frame::Ready(ready(&pause)));
+    assert!(outcome(&outputs).is_none() && !asked!(outputs, Output::Persist(_)));
+    let (mut bench, pause) = sealed();
+    bench.hear(Frame::Ready(ready(&pause)));
+    assert_eq!(outcome(&bench.hear(Frame::Ready(ready(&pause)))).unwrap().owner, Owner::InDoubt);
+}
+
+// spec: S-5
+#[test]
+fn run_is_said_only_when_give_up_is_durable() {
+    let (mut bench, pause) = sealed();
+    let outputs = bench.hear(Frame::Ready(ready(&pause)));
+    assert!(frames(&outputs).is_empty());
+    let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
+    assert_eq!((record.standing, record.attempt, record.root), (Standing::GaveUp, 1, pause.root));
+    assert!(frames(&bench.after(Duration::from_millis(5))).is_empty());
+    assert_eq!(frames(&bench.feed(Input::Persisted)), [run(&pause)]);
+}
+
+// spec: S-6
+#[test]
+fn before_give_up_every_failure_leaves_the_guest_at_the_source() {
+    let failures =
+        [|| Input::Cancel, || Input::Frame(running()), || Input::GuestFailed(crate::GuestError::Other("disk".into()))];
+    for failure in failures {
+        let (mut bench, _) = sealed();
+        let outputs = bench.feed(failure());
+        assert!(asked!(outputs, Output::Resume));
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+    }
+    let (mut bench, pause) = sealed();
+    bench.hear(Frame::Ready(ready(&pause)));
+    let outputs = bench.feed(Input::PersistFailed { text: "full".into() });
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+    assert!(asked!(outputs, Output::Resume) && asked!(outputs, Output::Forget(_)));
+}
+
+// spec: S-6
+#[test]
+fn after_give_up_the_source_never_runs_the_guest_and_never_aborts() {
+    let (mut bench, _) = gave_up();
+    let outputs = bench.feed(Input::Cancel);
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::InDoubt);
+    assert!(!asked!(outputs, Output::Resume) && !asked!(outputs, Output::Forget(_)));
+    assert!(frames(&outputs).is_empty(), "an ABORT could make the sink throw away what it owns");
+    let (mut bench, _) = gave_up();
+    bench.feed(Input::ControlDown { clean: false });
+    for _ in 0..100 {
+        let outputs = bench.after(Duration::from_secs(60));
+        assert!(outcome(&outputs).is_none() && !asked!(outputs, Output::Resume));
+        bench.feed(Input::ControlDown { clean: false });
+    }
+}
+
+// spec: S-7
+#[test]
+fn running_ends_the_session_at_the_source() {
+    let (mut bench, _) = gave_up();
+    let outputs = bench.hear(running());
+    assert!(asked!(outputs, Output::Forget(_)) && !asked!(outputs, Output::Resume));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Sink);
+    let (mut bench, _) = sealed();
+    assert_eq!(error_code(&bench.hear(running())), Some(ErrorCode::Unexpected), "RUNNING before RUN");
+}
+
+// spec: S-8
+#[test]
+fn run_is_said_again_on_every_new_connection() {
+    let (mut bench, pause) = gave_up();
+    for _ in 0..3 {
+        bench.feed(Input::ControlDown { clean: false });
+        assert!(asked!(bench.after(Duration::from_secs(2)), Output::Redial { .. }));
+        assert_eq!(frames(&bench.feed(Input::ControlUp)), [run(&pause)]);
+    }
+    bench.feed(Input::ControlDown { clean: false });
+    bench.feed(Input::SessionLost);
+    assert!(asked!(bench.after(Duration::from_secs(2)), Output::Redial { fresh: true }));
+}
+
+// spec: S-8
+#[test]
+fn a_source_that_crashed_after_give_up_asks_by_its_record() {
+    let Offer { transfer, epoch, name, .. } = offer();
+    let root = Digest([4; 32]);
+    let record = Record { transfer, epoch, attempt: 2, root, name, standing: Standing::GaveUp };
+    let mut bench = Bench::new(Source::recover(config(), offer(), &record));
+    let outputs = bench.feed(Input::Start);
+    assert_eq!(frames(&outputs), [Frame::Run(Run { transfer, epoch, attempt: 2, root })]);
+    assert_eq!(outcome(&bench.hear(running())).unwrap().owner, Owner::Sink);
+}
+
+// spec: T-1
+#[test]
+fn a_ping_is_answered_with_its_number() {
+    let (mut bench, _) = copying();
+    assert_eq!(frames(&bench.hear(Frame::Ping(Ping { id: 77 }))), [Frame::Pong(Ping { id: 77 })]);
+}
+
+// spec: T-2
+#[test]
+fn a_silent_sink_is_taken_for_lost() {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    bench.hear(ack(LANE, 1));
+    assert!(!asked!(bench.after(Duration::from_millis(9_900)), Output::CloseLane(_)));
+    assert!(asked!(bench.after(Duration::from_millis(200)), Output::CloseLane(_)));
+    assert!(asked!(bench.after(Duration::from_secs(1)), Output::Redial { .. }));
+}

@@ -1,0 +1,339 @@
+//! The bodies of the fuzz targets: arbitrary bytes of a peer against everything that reads them.
+//! `cargo test` replays the corpora through the same functions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dwcp_core::extent::PAGE_BYTES;
+use dwcp_core::session::binding::{self, Key, Speaker};
+use dwcp_core::session::{
+    Applied, Encoded, Input, Leaves, Machine, Output, Sink, SinkConfig, Source, SourceConfig, Time,
+};
+use dwcp_core::wire::limits::MAX_HANDSHAKE_BYTES;
+use dwcp_core::wire::{
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame, ExtentHead,
+    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, LaneId, Name, Offer, Pause, PeerLimits,
+    Ping, Ready, Run, Running, TransferId,
+};
+use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
+use dwcp_hde::Bases;
+
+/// Bytes as one frame on any lane: it is refused, or it is a frame that can be written and read again.
+pub fn check_frame(data: &[u8]) {
+    let Some((head, body)) = data.split_first_chunk::<FRAME_HEADER_BYTES>() else { return };
+    let Ok(header) = FrameHeader::decode(*head, body.len()) else { return };
+    let Some(body) = body.get(..header.body_bytes()) else { return };
+    if header.frame == FrameType::Extent.byte() {
+        return check_extent(head, body);
+    }
+    let Ok(Some(frame)) = Frame::decode(header.frame, body) else { return };
+    let mut again = Vec::new();
+    frame.encode(&mut again);
+    let decoded = Frame::decode(header.frame, &again[FRAME_HEADER_BYTES..]);
+    assert!(matches!(decoded, Ok(Some(_))), "what was read cannot be written: {frame:?}");
+    // A text loses its control characters; everything else has one form only.
+    if !matches!(frame, Frame::Abort(_) | Frame::Error(_)) {
+        assert_eq!(&again[FRAME_HEADER_BYTES..], body, "{frame:?} has two forms");
+    }
+}
+
+fn check_extent(head: &[u8], body: &[u8]) {
+    let Ok((extent, block)) = ExtentHead::decode(body) else { return };
+    let mut again = Vec::new();
+    extent.encode(block.len(), &mut again).unwrap();
+    let (first, rest) = again.split_at(FRAME_HEADER_BYTES);
+    assert_eq!(first[..5], head[..5], "the header has two forms");
+    assert_eq!(rest, &body[..body.len() - block.len()], "the head has two forms");
+}
+
+/// Bytes as the first frames of a connection: refused, or chosen from without widening anything.
+pub fn check_hello(data: &[u8]) {
+    check_frame(data);
+    let own = PeerLimits { extent_pages: 100, lanes: 4 };
+    if let Some((head, body)) = data.split_first_chunk::<FRAME_HEADER_BYTES>()
+        && let Ok(header) = FrameHeader::decode(*head, MAX_HANDSHAKE_BYTES)
+    {
+        assert!(header.body_bytes() <= MAX_HANDSHAKE_BYTES);
+        if let Some(body) = body.get(..header.body_bytes()) {
+            let _ = Frame::decode(header.frame, body);
+        }
+    }
+    let hello = Frame::decode(FrameType::Hello.byte(), data);
+    let ack = Frame::decode(FrameType::HelloAck.byte(), data);
+    for frame in [FrameType::Bind, FrameType::Join, FrameType::Joined] {
+        let _ = Frame::decode(frame.byte(), data);
+    }
+    if let Ok(Some(Frame::Hello(hello))) = hello {
+        let narrow = binding::narrow(own, hello.limits);
+        assert!(narrow.extent_pages <= own.extent_pages && narrow.lanes <= own.lanes && narrow.lanes > 0);
+        if let Ok(chosen) = binding::choose(&hello, 0) {
+            assert!(binding::VERSIONS.contains(&chosen.version));
+            assert_eq!(chosen.features & !hello.features, 0, "a feature that was not offered");
+        }
+    }
+    if let Ok(Some(Frame::HelloAck(ack))) = ack {
+        let hello = dwcp_core::wire::Hello {
+            version_min: 3,
+            version_max: 3,
+            role: dwcp_core::wire::Role::Source,
+            features: 0,
+            required: 0,
+            limits: own,
+            nonce: [1; 32],
+            resume: None,
+        };
+        let _ = binding::offers_mac(&Key::new([2; 32]), Speaker::Sink, &hello, &ack);
+    }
+}
+
+/// Bytes as a block of `1 + data[0]` pages: refused, or exactly so many pages.
+pub fn check_block(data: &[u8]) {
+    let Some((&count, block)) = data.split_first() else { return };
+    let pages = usize::from(count) + 1;
+    let _ = dwcp_hde::needs_bases(block, pages);
+    let old = vec![0xa5; pages * PAGE_BYTES];
+    for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &old)] {
+        let mut scratch = Vec::new();
+        if let Ok(plain) = dwcp_hde::Decoder::new().decode(block, pages, &mut bases, &mut scratch) {
+            assert_eq!(plain.len(), pages * PAGE_BYTES);
+        }
+    }
+}
+
+/// Outputs that one input may give: an extent per few pages and a frame per lane are far below.
+const MOST_OUTPUTS: usize = 5000;
+/// Inputs taken from one string of bytes.
+const MOST_OPERATIONS: usize = 3000;
+
+/// Bytes as a list of whatever a peer, a link and an operator can do to a source and to a sink, in any
+/// order: no panic, bounded outputs, and an end that says who owns the guest. The drivers are honest
+/// (they report what they did and nothing else), the peers are not.
+pub fn run_operations(data: &[u8]) {
+    let layout = Layout::new(&[70 * 4096, 5 * 4096 - 1]).unwrap();
+    let offer = Offer {
+        transfer: TransferId([1; 16]),
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Live,
+        name: Name::new("fuzz").unwrap(),
+        layout: layout.clone(),
+    };
+    let mut bytes = Script { data };
+    let source = SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), ..SourceConfig::default() };
+    let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)));
+    let sink = Sink::new(SinkConfig::default(), offer, Arc::new(Leaves::new(&layout)));
+    let mut source = Driven::new(source);
+    let mut sink = Driven::new(sink);
+    source.feed(Input::Start);
+    sink.feed(Input::Start);
+    for _ in 0..MOST_OPERATIONS {
+        let Some(operation) = bytes.byte() else { break };
+        if operation & 0x80 == 0 {
+            let input = source.input(operation, &mut bytes, &layout);
+            source.feed(input);
+        } else {
+            let input = sink.input(operation, &mut bytes, &layout);
+            sink.feed(input);
+        }
+    }
+    source.feed(Input::Cancel);
+    assert!(source.finished, "a cancelled source has not ended");
+    sink.feed(Input::Cancel);
+}
+
+/// The bytes that are left.
+struct Script<'a> {
+    data: &'a [u8],
+}
+
+impl Script<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.data.split_first()?;
+        self.data = rest;
+        Some(first)
+    }
+
+    /// A number: mostly small, sometimes at an edge.
+    fn number(&mut self) -> u64 {
+        match self.byte().unwrap_or(0) {
+            0xff => u64::MAX,
+            0xfe => u64::MAX - 1,
+            0xfd => 1 << 40,
+            small => u64::from(small & 0x1f),
+        }
+    }
+
+    fn lane(&mut self) -> LaneId {
+        LaneId(u16::from(self.byte().unwrap_or(0) & 7).max(1))
+    }
+
+    fn digest(&mut self) -> Digest {
+        Digest([self.byte().unwrap_or(0); 32])
+    }
+
+    fn limits(&mut self) -> PeerLimits {
+        let extent_pages = u16::from(self.byte().unwrap_or(15)).max(1);
+        PeerLimits { extent_pages, lanes: u16::from(self.byte().unwrap_or(3) & 3) + 1 }
+    }
+
+    fn transfer(&mut self) -> TransferId {
+        TransferId([if self.byte() == Some(0) { 2 } else { 1 }; 16])
+    }
+
+    fn frame(&mut self, root: Digest) -> Frame {
+        let epoch = FenceEpoch(1);
+        match self.byte().unwrap_or(0) % 16 {
+            0 => Frame::Accept(Accept { transfer: self.transfer() }),
+            1 => Frame::Ack(Ack { lanes: vec![(self.lane(), self.number()), (self.lane(), self.number())] }),
+            2 => Frame::Credit(Credit { lane: self.lane(), total: self.number() << 20 }),
+            3 => Frame::Buried(Buried { lane: self.lane(), applied: self.number() }),
+            4 => Frame::Ready(Ready {
+                transfer: self.transfer(),
+                epoch,
+                attempt: self.number() as u32,
+                root: if self.byte() == Some(0) { self.digest() } else { root },
+                device_digest: Digest(*blake3::hash(b"").as_bytes()),
+            }),
+            5 => Frame::Running(Running { transfer: self.transfer(), epoch }),
+            6 => Frame::Bury(Bury { lane: self.lane() }),
+            7 | 8 => Frame::Pause(Pause {
+                attempt: self.number() as u32,
+                root: if self.byte() == Some(0) { self.digest() } else { root },
+                device_bytes: self.number().min(64 << 20),
+                device_digest: Digest(*blake3::hash(b"").as_bytes()),
+                finals: vec![(self.lane(), self.number())],
+            }),
+            9 => Frame::DeviceState(DeviceState {
+                attempt: self.number() as u32,
+                offset: self.number(),
+                bytes: Bytes::from(vec![0; self.number().clamp(1, 64) as usize]),
+            }),
+            10 | 11 => Frame::Run(Run { transfer: self.transfer(), epoch, attempt: self.number() as u32, root }),
+            12 => Frame::Ping(Ping { id: self.number() }),
+            13 => Frame::Pong(Ping { id: self.number() }),
+            14 => Frame::Abort(Abort { reason: AbortReason::Cancelled, text: "fuzz".into() }),
+            _ => Frame::Error(ErrorFrame {
+                code: ErrorCode::ALL[usize::from(self.byte().unwrap_or(0)) % ErrorCode::ALL.len()],
+                lane: self.lane(),
+                position: self.number(),
+                text: "fuzz".into(),
+            }),
+        }
+    }
+}
+
+/// A machine with an honest driver.
+struct Driven<M> {
+    machine: M,
+    now: Duration,
+    finished: bool,
+    /// Dispatches that are not yet encoded.
+    dispatched: VecDeque<(LaneId, u64, u64)>,
+    /// Next sequence number that each admitted lane may apply.
+    admitted: BTreeMap<LaneId, u64>,
+    /// Answers that are owed.
+    owed: VecDeque<Input>,
+}
+
+impl<M: Machine> Driven<M> {
+    fn new(machine: M) -> Self {
+        Self {
+            machine,
+            now: Duration::ZERO,
+            finished: false,
+            dispatched: VecDeque::new(),
+            admitted: BTreeMap::new(),
+            owed: VecDeque::new(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.machine.handle(Time::after_epoch(self.now), input);
+        let mut outputs = 0;
+        while let Some(output) = self.machine.poll() {
+            outputs += 1;
+            assert!(outputs <= MOST_OUTPUTS, "more than {MOST_OUTPUTS} outputs for one input");
+            assert!(!self.finished, "{output:?} after the end");
+            self.obey(output);
+        }
+        let deadline = self.machine.deadline();
+        assert!(!self.finished || deadline.is_none(), "a deadline after the end");
+    }
+
+    fn obey(&mut self, output: Output) {
+        match output {
+            Output::Control(frame) => {
+                let mut bytes = Vec::new();
+                frame.encode(&mut bytes);
+                let decoded = Frame::decode(frame.frame_type().byte(), &bytes[FRAME_HEADER_BYTES..]);
+                assert!(matches!(decoded, Ok(Some(_))), "our own frame is refused: {frame:?}");
+            }
+            Output::Send(dispatch) => {
+                self.dispatched.push_back((dispatch.lane, dispatch.seq, dispatch.extent.pages() as u64));
+            }
+            Output::AdmitLane { lane, .. } => {
+                self.admitted.insert(lane, 0);
+            }
+            Output::CloseLane(lane) => {
+                self.admitted.remove(&lane);
+                self.dispatched.retain(|&(id, ..)| id != lane);
+                self.owed.push_back(Input::LaneDown { lane });
+            }
+            Output::Pause => self.owed.push_back(Input::Paused),
+            Output::SaveDevices => self.owed.push_back(Input::Devices(Bytes::new())),
+            Output::Stage { .. } => self.owed.push_back(Input::Staged),
+            Output::Run => self.owed.push_back(Input::Running),
+            Output::Persist(_) => self.owed.push_back(Input::Persisted),
+            Output::Finished(_) => self.finished = true,
+            _ => {}
+        }
+    }
+
+    fn input(&mut self, operation: u8, bytes: &mut Script<'_>, layout: &Layout) -> Input {
+        let root = self.machine.progress().root.unwrap_or(Digest([0; 32]));
+        let root = self.machine.progress().peer_root.unwrap_or(root);
+        match operation & 0x1f {
+            0..=9 => Input::Frame(bytes.frame(root)),
+            10..=13 => self.owed.pop_front().unwrap_or(Input::Tick),
+            14 | 15 => self.encode_next(),
+            16 | 17 => self.apply_next(bytes.lane()),
+            18 => Input::LaneUp { lane: bytes.lane(), credit: bytes.number() << 20 },
+            19 | 20 => Input::LaneJoin { lane: bytes.lane() },
+            21 => {
+                let lane = bytes.lane();
+                self.admitted.remove(&lane);
+                self.dispatched.retain(|&(id, ..)| id != lane);
+                Input::LaneDown { lane }
+            }
+            22 | 23 => {
+                let mut dirty = DirtyMap::new(layout);
+                dirty.mark(RegionId(0), bytes.number() as u32, bytes.number() as u32);
+                Input::Harvested { dirty, pending: Pending::Unknown }
+            }
+            24 => Input::ControlDown { clean: bytes.byte() == Some(1) },
+            25 => Input::ControlUp,
+            26 => Input::SessionLost,
+            27 => Input::PersistFailed { text: "fuzz".into() },
+            28 if bytes.byte() == Some(7) => Input::Cancel,
+            29 => Input::Bandwidth(std::num::NonZeroU64::new(bytes.number())),
+            _ => {
+                let units = bytes.number().min(1 << 20);
+                self.now = self.now.saturating_add(Duration::from_millis(units * units));
+                Input::Tick
+            }
+        }
+    }
+
+    fn encode_next(&mut self) -> Input {
+        let Some((lane, seq, pages)) = self.dispatched.pop_front() else { return Input::Tick };
+        let carried = pages as u16;
+        Input::Encoded(Encoded { lane, seq, wire_bytes: 100 + pages * 4096, carried, ..Encoded::default() })
+    }
+
+    fn apply_next(&mut self, lane: LaneId) -> Input {
+        let Some(seq) = self.admitted.get_mut(&lane) else { return Input::Tick };
+        *seq += 1;
+        Input::Applied(Applied { lane, seq: *seq - 1, wire_bytes: 4200, pages: 1 })
+    }
+}

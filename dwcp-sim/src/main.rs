@@ -1,0 +1,91 @@
+//! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`.
+#![allow(clippy::as_conversions, reason = "a ratio for humans")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::process::ExitCode;
+
+use dwcp_sim::{Planted, run_seed};
+
+const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]";
+
+struct Campaign {
+    seeds: Range<u64>,
+    planted: Option<Planted>,
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let Some(campaign) = parse(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        for (_, name) in Planted::ALL {
+            eprintln!("  --bug {name}");
+        }
+        return ExitCode::from(2);
+    };
+    if run(&campaign) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Option<Campaign> {
+    let mut campaign = Campaign { seeds: 0..2000, planted: None, keep_going: false };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--seeds" => {
+                let text = words.next()?;
+                let (from, to) = text.split_once("..").unwrap_or((&text, ""));
+                let from = from.parse().ok()?;
+                let to = if to.is_empty() { from + 1 } else { to.parse().ok()? };
+                campaign.seeds = from..to;
+            }
+            "--bug" => campaign.planted = Some(Planted::named(&words.next()?)?),
+            "--keep-going" => campaign.keep_going = true,
+            _ => return None,
+        }
+    }
+    Some(campaign)
+}
+
+/// True when every property held.
+fn run(campaign: &Campaign) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    #[expect(clippy::disallowed_methods, reason = "a campaign reports its own speed")]
+    let started = std::time::Instant::now();
+    let mut endings = BTreeMap::new();
+    let mut failures: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let (mut events, mut extents, mut done, mut longest) = (0, 0, 0_u64, (0, 0));
+    for seed in campaign.seeds.clone() {
+        done += 1;
+        match run_seed(seed, campaign.planted) {
+            Ok(report) => {
+                *endings.entry((report.ending, report.quiet)).or_insert(0_u64) += 1;
+                events += report.events;
+                extents += report.extents;
+                longest = longest.max((report.events, seed));
+            }
+            Err(violation) => {
+                let first = failures.is_empty();
+                let kind: String = violation.what.chars().filter(|c| !c.is_ascii_digit()).take(150).collect();
+                failures.entry(format!("{:?}: {kind}", violation.property)).or_insert((seed, 0)).1 += 1;
+                if first && !campaign.keep_going {
+                    println!("{violation}");
+                }
+                if !campaign.keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    println!(
+        "{done} seeds in {seconds:.1} s: {:.0} seeds/s, {events} events, {extents} extents applied",
+        done as f64 / seconds
+    );
+    println!("most events: {} (seed {})", longest.0, longest.1);
+    for ((ending, quiet), count) in endings {
+        println!("  {ending:?}{}: {count}", if quiet { " (nothing went wrong)" } else { "" });
+    }
+    for (property, (seed, count)) in &failures {
+        println!("  VIOLATED {property}: {count}, first by seed {seed}");
+    }
+    failures.is_empty()
+}

@@ -1,0 +1,38 @@
+//! The bodies of the fuzz targets, on bytes that proptest makes up.
+
+use dwcp_core::wire::{FrameHeader, FrameType};
+use proptest::prelude::*;
+
+/// Arbitrary bytes under a header that fits them, so that most get past it.
+fn framed(body: &[u8], frame: FrameType) -> Vec<u8> {
+    let mut bytes = FrameHeader::new(frame, u32::try_from(body.len()).unwrap_or(u32::MAX)).encode().to_vec();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// More with `PROPTEST_CASES=1000000`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(4000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn frames(body in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..FrameType::ALL.len()) {
+        dwcp_sim::check_frame(&body);
+        dwcp_sim::check_frame(&framed(&body, FrameType::ALL[kind]));
+        dwcp_sim::check_hello(&body);
+        dwcp_sim::check_hello(&framed(&body, FrameType::ALL[kind]));
+    }
+
+    #[test]
+    fn blocks(data in proptest::collection::vec(prop_oneof![0_u8..8, any::<u8>()], 0..200)) {
+        dwcp_sim::check_block(&data);
+    }
+
+    #[test]
+    fn operations(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        dwcp_sim::run_operations(&data);
+    }
+}

@@ -1,0 +1,47 @@
+# `just` lists these; each is one cargo command that can be typed as well.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+_default:
+    @just --list
+
+# Everything that the gate checks, in its order
+check:
+    bash .ci/run
+
+# All tests
+test:
+    cargo test --workspace
+
+# Format and lints, as the gate sees them
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# So many seeds of the simulator, 0.. ; a failing seed is the bug report
+sim SEEDS="10000":
+    cargo run --release -p dwcp-sim --bin dwcp-sim -- --seeds 0..{{SEEDS}}
+
+# One target for so many seconds: hello, frame, extent_block, session_ops (nightly, cargo install cargo-fuzz)
+fuzz TARGET TIME="60":
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536
+
+# Reduces a corpus to the inputs that reach something of their own, before it is committed
+fuzz-shrink TARGET:
+    cargo +nightly fuzz cmin {{TARGET}}
+
+# Applies each change of docs/mutants.md in turn; each must make its test fail
+mutants:
+    cargo run --release -p dwcp-sim --bin mutants
+
+# Micro benchmarks: wire, hde, session
+bench:
+    cargo bench --bench wire --bench hde --bench session
+
+# Whole transfers over loopback beside the bare rustls loop
+bench-transfer *ARGS:
+    cargo bench --bench transfer -- {{ARGS}}
+
+# The main job in one command
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}

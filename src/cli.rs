@@ -1,0 +1,264 @@
+//! The command line: its words, their meaning, and nothing else.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dwcp_core::net::Fingerprint;
+use dwcp_core::wire::{Name, TransferId};
+
+use crate::demo::{DemoArgs, PartArgs};
+use crate::exit;
+use crate::units::{self, Bandwidth, Percent};
+
+/// Moves live, changing state between hosts: guests, memory and disk images.
+#[derive(Debug, Parser)]
+#[command(name = "dwcp", version, after_help = TOP_EXAMPLES.to_owned() + exit::TABLE, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Say more on stderr; twice for still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  dwcp demo
+  dwcp identity new --out a.id
+  dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of a.id> --dir /var/lib/vm
+  dwcp send --to host:7070 --identity a.id --trust sha256:<of b.id> --as vm1 vm1.mem
+
+";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make or show a node's key and certificate
+    Identity(IdentityArgs),
+    /// Wait for images and store them
+    Receive(ReceiveArgs),
+    /// Send an image, or successive snapshots of one guest
+    Send(SendArgs),
+    /// List or end transfers in doubt
+    Resolve(ResolveArgs),
+    /// Move a live guest between two nodes on this machine and check every write
+    Demo(DemoArgs),
+    /// A process of the demo
+    #[command(hide = true)]
+    DemoPart(PartArgs),
+}
+
+impl Command {
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Identity(_) | Self::DemoPart(_) => false,
+            Self::Demo(args) => args.json(),
+            Self::Receive(args) => args.json,
+            Self::Send(args) => args.json,
+            Self::Resolve(args) => args.json,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp identity new --out a.id              make one, print its fingerprint for the peer's --trust
+  dwcp identity new --out b.id --renew a.id the same key and fingerprint, a new certificate
+  dwcp identity show a.id")]
+pub(crate) struct IdentityArgs {
+    #[command(subcommand)]
+    pub(crate) command: IdentityCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Make a key and a certificate, readable by you alone, and print the fingerprint
+    #[command(after_help = "Examples:\n  dwcp identity new --out a.id\n  dwcp identity new --out b.id --renew a.id")]
+    New {
+        /// Where to; an existing file is never overwritten
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Keep the key of this identity, so that peers need not be told
+        #[arg(long, value_name = "FILE")]
+        renew: Option<PathBuf>,
+        /// Name in the certificate; matters only to peers that trust a certificate authority
+        #[arg(long, default_value = "dwcp")]
+        subject: String,
+    },
+    /// Print the fingerprint
+    #[command(after_help = "Examples:\n  dwcp identity show a.id")]
+    Show {
+        /// The identity
+        file: PathBuf,
+    },
+}
+
+/// Who we are and whom we talk to.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("peers").required(true).args(["trust", "trust_ca"])))]
+pub(crate) struct Credentials {
+    /// Our key and certificate, made by `dwcp identity new`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: PathBuf,
+    /// Fingerprint of a peer that we talk to; may be repeated
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) trust: Vec<Fingerprint>,
+    /// Talk to peers whose certificate was signed by an authority in this PEM file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of the sender> --dir /var/lib/vm
+  dwcp receive --listen 127.0.0.1:0 --identity b.id --trust sha256:<of the sender> --dir . --once --json
+
+An image becomes visible under its name only after both ends agreed on its digest. What the receiver
+has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.")]
+pub(crate) struct ReceiveArgs {
+    /// Address and port to listen on; port 0 lets the system choose
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: String,
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
+    /// Where images are stored, under the name that the sender gives with --as
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Overwrite an image of the same name
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// End after one transfer, with its exit code
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Connections that one transfer may use besides the control connection
+    #[arg(long, default_value = "16")]
+    pub(crate) lanes: NonZeroU16,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 vm1.mem
+  dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 \\
+            --round t0.mem --round t1.mem --round t2.mem
+  dwcp send ... --bandwidth 100mbit --json --as disk disk.img
+
+Ctrl-C cancels and leaves everything as it was; a second one leaves at once. The files must not change
+while they are sent: that is noticed, and nothing is switched over.")]
+#[command(group(clap::ArgGroup::new("image").required(true).args(["file", "rounds"])))]
+pub(crate) struct SendArgs {
+    /// Host and port of `dwcp receive`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
+    /// Name at the receiver: 1 to 64 of a-z 0-9 . _ -
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Name,
+    /// The image; sparse files stay sparse
+    pub(crate) file: Option<PathBuf>,
+    /// A snapshot of the guest, oldest first; may be repeated, and only what differs travels
+    #[arg(long = "round", value_name = "FILE")]
+    pub(crate) rounds: Vec<PathBuf>,
+    /// Connections besides the control connection
+    #[arg(long, default_value = "4")]
+    pub(crate) lanes: NonZeroU16,
+    /// Limit of all connections together, such as 100mbit or 50MB a second
+    #[arg(long, value_name = "RATE")]
+    pub(crate) bandwidth: Option<Bandwidth>,
+    /// How long the last round may take
+    #[arg(long, default_value = "300ms", value_parser = units::duration)]
+    pub(crate) downtime: Duration,
+    /// Memory for what the receiver has already, as a share of the guest; used by --round
+    #[arg(long, default_value = "25%")]
+    pub(crate) shadow: Percent,
+    /// How hard to compress
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) effort: EffortArg,
+    /// Where this node remembers transfers in doubt [default: $XDG_STATE_HOME/dwcp or ~/.local/state/dwcp]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How long a lost connection may stay lost
+    #[arg(long, default_value = "30s", value_parser = units::duration)]
+    pub(crate) reconnect_limit: Duration,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How hard to compress.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum EffortArg {
+    /// As hard as the link is slow
+    #[default]
+    Auto,
+    /// Not at all
+    Raw,
+    /// LZ4
+    Fast,
+    /// zstd
+    Balanced,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp resolve                                        list what this sender does not know
+  dwcp resolve --dir /var/lib/vm                      list what this receiver waits for
+  dwcp resolve TRANSFER --to host:7070 --identity a.id --trust sha256:<of the receiver>
+                                                      ask the receiver again
+  dwcp resolve TRANSFER --owner sink --fenced         at the source: by the operator's word
+  dwcp resolve TRANSFER --dir DIR --owner sink --fenced   at the receiver: the staged image becomes visible
+
+A transfer is in doubt when the source gave its guest up and was not told that the receiver has it.
+Asking again is always safe. --owner is not: only you can know that the other side will never run it
+too. Say so with --fenced, and give both sides the same owner.")]
+pub(crate) struct ResolveArgs {
+    /// The transfer to end; without it all are listed
+    pub(crate) transfer: Option<TransferId>,
+    /// Ask this receiver whether it has the guest
+    #[arg(long, value_name = "HOST:PORT", requires = "transfer", requires = "identity", conflicts_with_all = ["owner", "dir"])]
+    pub(crate) to: Option<String>,
+    /// Our key and certificate
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Fingerprint of the receiver
+    #[arg(long, value_name = "FINGERPRINT", requires = "to", conflicts_with = "trust_ca")]
+    pub(crate) trust: Vec<Fingerprint>,
+    /// PEM file of certificate authorities
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub(crate) trust_ca: Option<PathBuf>,
+    /// End it by your word: who has the guest from now on
+    #[arg(long, value_enum, requires = "transfer", requires = "fenced")]
+    pub(crate) owner: Option<OwnerArg>,
+    /// You made sure that the other side will never run it
+    #[arg(long, requires = "owner")]
+    pub(crate) fenced: bool,
+    /// Look at a receiver's directory instead of a sender's state
+    #[arg(long, conflicts_with = "state_dir")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Overwrite an image of the same name
+    #[arg(long, requires = "dir")]
+    pub(crate) replace: bool,
+    /// Where a sender remembers transfers in doubt [default: as `dwcp send`]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Who has the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OwnerArg {
+    /// The sender
+    Source,
+    /// The receiver
+    Sink,
+}

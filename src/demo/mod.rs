@@ -1,0 +1,168 @@
+//! `dwcp demo`: the main job in one command. Two nodes, a live guest, a client that is the witness.
+//!
+//! ```text
+//!                        dwcp demo (starts all, shows, judges)
+//!                          │ one pipe each way to every process
+//!      ┌──────────┬────────┴───────────────────────┬───────────┐
+//!    guest ═══ node A ════ TLS 1.3, loopback ════ node B ═══ guest (empty until RUN)
+//!      │  arena                                        arena   │
+//!      └───────────────────── client ──────────────────────────┘
+//!                writes, logs every acknowledgement, reads every key
+//! ```
+//!
+//! Node and guest share memory and a control socket, nothing else: a node that is killed takes no
+//! guest with it. Ownership never depends on this command; it only asks who has it.
+
+mod arena;
+mod child;
+mod client;
+mod clock;
+mod control;
+mod entry;
+#[cfg(feature = "sim")]
+mod fault;
+mod guest;
+mod live;
+mod message;
+mod node;
+mod phases;
+mod request;
+mod run;
+mod scene;
+mod store;
+mod verdict;
+
+use std::time::Duration;
+
+use self::child::Part;
+#[cfg(feature = "sim")]
+use self::fault::Fault;
+use crate::exit::{Exit, Failure};
+use crate::report::Report;
+use crate::units::{self, Bandwidth};
+
+/// Moves a live key-value store between two nodes on this machine and checks every write.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dwcp demo
+  dwcp demo --size 1g --lanes 2 --write-rate 50000
+  dwcp demo --json | tail -n 1
+
+Exit codes:
+  0  the guest runs at the destination, and every acknowledged write is there
+  1  an acknowledged write is lost, or the guest did not move (the last line says which)
+  3  the guest is written to faster than it can be moved; it runs at the source
+  7  interrupted; nothing of the run is left
+  8  in doubt: a node died between giving up and being told that the guest runs
+  9  not exercised: fewer than 3 rounds, or no page was sent again")]
+pub(crate) struct DemoArgs {
+    /// TLS connections that carry pages
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    lanes: u16,
+    /// Memory of the guest, at least 1m
+    #[arg(long, default_value = "256m", value_parser = size)]
+    size: u64,
+    /// Writes per second of the client
+    #[arg(long, default_value_t = 20_000)]
+    write_rate: u64,
+    /// How long the guest may stand still
+    #[arg(long, default_value = "300ms", value_parser = units::duration)]
+    downtime: Duration,
+    /// Limit of all connections together, such as 1gbit or 50MB a second
+    #[arg(long, value_name = "RATE")]
+    bandwidth: Option<Bandwidth>,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    json: bool,
+    /// Plant a bug that the verdict must find. The roots do not show it, for both sides agree on
+    /// every page that was sent; the client's log shows what was not
+    #[cfg(feature = "sim")]
+    #[arg(long = "break", value_enum)]
+    fault: Option<Fault>,
+}
+
+/// A process of the demo. Started by `dwcp demo`, which tells it the rest on its standard input.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartArgs {
+    /// Which one
+    #[arg(value_enum)]
+    part: Part,
+}
+
+impl DemoArgs {
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// It could not be set up, or a process of it failed in a way that leaves nothing to judge.
+pub(crate) async fn run(args: &DemoArgs, report: &Report) -> Result<Exit, Failure> {
+    run::run(args, report).await.map_err(|error| {
+        Failure::new(Exit::Failed, sentence(&error)).advise("Nothing is left of this run: start it again.")
+    })
+}
+
+/// Runs one process of the demo until the command that started it is gone. That command has been
+/// told of every failure, so nothing is printed here.
+pub(crate) async fn part(args: &PartArgs) -> Exit {
+    let done = match args.part {
+        Part::Guest => guest::run(),
+        Part::Source => node::source().await,
+        Part::Sink => node::sink().await,
+        Part::Client => client::run(),
+    };
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            message::report(&message::Event::Failed { text: sentence(&error) });
+            Exit::Failed
+        }
+    }
+}
+
+/// An error with its causes, each once: many errors of the core name their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Smallest guest: a table of a few thousand keys.
+const MIN_BYTES: u64 = 1 << 20;
+
+/// `256m`, `1g`: binary units, as memory is sold.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size of a guest; write a number and m or g, at least 1m, such as 256m");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let unit = match unit {
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|&bytes| bytes >= MIN_BYTES).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit() {
+        assert_eq!(size("256m"), Ok(256 << 20));
+        assert_eq!(size("1G"), Ok(1 << 30));
+        for bad in ["", "m", "0m", "256", "-1g", "99999999999g", "ä"] {
+            assert!(size(bad).unwrap_err().contains("256m"), "{bad}");
+        }
+    }
+}

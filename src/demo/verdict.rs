@@ -1,0 +1,214 @@
+//! What the demo found, for people and for programs.
+
+use serde_json::{Value, json};
+
+use super::DemoArgs;
+use super::message::{Figures, Owner, Verified};
+use super::run::Ending;
+use crate::exit::Exit;
+use crate::report::Report;
+
+/// How the demo ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The guest moved while it was written to, and nothing is lost.
+    Ok,
+    /// An acknowledged write is gone.
+    Lost,
+    /// Too few rounds, or no page sent again: it proved nothing.
+    NotExercised,
+    /// The guest did not move; nothing is lost.
+    Failed,
+    /// The guest is written to faster than it can be moved; nothing is lost.
+    NotConverged,
+    /// Neither node may run the guest.
+    InDoubt,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Lost => "lost",
+            Self::NotExercised => "not-exercised",
+            Self::Failed | Self::NotConverged | Self::InDoubt => "failed",
+        }
+    }
+
+    fn exit(self) -> Exit {
+        match self {
+            Self::Ok => Exit::Ok,
+            Self::Lost | Self::Failed => Exit::Failed,
+            Self::NotExercised => Exit::NotExercised,
+            Self::NotConverged => Exit::NotConverged,
+            Self::InDoubt => Exit::InDoubt,
+        }
+    }
+}
+
+/// All that is known at the end.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) ending: Ending,
+    pub(super) sink: Option<Figures>,
+    pub(super) verified: Option<Verified>,
+}
+
+/// Rounds below which a migration shows nothing that a copy of a stopped guest would not.
+const MIN_ROUNDS: usize = 3;
+
+impl Findings {
+    fn verdict(&self) -> Verdict {
+        let Ending { owner, converged, figures, .. } = &self.ending;
+        let lost = self.verified.as_ref().is_some_and(|verified| verified.lost_writes > 0 || !verified.counters_kept);
+        // A node that died has not told its root; that is no difference.
+        let told = self.sink.as_ref().and_then(|sink| sink.root.as_ref()).zip(figures.root.as_ref());
+        let roots_differ = told.is_some_and(|(sink, source)| sink != source);
+        match owner {
+            _ if lost => Verdict::Lost,
+            Owner::InDoubt => Verdict::InDoubt,
+            Owner::Source if !converged => Verdict::NotConverged,
+            Owner::Source => Verdict::Failed,
+            Owner::Sink if roots_differ => Verdict::Failed,
+            Owner::Sink if figures.rounds.len() < MIN_ROUNDS || figures.pages_resent == 0 => Verdict::NotExercised,
+            Owner::Sink => Verdict::Ok,
+        }
+    }
+
+    /// Plain bytes that were moved per second, over all rounds.
+    fn speed(&self) -> f64 {
+        let micros: u64 = self.ending.figures.rounds.iter().map(|round| round.micros).sum();
+        share(self.ending.figures.bytes_read, micros)
+    }
+}
+
+/// Tells what was found and what to think of it.
+pub(super) fn tell(args: &DemoArgs, report: &Report, findings: &Findings) -> Exit {
+    let verdict = findings.verdict();
+    report.event("summary", &summary(args, findings, verdict));
+    report.say(&text(args, findings, verdict));
+    verdict.exit()
+}
+
+fn summary(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> Value {
+    let Findings { ending, sink, verified } = findings;
+    let figures = &ending.figures;
+    let verified = verified.as_ref();
+    json!({
+        "verdict": verdict.as_str(),
+        "owner": owner(ending.owner),
+        "error": ending.error,
+        "lost_writes": verified.map(|verified| verified.lost_writes),
+        "root_source": figures.root,
+        "root_sink": sink.as_ref().and_then(|sink| sink.root.clone()),
+        "rounds": figures.rounds.len(),
+        "resent_pages": figures.pages_resent,
+        "bytes_guest": figures.bytes_guest,
+        "bytes_read": figures.bytes_read,
+        "bytes_wire": figures.bytes_wire,
+        "saved_pct": rounded(figures.saved * 100.0),
+        "mb_s": rounded(findings.speed()),
+        "downtime_ms": figures.downtime_us.map(millis),
+        "over_budget": over_budget(args, figures),
+        "client_gap_ms": verified.map(|verified| verified.gap_ms),
+        "writes": verified.map(|verified| verified.writes),
+        "write_rate": verified.map(|verified| verified.rate),
+        "keys": verified.map(|verified| verified.keys),
+    })
+}
+
+fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
+    let Findings { ending, sink, verified } = findings;
+    let figures = &ending.figures;
+    let mut lines = Vec::new();
+    if !figures.rounds.is_empty() {
+        lines.push("round      pages    on the wire         ms".to_owned());
+    }
+    for (number, round) in (1..).zip(&figures.rounds) {
+        let wire = mib(round.wire_bytes);
+        lines.push(format!("{number:>5} {:>10} {wire:>10.1} MiB {:>10.1}", round.pages, millis(round.micros)));
+    }
+    lines.push(String::new());
+    lines.push(format!("guest          {:.0} MiB; client writes {}/s", mib(args.size), args.write_rate));
+    lines.push(format!(
+        "moved          {:.1} MiB read, {:.1} MiB on the wire, {:.1} % saved; {} pages sent again; {:.0} MB/s",
+        mib(figures.bytes_read),
+        mib(figures.bytes_wire),
+        figures.saved * 100.0,
+        figures.pages_resent,
+        findings.speed(),
+    ));
+    if let Some(micros) = figures.downtime_us {
+        let budget = args.downtime.as_millis();
+        let limit = if over_budget(args, figures) { "ABOVE the budget of" } else { "budget" };
+        let gap = verified.as_ref().map_or(0, |verified| verified.gap_ms);
+        lines
+            .push(format!("downtime       {:.1} ms ({limit} {budget} ms); the client waited {gap} ms", millis(micros)));
+    }
+    let none = "none".to_owned();
+    lines.push(format!("root, source   {}", figures.root.as_ref().unwrap_or(&none)));
+    lines.push(format!("root, sink     {}", sink.as_ref().and_then(|sink| sink.root.as_ref()).unwrap_or(&none)));
+    if let Some(Verified { keys, writes, rate, .. }) = verified {
+        lines.push(format!("client         {writes} writes acknowledged ({rate}/s), all {keys} keys read back"));
+    }
+    lines.push(String::new());
+    lines.push(sentence(findings, verdict));
+    lines.join("\n")
+}
+
+/// The verdict in one line.
+fn sentence(findings: &Findings, verdict: Verdict) -> String {
+    let error = findings.ending.error.as_deref().unwrap_or("the transfer ended");
+    let place = owner(findings.ending.owner);
+    let lost = findings.verified.as_ref().map_or(0, |verified| verified.lost_writes);
+    let example = findings.verified.as_ref().and_then(|verified| verified.example.as_deref());
+    match verdict {
+        Verdict::Ok => "OK: the guest runs at the sink; nothing was lost".to_owned(),
+        Verdict::Lost if lost == 0 => format!("LOST: the guest runs at the {place} without its counters"),
+        Verdict::Lost => format!(
+            "LOST: the guest runs at the {place}, and {lost} acknowledged writes are gone; {}",
+            example.unwrap_or_default()
+        ),
+        Verdict::NotExercised => format!(
+            "NOT EXERCISED: nothing was lost, but {} rounds with {} pages sent again prove little; raise --write-rate \
+             or --size",
+            findings.ending.figures.rounds.len(),
+            findings.ending.figures.pages_resent,
+        ),
+        Verdict::Failed | Verdict::NotConverged if findings.ending.owner == Owner::Source => {
+            format!("FAILED: {error}; the guest runs at the source; nothing was lost")
+        }
+        Verdict::InDoubt => format!("IN DOUBT: {error}; the guest stands still at both ends; its memory is intact"),
+        Verdict::Failed | Verdict::NotConverged => "FAILED: the roots of source and sink differ".to_owned(),
+    }
+}
+
+fn owner(owner: Owner) -> &'static str {
+    match owner {
+        Owner::Source => "source",
+        Owner::Sink => "sink",
+        Owner::InDoubt => "in-doubt",
+    }
+}
+
+fn over_budget(args: &DemoArgs, figures: &Figures) -> bool {
+    figures.downtime_us.is_some_and(|micros| u128::from(micros) > args.downtime.as_micros())
+}
+
+/// Milliseconds to a tenth.
+pub(super) fn millis(micros: u64) -> f64 {
+    share(micros / 100, 10)
+}
+
+fn mib(bytes: u64) -> f64 {
+    share(bytes, 1 << 20)
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+#[expect(clippy::as_conversions, reason = "a figure for people; 53 bits are plenty")]
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

@@ -1,0 +1,87 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use dwcp_core::net::{Endpoint, Identity, Trust};
+
+use crate::cli::{Credentials, IdentityArgs, IdentityCommand};
+use crate::exit::{Exit, Failure};
+
+/// An identity file is a few kilobytes; something larger is something else.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// `dwcp identity`.
+pub(crate) fn run(args: IdentityArgs) -> Result<Exit, Failure> {
+    let identity = match args.command {
+        IdentityCommand::New { out, renew, subject } => {
+            let identity = match renew {
+                Some(old) => load(&old)?.renewed(&subject)?,
+                None => Identity::generate(&subject)?,
+            };
+            write_new(&out, &identity.to_pem())?;
+            identity
+        }
+        IdentityCommand::Show { file } => load(&file)?,
+    };
+    let mut stdout = io::stdout().lock();
+    // A reader that went away is no failure.
+    let _ = writeln!(stdout, "{}", identity.fingerprint());
+    Ok(Exit::Ok)
+}
+
+/// A node as the command line describes it.
+pub(crate) fn endpoint(credentials: &Credentials) -> Result<Endpoint, Failure> {
+    let identity = load(&credentials.identity)?;
+    let trust = match &credentials.trust_ca {
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|error| failed(format!("cannot read the authorities in {}: {error}", path.display())))?;
+            Trust::authorities_pem(&text).map_err(|error| failed(format!("{}: {error}", path.display())))?
+        }
+        None => Trust::fingerprints(credentials.trust.iter().copied()),
+    };
+    Ok(Endpoint::new(&identity, &trust)?)
+}
+
+/// Reads an identity that nobody else can read.
+fn load(path: &Path) -> Result<Identity, Failure> {
+    let shown = path.display();
+    let unreadable = |error: io::Error| {
+        let failure = failed(format!("cannot read the identity {shown}: {error}"));
+        if error.kind() == io::ErrorKind::NotFound {
+            return failure.advise(format!("Make one with: dwcp identity new --out {shown}"));
+        }
+        failure
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let what = format!("others can read the secret key in {shown} (mode {:04o})", mode & 0o7777);
+        return Err(failed(what).advise(format!(
+            "Run: chmod 600 {shown} - and if it may have been read, make a new identity and tell the peers."
+        )));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    Identity::from_pem(&text).map_err(|error| failed(format!("{shown}: {error}")))
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| {
+        let failure = failed(format!("cannot write the identity {}: {error}", path.display()));
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return failure.advise("An identity is never overwritten: move the old one away, or choose another name.");
+        }
+        failure
+    })
+}
+
+fn failed(what: String) -> Failure {
+    Failure::new(Exit::Failed, what)
+}

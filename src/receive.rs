@@ -1,0 +1,383 @@
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dwcp_core::guest::ImageStaging;
+use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Session};
+use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
+use dwcp_core::wire::{GuestKind, Name, TransferId};
+use dwcp_core::{Guest, GuestError};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::bars::Bars;
+use crate::cli::ReceiveArgs;
+use crate::exit::{Exit, Failure};
+use crate::identity;
+use crate::interrupt::Interrupts;
+use crate::report::{Received, Report};
+use crate::send::{EVENT_EVERY, Step};
+use crate::state::{self, Shown};
+
+/// Folder below `--dir` for what this receiver has promised.
+pub(crate) const RECORDS: &str = ".dwcp";
+
+/// `dwcp receive`.
+pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
+    let records = args.dir.join(RECORDS);
+    // Held as long as this process lives.
+    let _lock = claim(&args.dir, &records)?;
+    let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?;
+    let mut names = HashMap::new();
+    recover(&args.dir, &endpoint, report, &mut names)?;
+    let mut interrupts = Interrupts::watch()?;
+    let mut listener = endpoint.listen(&args.listen).await?;
+    let address = listener.local_addr().to_string();
+    report.say(&format!("listening on {address}, storing in {}", args.dir.display()));
+    report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
+    let (stop, stopped) = watch::channel(false);
+    let mut desk = Desk { args, report, names, running: JoinSet::new(), stopped, tally: Tally::default() };
+    desk.serve(&mut listener, &mut interrupts, &stop).await;
+    Ok(desk.close())
+}
+
+#[derive(Serialize)]
+struct Listening {
+    address: String,
+    dir: String,
+}
+
+/// One receiver to a directory: two would sweep away each other's staging files.
+fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
+    let shown = dir.display();
+    let unusable = |error: std::io::Error| {
+        Failure::new(Exit::Failed, format!("cannot store images in {shown}: {error}"))
+            .advise("Name a directory with --dir that exists and that this user may write.")
+    };
+    let metadata = std::fs::metadata(dir).map_err(unusable)?;
+    if !metadata.is_dir() {
+        return Err(unusable(std::io::Error::from(std::io::ErrorKind::NotADirectory)));
+    }
+    // Also proves that the directory can be written, before a peer waits for it.
+    state::make(records)?;
+    let probe = records.join("probe");
+    File::create(&probe).and_then(|_| std::fs::rename(&probe, dir.join(".dwcp-probe"))).map_err(unusable)?;
+    std::fs::remove_file(dir.join(".dwcp-probe")).map_err(unusable)?;
+    let lock = File::create(records.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Failure::new(Exit::Failed, format!("another `dwcp receive` stores images in {shown}"))
+                .advise("Stop it, or name another directory with --dir."))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// What an earlier process left: promises are kept, the rest is swept away.
+fn recover(
+    dir: &Path,
+    endpoint: &Endpoint,
+    report: &Report,
+    names: &mut HashMap<TransferId, Name>,
+) -> Result<(), Failure> {
+    for record in state::standing(endpoint.records(), Standing::Ready)? {
+        report.warn(&format!(
+            "note: transfer {} ({}) is stored here and waits for its sender, or for `dwcp resolve --dir {}`",
+            record.transfer,
+            record.name,
+            dir.display()
+        ));
+        report.event("ready", &Shown::from(&record));
+        names.insert(record.transfer, record.name);
+    }
+    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer))? {
+        tracing::info!(file = removed, "removed what an earlier receiver did not finish");
+    }
+    Ok(())
+}
+
+/// Takes offers and keeps them apart.
+struct Desk<'a> {
+    args: ReceiveArgs,
+    report: &'a Report,
+    /// Names that are taken: by a transfer that runs, or by one that was promised.
+    names: HashMap<TransferId, Name>,
+    running: JoinSet<Done>,
+    stopped: watch::Receiver<bool>,
+    tally: Tally,
+}
+
+/// A transfer that ended.
+struct Done {
+    transfer: TransferId,
+    exit: Exit,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    received: u64,
+    failed: u64,
+    refused: u64,
+    /// Of a transfer in doubt, or else of the last that failed.
+    exit: Option<Exit>,
+    interrupted: bool,
+    /// The interrupt ended a transfer: one that was all but done is done all the same.
+    cut: bool,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    transfer: String,
+    name: &'a str,
+    peer: String,
+    error: &'a str,
+}
+
+impl Desk<'_> {
+    /// Until somebody interrupts it, or one transfer is done with `--once`.
+    async fn serve(&mut self, listener: &mut Listener, interrupts: &mut Interrupts, stop: &watch::Sender<bool>) {
+        let mut open = true;
+        loop {
+            tokio::select! {
+                incoming = listener.accept(), if open => match incoming {
+                    Some(Incoming::Offer(offer)) => self.offered(offer),
+                    Some(Incoming::Ask(ask)) => self.asked(ask),
+                    Some(_) => {}
+                    None => open = false,
+                },
+                Some(done) = self.running.join_next() => {
+                    self.done(done.ok().as_ref());
+                    if self.args.once || (!open && self.running.is_empty()) {
+                        return;
+                    }
+                }
+                () = interrupts.next() => {
+                    if self.tally.interrupted || self.running.is_empty() {
+                        return;
+                    }
+                    self.tally.interrupted = true;
+                    open = false;
+                    listener.close();
+                    self.report.warn("cancelling what is under way; once more to leave at once");
+                    let _ = stop.send(true);
+                }
+                else => return,
+            }
+        }
+    }
+
+    fn offered(&mut self, incoming: IncomingOffer) {
+        match self.stage(&incoming) {
+            Ok(staging) => {
+                let offer = incoming.offer();
+                let (transfer, name) = (offer.transfer, offer.name.clone());
+                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer().to_string() };
+                tracing::info!(%transfer, %name, peer = peer.peer, address = %incoming.address(), "accepted");
+                let shown = Accepted {
+                    transfer: transfer.to_string(),
+                    name: name.as_str(),
+                    peer: &peer.peer,
+                    bytes: offer.layout.bytes(),
+                };
+                self.report.event("started", &shown);
+                self.names.insert(transfer, name);
+                let session = incoming.accept(staging, self.config());
+                self.follow(session, peer);
+            }
+            Err(error) => {
+                let (offer, error) = (incoming.offer(), error.to_string());
+                self.tally.refused += 1;
+                self.report.warn(&format!("refused {} from {}: {error}", offer.name, incoming.address()));
+                let (transfer, peer) = (offer.transfer.to_string(), incoming.peer().to_string());
+                self.report.event("refused", &Refused { transfer, name: offer.name.as_str(), peer, error: &error });
+                incoming.refuse(&error);
+            }
+        }
+    }
+
+    fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
+        let offer = incoming.offer();
+        if offer.kind != GuestKind::Image {
+            return Err(GuestError::Other(
+                "this receiver stores images; a running guest needs a node that can run it".into(),
+            ));
+        }
+        if self.args.once && !self.running.is_empty() {
+            return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
+        }
+        if let Some((other, _)) = self.names.iter().find(|(_, name)| **name == offer.name) {
+            return Err(GuestError::Other(format!(
+                "the name {} is taken here by transfer {other}, which is under way, waits for its sender, or is \
+                 forgotten {} s after its sender was lost; send under another name, or later",
+                offer.name,
+                self.config().orphan_limit.as_secs()
+            )));
+        }
+        let staging =
+            ImageStaging::create(&self.args.dir, &offer.name, offer.transfer, offer.layout.clone(), self.args.replace)?;
+        Ok(Arc::new(staging))
+    }
+
+    /// A sender that gave up before a crash asks whether its image is here.
+    fn asked(&mut self, incoming: IncomingAsk) {
+        let record = incoming.record().clone();
+        match ImageStaging::reopen(&self.args.dir, &record.name, record.transfer, self.args.replace) {
+            Ok(staging) => {
+                let peer =
+                    Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer().to_string() };
+                self.names.insert(record.transfer, record.name);
+                let session = incoming.accept(Arc::new(staging), self.config());
+                self.follow(session, peer);
+            }
+            // The record stays, and so does the doubt: an operator must look.
+            Err(error) => self.report.warn(&format!(
+                "error: transfer {} ({}) was promised, but {error}; see `dwcp resolve --dir {}`",
+                record.transfer,
+                record.name,
+                self.args.dir.display()
+            )),
+        }
+    }
+
+    fn config(&self) -> SinkConfig {
+        SinkConfig { lanes: self.args.lanes.get(), ..SinkConfig::default() }
+    }
+
+    fn follow(&mut self, session: Session, peer: Peer) {
+        let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
+        let stopped = self.stopped.clone();
+        self.running.spawn(watch.until_over(session, stopped));
+    }
+
+    fn done(&mut self, done: Option<&Done>) {
+        // Without one its task died, which is a failure like any other.
+        let exit = done.map_or(Exit::Failed, |done| done.exit);
+        // A doubt keeps its name until it is resolved.
+        if let Some(done) = done.filter(|_| exit != Exit::InDoubt) {
+            self.names.remove(&done.transfer);
+        }
+        if exit == Exit::Ok {
+            self.tally.received += 1;
+        } else {
+            self.tally.failed += 1;
+            self.tally.cut |= self.tally.interrupted;
+            // A doubt is what an operator must hear of, whatever else fails later.
+            self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
+        }
+    }
+
+    fn close(self) -> Exit {
+        let Tally { received, failed, refused, exit, cut, .. } = self.tally;
+        let exit = match exit {
+            // One that fails among many is no failure of the receiver.
+            Some(exit) if self.args.once || exit == Exit::InDoubt => exit,
+            _ if cut || !self.running.is_empty() => Exit::Interrupted,
+            _ => Exit::Ok,
+        };
+        self.report.event("summary", &Summary { verdict: exit.word(), received, failed, refused });
+        exit
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    verdict: &'a str,
+    received: u64,
+    failed: u64,
+    refused: u64,
+}
+
+/// Which transfer, and whose.
+#[derive(Clone, Debug)]
+struct Peer {
+    transfer: TransferId,
+    name: Name,
+    peer: String,
+}
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    transfer: String,
+    name: &'a str,
+    peer: &'a str,
+    bytes: u64,
+}
+
+/// Follows one transfer to its end.
+struct Watch {
+    report: Report,
+    peer: Peer,
+    dir: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Ended<'a> {
+    verdict: &'a str,
+    transfer: &'a str,
+    name: &'a str,
+    #[serde(flatten)]
+    received: Received,
+    error: Option<String>,
+}
+
+impl Watch {
+    async fn until_over(self, mut session: Session, mut stopped: watch::Receiver<bool>) -> Done {
+        let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
+        let mut progress = session.progress();
+        let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
+        let (mut told, mut cancelled) = (started, false);
+        let outcome = loop {
+            tokio::select! {
+                outcome = session.outcome() => break outcome,
+                Ok(()) = progress.changed() => {
+                    let now = progress.borrow_and_update().clone();
+                    bars.sink(&now);
+                    if told.elapsed() >= EVENT_EVERY {
+                        told = Instant::now();
+                        self.report.event("progress", &Step::of(&transfer, &now));
+                    }
+                }
+                Ok(()) = stopped.changed(), if !cancelled => {
+                    cancelled = true;
+                    session.cancel();
+                }
+            }
+        };
+        bars.end();
+        let received = Received::of(&progress.borrow(), started.elapsed());
+        self.tell(&transfer, &outcome, received)
+    }
+
+    fn tell(&self, transfer: &str, outcome: &Outcome, received: Received) -> Done {
+        let Peer { transfer: id, name, .. } = &self.peer;
+        // Visible here all the same when only the last words were lost.
+        let exit = if outcome.owner == Owner::Sink { Exit::Ok } else { Exit::of(outcome) };
+        let error = outcome.error.as_ref().map(ToString::to_string);
+        let failure = |what: &str, advice: String| {
+            self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
+        };
+        match exit {
+            Exit::Ok => {
+                let path = self.dir.join(name.as_str());
+                self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
+            }
+            Exit::InDoubt => failure(
+                "is in doubt: it is stored here, and its sender did not say whether it gave it up",
+                format!(
+                    "Start the receiver again and let the sender ask, or see: dwcp resolve --dir {}",
+                    self.dir.display()
+                ),
+            ),
+            _ => failure(
+                &format!("ended: {}", error.as_deref().unwrap_or("no reason given")),
+                "Nothing of it became visible here; it is the sender's as before.".into(),
+            ),
+        }
+        self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
+        Done { transfer: *id, exit }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a command says: lines for people on stdout, or JSON lines; trouble on stderr in either case.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use dwcp_core::session::Progress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure};
+use crate::units;
+
+/// Version of the JSON lines. Fields may be added within one; none changes or goes.
+const SCHEMA: u8 = 1;
+
+/// Where a command tells what happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    json: bool,
+    /// Lines and bars share the terminal.
+    pub(crate) bars: MultiProgress,
+}
+
+#[derive(Serialize)]
+struct Line<'a, T> {
+    schema: u8,
+    event: &'a str,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+#[derive(Serialize)]
+struct FailedSummary<'a> {
+    verdict: &'a str,
+    error: &'a str,
+    advice: Option<&'a str>,
+}
+
+impl Report {
+    /// Bars are drawn only for people who look at a terminal.
+    pub(crate) fn new(json: bool) -> Self {
+        let draw = !json && io::stderr().is_terminal();
+        let target = if draw { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { json, bars: MultiProgress::with_draw_target(target) }
+    }
+
+    /// A JSON line, if those are wanted.
+    pub(crate) fn event<T: Serialize>(&self, event: &str, fields: &T) {
+        if !self.json {
+            return;
+        }
+        match serde_json::to_string(&Line { schema: SCHEMA, event, fields }) {
+            Ok(line) => self.out(&line),
+            Err(error) => self.warn(&format!("a JSON line cannot be written: {error}")),
+        }
+    }
+
+    /// A line for people, if no JSON is wanted.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.json {
+            self.out(text);
+        }
+    }
+
+    /// Something that an operator must see in any case.
+    pub(crate) fn warn(&self, text: &str) {
+        self.bars.suspend(|| {
+            // Nothing is left to do when stderr is closed.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        });
+    }
+
+    /// The end of a command that failed before it had figures to tell.
+    pub(crate) fn failed(&self, failure: &Failure) -> Exit {
+        self.trouble(failure);
+        let fields =
+            FailedSummary { verdict: failure.exit.word(), error: &failure.what, advice: failure.advice.as_deref() };
+        self.event("summary", &fields);
+        failure.exit
+    }
+
+    /// What happened and what to do, on stderr.
+    pub(crate) fn trouble(&self, failure: &Failure) {
+        self.warn(&format!("error: {}", failure.what));
+        if let Some(advice) = &failure.advice {
+            self.warn(&format!("       {advice}"));
+        }
+    }
+
+    fn out(&self, line: &str) {
+        self.bars.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            // A reader that went away (`| head`) is no error of the transfer.
+            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        });
+    }
+}
+
+/// Whether stderr may be coloured. See <https://no-color.org>.
+pub(crate) fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The figures of a transfer at its source, as every summary names them.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figures {
+    root_source: Option<String>,
+    root_sink: Option<String>,
+    rounds: usize,
+    resent_pages: u64,
+    bytes_guest: u64,
+    bytes_wire: u64,
+    saved_pct: f64,
+    mb_s: f64,
+    downtime_ms: Option<f64>,
+    seconds: f64,
+}
+
+impl Figures {
+    pub(crate) fn of(progress: &Progress, elapsed: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64().max(1e-6);
+        let looked_at = progress.pages_read.saturating_mul(4096);
+        Self {
+            root_source: progress.root.map(|root| root.to_string()),
+            root_sink: progress.peer_root.map(|root| root.to_string()),
+            // Sweeps that found nothing to send are no rounds.
+            rounds: progress.rounds.iter().filter(|round| round.pages > 0).count(),
+            resent_pages: progress.pages_resent,
+            bytes_guest: progress.guest_bytes,
+            bytes_wire: progress.wire_bytes,
+            saved_pct: rounded(progress.saved() * 100.0, 10.0),
+            mb_s: rounded(approximate(looked_at) / 1e6 / seconds, 10.0),
+            downtime_ms: progress.downtime.map(|downtime| rounded(downtime.as_secs_f64() * 1e3, 1e3)),
+            seconds: rounded(seconds, 1e3),
+        }
+    }
+
+    /// The same for people.
+    pub(crate) fn lines(&self) -> String {
+        let downtime = self.downtime_ms.map_or(String::new(), |ms| format!(", last round and switch-over {ms:.0} ms"));
+        format!(
+            "  image        {}; {} round(s), {} pages sent again\n  on the wire  {} ({:.1} % saved)\n  \
+             time         {:.2} s, {:.0} MB/s{downtime}\n  root         {}, the same at both ends",
+            units::bytes(self.bytes_guest),
+            self.rounds,
+            self.resent_pages,
+            units::bytes(self.bytes_wire),
+            self.saved_pct,
+            self.seconds,
+            self.mb_s,
+            self.root_source.as_deref().unwrap_or("-"),
+        )
+    }
+}
+
+/// What a sink knows of the same transfer: it sees only what travels.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Received {
+    root_source: Option<String>,
+    root_sink: Option<String>,
+    bytes_guest: u64,
+    bytes_wire: u64,
+    seconds: f64,
+}
+
+impl Received {
+    pub(crate) fn of(progress: &Progress, elapsed: Duration) -> Self {
+        Self {
+            root_source: progress.peer_root.map(|root| root.to_string()),
+            root_sink: progress.root.map(|root| root.to_string()),
+            bytes_guest: progress.guest_bytes,
+            bytes_wire: progress.wire_bytes,
+            seconds: rounded(elapsed.as_secs_f64(), 1e3),
+        }
+    }
+
+    /// The same for people.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{}, {} on the wire, {:.2} s, root {}",
+            units::bytes(self.bytes_guest),
+            units::bytes(self.bytes_wire),
+            self.seconds,
+            self.root_sink.as_deref().unwrap_or("-"),
+        )
+    }
+}
+
+fn rounded(value: f64, places: f64) -> f64 {
+    (value * places).round() / places
+}
+
+#[expect(clippy::as_conversions, reason = "a rate for humans; 53 bits are plenty")]
+fn approximate(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,205 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dwcp_core::Guest;
+use dwcp_core::guest::ImageStaging;
+use dwcp_core::net::Records;
+use dwcp_core::session::{Owner, Record, SourceConfig, Standing};
+use dwcp_core::wire::TransferId;
+use serde::Serialize;
+
+use crate::cli::{Credentials, OwnerArg, ResolveArgs};
+use crate::exit::{Exit, Failure};
+use crate::identity;
+use crate::interrupt::Interrupts;
+use crate::receive;
+use crate::report::Report;
+use crate::state::{self, Shown};
+
+/// How long a receiver is asked before it is told that the doubt stays.
+const ASK_LIMIT: Duration = Duration::from_secs(30);
+
+/// `dwcp resolve`.
+pub(crate) async fn run(args: ResolveArgs, report: &Report) -> Result<Exit, Failure> {
+    let place = match &args.dir {
+        Some(dir) => Place::Sink(dir.clone()),
+        None => Place::Source(state::folder(args.state_dir.clone())?),
+    };
+    let Some(transfer) = args.transfer else { return list(&place, report) };
+    if let (Some(to), Some(identity)) = (args.to, args.identity) {
+        let credentials = Credentials { identity, trust: args.trust, trust_ca: args.trust_ca };
+        return ask(&place, transfer, &to, &credentials, report).await;
+    }
+    match args.owner {
+        Some(owner) => end(&place, transfer, owner, args.replace, report),
+        None => Err(Failure::new(Exit::Usage, "say how to end the doubt")
+            .advise("Ask the receiver again with --to, --identity and --trust, or decide with --owner and --fenced.")),
+    }
+}
+
+/// At which end we are.
+#[derive(Debug)]
+enum Place {
+    /// The folder of a sender's state.
+    Source(PathBuf),
+    /// The directory of a receiver.
+    Sink(PathBuf),
+}
+
+impl Place {
+    fn records_folder(&self) -> PathBuf {
+        match self {
+            Self::Source(folder) => folder.clone(),
+            Self::Sink(dir) => dir.join(receive::RECORDS),
+        }
+    }
+
+    /// Nothing is made here: a folder that does not exist holds no record.
+    fn records(&self) -> Result<Records, Failure> {
+        let folder = self.records_folder();
+        if folder.is_dir() { Ok(Records::open(folder)?) } else { Ok(Records::none()) }
+    }
+
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Source(_) => Standing::GaveUp,
+            Self::Sink(_) => Standing::Ready,
+        }
+    }
+
+    fn record(&self, records: &Records, transfer: TransferId) -> Result<Record, Failure> {
+        records.load(transfer)?.filter(|record| record.standing == self.standing()).ok_or_else(|| {
+            Failure::new(
+                Exit::Failed,
+                format!("transfer {transfer} is not in doubt in {}", self.records_folder().display()),
+            )
+            .advise("See `dwcp resolve`, with --state-dir or --dir as the transfer was begun.")
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    verdict: &'a str,
+    transfers: usize,
+}
+
+fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
+    let records = state::standing(&place.records()?, place.standing())?;
+    if records.is_empty() {
+        report.say(&format!("nothing is in doubt in {}", place.records_folder().display()));
+    }
+    for record in &records {
+        let state = match place {
+            Place::Source(_) => "given up here; ask the receiver: dwcp resolve TRANSFER --to HOST:PORT ...",
+            Place::Sink(_) => "stored here; waits for its sender to say that it may be used",
+        };
+        report.say(&format!("{}  {}  {state}", record.transfer, record.name));
+        report.event("in-doubt", &Shown::from(record));
+    }
+    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers: records.len() });
+    Ok(Exit::Ok)
+}
+
+/// The safe way out: the receiver says whether it has the guest.
+async fn ask(
+    place: &Place,
+    transfer: TransferId,
+    to: &str,
+    credentials: &Credentials,
+    report: &Report,
+) -> Result<Exit, Failure> {
+    let folder = place.records_folder();
+    let record = place.record(&place.records()?, transfer)?;
+    let endpoint = identity::endpoint(credentials)?.with_records(&folder)?;
+    let mut interrupts = Interrupts::watch()?;
+    let mut session = tokio::select! {
+        session = endpoint.ask(to, &record, SourceConfig::default()) => session?,
+        () = interrupts.next() => return Err(doubt_stays(&record, "interrupted")),
+    };
+    let outcome = tokio::select! {
+        outcome = session.outcome() => outcome,
+        () = interrupts.next() => return Err(doubt_stays(&record, "interrupted")),
+        () = tokio::time::sleep(ASK_LIMIT) => return Err(doubt_stays(&record, "the receiver did not answer in time")),
+    };
+    if outcome.owner == Owner::Sink {
+        report.say(&format!("{} is at {to} and visible there; the copy here is no longer needed", record.name));
+        report.event("summary", &Ended { verdict: Exit::Ok.word(), owner: "sink", shown: (&record).into() });
+        return Ok(Exit::Ok);
+    }
+    let why = outcome.error.map_or_else(|| "no reason given".to_owned(), |error| error.to_string());
+    Err(doubt_stays(&record, &why))
+}
+
+fn doubt_stays(record: &Record, why: &str) -> Failure {
+    Failure::new(Exit::InDoubt, format!("transfer {} ({}) stays in doubt: {why}", record.transfer, record.name)).advise(
+        "Ask again when the receiver runs; if it never will, make sure of that and use --owner source --fenced.",
+    )
+}
+
+#[derive(Serialize)]
+struct Ended<'a> {
+    verdict: &'a str,
+    owner: &'a str,
+    #[serde(flatten)]
+    shown: Shown,
+}
+
+/// The operator's word, who made sure that the other side never runs it.
+fn end(place: &Place, transfer: TransferId, owner: OwnerArg, replace: bool, report: &Report) -> Result<Exit, Failure> {
+    let records = place.records()?;
+    let record = place.record(&records, transfer)?;
+    let text = match place {
+        Place::Source(_) => {
+            records.forget(transfer)?;
+            at_source(&record, owner)
+        }
+        Place::Sink(dir) => at_sink(dir, &records, &record, owner, replace)?,
+    };
+    report.say(&text);
+    let owner = if owner == OwnerArg::Source { "source" } else { "sink" };
+    report.event("summary", &Ended { verdict: Exit::Ok.word(), owner, shown: (&record).into() });
+    Ok(Exit::Ok)
+}
+
+fn at_source(record: &Record, owner: OwnerArg) -> String {
+    let name = &record.name;
+    match owner {
+        OwnerArg::Source => format!(
+            "{name} is this side's again and may be used or sent here; at the receiver run: dwcp resolve {} --dir DIR \
+             --owner source --fenced",
+            record.transfer
+        ),
+        OwnerArg::Sink => format!("{name} is the receiver's; do not use the copy here any more"),
+    }
+}
+
+fn at_sink(dir: &Path, records: &Records, record: &Record, owner: OwnerArg, replace: bool) -> Result<String, Failure> {
+    let staging = ImageStaging::reopen(dir, &record.name, record.transfer, replace);
+    let path = dir.join(record.name.as_str());
+    match owner {
+        OwnerArg::Sink => {
+            staging?.resume()?;
+            records.store(&Record { standing: Standing::Ran, ..record.clone() })?;
+            Ok(format!("{} is visible and may be used", path.display()))
+        }
+        OwnerArg::Source => {
+            // A staging file that is gone already is what was wanted.
+            if let Ok(staging) = staging {
+                if staging.is_visible()? {
+                    return Err(already_visible(&path, record));
+                }
+                staging.discard();
+            }
+            records.forget(record.transfer)?;
+            Ok(format!("what was stored of {} is removed; it is the sender's", record.name))
+        }
+    }
+}
+
+/// RUN had been obeyed before the crash, so the source did give it up: its word cannot be taken back.
+fn already_visible(path: &Path, record: &Record) -> Failure {
+    let what =
+        format!("{} is visible already: the sender gave {} up and this receiver has it", path.display(), record.name);
+    Failure::new(Exit::Failed, what).advise("Use --owner sink at both ends, or remove the image by hand if it must go.")
+}

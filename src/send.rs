@@ -1,0 +1,260 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwcp_core::Guest;
+use dwcp_core::guest::{ImageSource, Rounds};
+use dwcp_core::net::{Session, Transfer};
+use dwcp_core::session::{
+    EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
+};
+use dwcp_core::wire::GuestKind;
+use dwcp_hde::Effort;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::bars::Bars;
+use crate::cli::{EffortArg, SendArgs};
+use crate::exit::{Exit, Failure};
+use crate::identity;
+use crate::interrupt::Interrupts;
+use crate::report::{Figures, Report};
+use crate::state::{self, Shown};
+
+/// Progress lines of `--json` are at least so far apart.
+pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
+/// An image at rest loses nothing while the receiver's disk stores it, so a slow disk is no reason
+/// to end the transfer.
+const STORE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// `dwcp send`.
+pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
+    let started = Instant::now();
+    let begun = match begin(&args, report).await {
+        Ok(begun) => begun,
+        Err(failure) => return report.failed(&failure),
+    };
+    let Begun { mut session, mut interrupts } = begun;
+    let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
+    let outcome = watch.until_over(&mut session, &mut interrupts).await;
+    let progress = session.progress().borrow().clone();
+    summarise(&args, report, &watch, &outcome, &Figures::of(&progress, started.elapsed()))
+}
+
+struct Begun {
+    session: Session,
+    interrupts: Interrupts,
+}
+
+async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
+    let guest = open(args)?;
+    let state_dir = state::folder(args.state_dir.clone())?;
+    state::make(&state_dir)?;
+    let endpoint = identity::endpoint(&args.credentials)?.with_records(&state_dir)?;
+    for record in state::standing(endpoint.records(), Standing::GaveUp)? {
+        report.warn(&format!(
+            "warning: transfer {} ({}) is in doubt, unless another `dwcp send` hands it over just now; see: {}",
+            record.transfer,
+            record.name,
+            resolve_command("", &state_dir)
+        ));
+        report.event("in-doubt", &Shown::from(&record));
+    }
+    let config = config(args, guest.layout().bytes());
+    let transfer = Transfer::new(args.name.clone(), GuestKind::Image);
+    let mut interrupts = Interrupts::watch()?;
+    tokio::select! {
+        session = endpoint.send(&args.to, transfer, guest, config) => Ok(Begun { session: session?, interrupts }),
+        () = interrupts.next() => Err(interrupted()),
+    }
+}
+
+fn open(args: &SendArgs) -> Result<Arc<dyn Guest>, Failure> {
+    Ok(match &args.file {
+        Some(path) => Arc::new(ImageSource::open(path)?),
+        None => Arc::new(Rounds::open(&args.rounds)?),
+    })
+}
+
+fn config(args: &SendArgs, guest_bytes: u64) -> SourceConfig {
+    let effort = match args.effort {
+        EffortArg::Auto => EffortPolicy::Auto,
+        EffortArg::Raw => EffortPolicy::Fixed(Effort::Raw),
+        EffortArg::Fast => EffortPolicy::Fixed(Effort::Fast),
+        EffortArg::Balanced => EffortPolicy::Fixed(Effort::Balanced),
+    };
+    SourceConfig {
+        lanes: args.lanes.get(),
+        downtime_budget: args.downtime,
+        pause_limit: STORE_LIMIT,
+        reconnect_limit: args.reconnect_limit,
+        effort,
+        // One image is sent once: nothing could be a base.
+        shadow_bytes: if args.rounds.len() > 1 { args.shadow.of(guest_bytes) } else { 0 },
+        shadow_fill: ShadowFill::First,
+        bandwidth: args.bandwidth.map(|rate| rate.0),
+        ..SourceConfig::default()
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted before anything was sent")
+        .advise("The source is intact; start it again.")
+}
+
+/// What is told while a transfer runs.
+struct Watch<'a> {
+    report: &'a Report,
+    name: String,
+    transfer: String,
+}
+
+#[derive(Serialize)]
+struct Started<'a> {
+    transfer: &'a str,
+    name: &'a str,
+    bytes: u64,
+}
+
+/// A progress line.
+#[derive(Serialize)]
+pub(crate) struct Step<'a> {
+    transfer: &'a str,
+    phase: String,
+    round: usize,
+    pages_left: u64,
+    bytes_wire: u64,
+    mb_s: u64,
+    lanes: u16,
+    reconnects: u64,
+}
+
+impl<'a> Step<'a> {
+    pub(crate) fn of(transfer: &'a str, progress: &Progress) -> Self {
+        Self {
+            transfer,
+            phase: format!("{:?}", progress.phase).to_lowercase(),
+            round: progress.rounds.len() + 1,
+            pages_left: progress.pages_left,
+            bytes_wire: progress.wire_bytes,
+            mb_s: progress.plain_rate / 1_000_000,
+            lanes: progress.lanes,
+            reconnects: progress.reconnects,
+        }
+    }
+}
+
+impl Watch<'_> {
+    async fn until_over(&mut self, session: &mut Session, interrupts: &mut Interrupts) -> Outcome {
+        let mut progress = session.progress();
+        let mut bars = Bars::new(&self.report.bars, self.name.as_str());
+        let bytes = progress.borrow().guest_bytes;
+        self.report.event("started", &Started { transfer: &self.transfer, name: &self.name, bytes });
+        let mut told = Instant::now();
+        let mut interrupted = false;
+        loop {
+            tokio::select! {
+                outcome = session.outcome() => {
+                    bars.end();
+                    return outcome;
+                }
+                Ok(()) = progress.changed() => {
+                    let now = progress.borrow_and_update().clone();
+                    bars.source(&now);
+                    if told.elapsed() >= EVENT_EVERY {
+                        told = Instant::now();
+                        self.report.event("progress", &Step::of(&self.transfer, &now));
+                    }
+                }
+                () = interrupts.next() => {
+                    if interrupted {
+                        bars.end();
+                        return left(&progress.borrow());
+                    }
+                    interrupted = true;
+                    self.report.warn("cancelling; once more to leave at once");
+                    session.cancel();
+                }
+            }
+        }
+    }
+}
+
+/// Leaving without waiting for anybody. The record on disk says the same.
+fn left(progress: &Progress) -> Outcome {
+    let owner = if progress.phase == Phase::Handing { Owner::InDoubt } else { Owner::Source };
+    Outcome { owner, error: Some(SessionError::Cancelled) }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    verdict: &'a str,
+    transfer: &'a str,
+    name: &'a str,
+    #[serde(flatten)]
+    figures: &'a Figures,
+    error: Option<&'a str>,
+    advice: Option<&'a str>,
+}
+
+fn summarise(args: &SendArgs, report: &Report, watch: &Watch<'_>, outcome: &Outcome, figures: &Figures) -> Exit {
+    let exit = Exit::of(outcome);
+    let failure = failure(args, &watch.transfer, exit, outcome);
+    match &failure {
+        Some(failure) => report.trouble(failure),
+        None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
+    }
+    report.event(
+        "summary",
+        &Summary {
+            verdict: exit.word(),
+            transfer: &watch.transfer,
+            name: &watch.name,
+            figures,
+            error: failure.as_ref().map(|failure| failure.what.as_str()),
+            advice: failure.as_ref().and_then(|failure| failure.advice.as_deref()),
+        },
+    );
+    exit
+}
+
+fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Option<Failure> {
+    let error = outcome.error.as_ref().map(ToString::to_string);
+    Some(match exit {
+        Exit::Ok => return None,
+        Exit::InDoubt => {
+            let why = error.unwrap_or_else(|| "no answer".into());
+            let state_dir = state::folder(args.state_dir.clone()).unwrap_or_default();
+            Failure::new(
+                exit,
+                format!("{} is in doubt: it was given up here, and nobody said that it is there ({why})", args.name),
+            )
+            .advise(format!(
+                "Do not use it here before you know. Ask again with: {} --to {} --identity {} --trust ...",
+                resolve_command(transfer, &state_dir),
+                args.to,
+                args.credentials.identity.display()
+            ))
+        }
+        _ => {
+            let failure = Failure::new(exit, error.unwrap_or_else(|| "the transfer ended without a reason".into()));
+            match exit {
+                Exit::Interrupted => {
+                    failure.advise("The source is intact, and nothing became visible at the receiver.")
+                }
+                Exit::NotConverged => failure.advise("The source is intact. Allow more --downtime or --bandwidth."),
+                Exit::Unreachable => {
+                    failure.advise("The source is intact. Check the link and the receiver, and send it again.")
+                }
+                Exit::Integrity => failure
+                    .advise("The source is intact. Check memory and disks of both hosts before you send it again."),
+                _ => failure.advise("The source is intact, and nothing became visible at the receiver."),
+            }
+        }
+    })
+}
+
+fn resolve_command(transfer: &str, state_dir: &Path) -> String {
+    let space = if transfer.is_empty() { "" } else { " " };
+    format!("dwcp resolve{space}{transfer} --state-dir {}", state_dir.display())
+}

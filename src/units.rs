@@ -1,0 +1,125 @@
+//! Quantities as operators write them.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// `300ms`, `30s`, `2m`, `1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration; write a number and ms, s, m or h, such as 300ms");
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A rate: `100mbit` and `1gbit` are bits, `50MB` and `1GB` bytes, per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth(pub(crate) NonZeroU64);
+
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is no bandwidth; write a number above 0 and kbit, mbit or gbit (bits) or kB, MB or GB \
+                 (bytes) a second, such as 100mbit"
+            )
+        };
+        let (number, unit) = split(text.strip_suffix("/s").unwrap_or(text)).ok_or_else(wrong)?;
+        let (factor, divisor) = match unit {
+            "kbit" => (1_000, 8),
+            "mbit" => (1_000_000, 8),
+            "gbit" => (1_000_000_000, 8),
+            "kB" => (1_000, 1),
+            "MB" => (1_000_000, 1),
+            "GB" => (1_000_000_000, 1),
+            _ => return Err(wrong()),
+        };
+        let bytes = number.checked_mul(factor).map(|scaled: u64| scaled / divisor);
+        bytes.and_then(NonZeroU64::new).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// A share of the guest: `25%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(u8);
+
+impl Percent {
+    /// So much of `whole`.
+    pub(crate) fn of(self, whole: u64) -> u64 {
+        let part = u128::from(whole) * u128::from(self.0) / 100;
+        u64::try_from(part).unwrap_or(whole)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        let percent = number.filter(|&percent| percent <= 100).map(Self);
+        percent.ok_or_else(|| format!("`{text}` is no share; write 0% to 100%"))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+fn split(text: &str) -> Option<(u64, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit))
+}
+
+/// Bytes for people: `1.5 GB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let (unit, divisor) = match count {
+        0..1_000 => return format!("{count} bytes"),
+        1_000..1_000_000 => ("kB", 1_000),
+        1_000_000..1_000_000_000 => ("MB", 1_000_000),
+        _ => ("GB", 1_000_000_000),
+    };
+    let tenths = u128::from(count) * 10 / divisor;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_with_their_unit_and_never_without() {
+        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        let rate = |text: &str| text.parse::<Bandwidth>().map(|rate| rate.0.get());
+        assert_eq!(rate("100mbit"), Ok(12_500_000));
+        assert_eq!(rate("50MB/s"), Ok(50_000_000));
+        assert_eq!("25%".parse::<Percent>().unwrap().of(1000), 250);
+        for bad in ["", "30", "s", "-1s", "99999999999999999999s", "18446744073709551615h", "ä"] {
+            assert!(duration(bad).unwrap_err().contains("300ms"), "{bad}");
+        }
+        for bad in ["100", "0mbit", "50mb", "x", "18446744073709551615GB"] {
+            assert!(rate(bad).unwrap_err().contains("100mbit"), "{bad}");
+        }
+        for bad in ["25", "101%", "-1%", "%"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_told_with_one_digit_behind_the_point() {
+        assert_eq!(bytes(999), "999 bytes");
+        assert_eq!(bytes(1_550_000_000), "1.5 GB");
+    }
+}

@@ -1,0 +1,580 @@
+//! The built binary, as an operator meets it: real processes, loopback, port 0.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy excuses the tests themselves, but not what they call"
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use dwcp_core::guest::ImageStaging;
+use dwcp_core::net::Records;
+use dwcp_core::session::{Record, Standing};
+use dwcp_core::wire::{Digest, FenceEpoch, Name, TransferId};
+use dwcp_core::{Guest, Layout, RegionId};
+
+/// Nothing here takes a second on an idle machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn dwcp() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
+    command.env_remove("XDG_STATE_HOME").env("NO_COLOR", "1");
+    command
+}
+
+/// What a command said and how it ended.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().expect("not killed"),
+            out: String::from_utf8(output.stdout.clone()).unwrap(),
+            err: String::from_utf8(output.stderr.clone()).unwrap(),
+        }
+    }
+
+    /// The exit code, and words that the operator must be told.
+    #[track_caller]
+    fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        for word in words {
+            assert!(self.err.contains(word), "`{word}` is not in: {}", self.err);
+        }
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        let line = self.out.lines().last().unwrap_or_else(|| panic!("no line: {}", self.err));
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&value["schema"], &value["event"]), (&1.into(), &"summary".into()), "{line}");
+        value
+    }
+}
+
+fn run(command: &mut Command) -> Said {
+    Said::of(&command.output().unwrap())
+}
+
+/// A folder with two identities, a sender's state, and a receiver's directory.
+struct Place {
+    folder: tempfile::TempDir,
+    sender: String,
+    receiver: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = |name: &str| {
+            let said = run(dwcp().args(["identity", "new", "--out"]).arg(folder.path().join(name)));
+            assert_eq!(said.code, 0, "{}", said.err);
+            said.out.trim().to_owned()
+        };
+        let (sender, receiver) = (identity("a.id"), identity("b.id"));
+        fs::create_dir(folder.path().join("in")).unwrap();
+        Self { folder, sender, receiver }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn receive(&self) -> Command {
+        let mut command = dwcp();
+        command.args(["receive", "--listen", "127.0.0.1:0", "--json", "--trust", &self.sender]);
+        command.arg("--identity").arg(self.path("b.id")).arg("--dir").arg(self.path("in"));
+        command
+    }
+
+    fn listen(&self) -> Receiver {
+        Receiver::start(&mut self.receive())
+    }
+
+    fn send(&self, to: &str, name: &str) -> Command {
+        let mut command = dwcp();
+        command.args(["send", "--to", to, "--as", name, "--trust", &self.receiver]);
+        command.arg("--identity").arg(self.path("a.id")).arg("--state-dir").arg(self.path("state"));
+        command
+    }
+
+    /// A file of one hole with something in it, and an odd size.
+    fn sparse(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let file = File::create(&path).unwrap();
+        file.set_len(20_000_123).unwrap();
+        file.write_all_at(&noise(300_000), 5_000_000).unwrap();
+        file.write_all_at(b"the end", 20_000_123 - 7).unwrap();
+        path
+    }
+
+    fn stored(&self, name: &str) -> PathBuf {
+        self.path("in").join(name)
+    }
+
+    /// Images that can be seen in the receiver's directory, staging files included.
+    fn visible(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("in")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != ".dwcp");
+        names.sort();
+        names
+    }
+}
+
+/// Bytes that no compressor makes smaller.
+fn noise(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A process whose lines are read as they come.
+struct Lines {
+    child: Child,
+    lines: mpsc::Receiver<serde_json::Value>,
+}
+
+impl Lines {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out: ChildStdout = child.stdout.take().unwrap();
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let _ = tell.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for an event.
+    #[track_caller]
+    fn until(&mut self, event: &str) -> serde_json::Value {
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if line["event"] == event => return line,
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = self.child.kill();
+                    panic!("no `{event}` came: {error}; {}", self.errors());
+                }
+            }
+        }
+    }
+
+    fn errors(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stderr.take().map(|mut err| err.read_to_string(&mut text));
+        text
+    }
+
+    fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().unwrap().success());
+    }
+
+    fn end(mut self) -> (i32, String) {
+        let text = self.errors();
+        (self.child.wait().unwrap().code().expect("not killed"), text)
+    }
+}
+
+struct Receiver {
+    lines: Lines,
+    address: String,
+}
+
+impl Receiver {
+    fn start(command: &mut Command) -> Self {
+        let mut lines = Lines::start(command);
+        let address = lines.until("listening")["address"].as_str().unwrap().to_owned();
+        Self { lines, address }
+    }
+
+    /// Ctrl-C while nothing is under way is a good end.
+    #[track_caller]
+    fn stop(self) {
+        self.lines.interrupt();
+        let (code, err) = self.lines.end();
+        assert_eq!(code, 0, "{err}");
+    }
+}
+
+fn blocks(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks()
+}
+
+#[test]
+fn a_sparse_image_arrives_byte_for_byte_and_sparse() {
+    let place = Place::new();
+    let receiver = Receiver::start(place.receive().arg("--once"));
+    let image = place.sparse("vm.mem");
+    let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap(), "the bytes differ");
+    assert!(blocks(&place.stored("vm1")) <= blocks(&image) + 64, "the image is not sparse");
+    assert_eq!(place.stored("vm1").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+    let summary = said.summary();
+    assert_eq!(summary["verdict"], "ok");
+    assert_eq!(summary["root_source"], summary["root_sink"]);
+    assert_eq!(summary["root_source"].as_str().unwrap().len(), 64);
+    assert_eq!((&summary["rounds"], &summary["resent_pages"]), (&1.into(), &0.into()));
+    assert_eq!(summary["bytes_guest"], 20_000_123);
+    let wire = summary["bytes_wire"].as_u64().unwrap();
+    assert!((300_000..400_000).contains(&wire), "{wire} bytes on the wire");
+    for field in ["saved_pct", "mb_s", "downtime_ms"] {
+        assert!(summary[field].is_number(), "{field}: {summary}");
+    }
+    let (code, err) = receiver.lines.end();
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(place.visible(), ["vm1"]);
+}
+
+#[test]
+fn without_json_people_get_sentences_and_no_bars() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let said = run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem")));
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(said.out.contains("verified") && said.out.contains("20.0 MB"), "{}", said.out);
+    assert!(!said.out.contains('\u{1b}'), "no escape sequences");
+    receiver.stop();
+}
+
+#[test]
+fn snapshots_travel_as_rounds() {
+    let place = Place::new();
+    let paths = ["t0.mem", "t1.mem", "t2.mem"].map(|name| place.path(name));
+    let mut image = noise(4_000_001);
+    fs::write(&paths[0], &image).unwrap();
+    image[1_000_000..1_100_000].fill(1);
+    fs::write(&paths[1], &image).unwrap();
+    image[2_000_000..2_050_000].fill(0);
+    fs::write(&paths[2], &image).unwrap();
+    let receiver = place.listen();
+    let mut command = place.send(&receiver.address, "vm1");
+    let said = run(command.arg("--json").args(paths.iter().flat_map(|path| [Path::new("--round"), path])));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(image == fs::read(place.stored("vm1")).unwrap(), "the last snapshot is there");
+    let summary = said.summary();
+    assert_eq!(summary["rounds"], 3);
+    assert!(summary["resent_pages"].as_u64().unwrap() >= 36, "{summary}");
+
+    fs::write(&paths[1], &image[1..]).unwrap();
+    let mut command = place.send(&receiver.address, "vm2");
+    run(command.args(paths.iter().flat_map(|path| [Path::new("--round"), path]))).failed(1, &["one size"]);
+    receiver.stop();
+}
+
+#[test]
+fn nothing_is_overwritten_without_replace() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    fs::write(place.stored("vm1"), "old").unwrap();
+    let mut receiver = place.listen();
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    said.failed(1, &["exists already", "--replace", "The source is intact"]);
+    assert_eq!(receiver.lines.until("refused")["name"], "vm1");
+    assert_eq!(fs::read(place.stored("vm1")).unwrap(), b"old");
+    receiver.stop();
+    let receiver = Receiver::start(place.receive().arg("--replace"));
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!(place.visible(), ["vm1"]);
+    receiver.stop();
+}
+
+#[test]
+fn strangers_are_turned_away_on_either_side() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    let receiver = place.listen();
+    // The sender trusts somebody else.
+    let mut command = dwcp();
+    command.args(["send", "--to", &receiver.address, "--as", "vm1", "--trust", &place.sender, "--json"]);
+    command.arg("--identity").arg(place.path("a.id")).arg("--state-dir").arg(place.path("state"));
+    let said = run(command.arg(&image));
+    said.failed(5, &["not trusted", &place.receiver, "--trust"]);
+    assert_eq!(said.summary()["verdict"], "unauthorised");
+    assert!(said.summary()["error"].is_string());
+    // The receiver trusts somebody else.
+    fs::rename(place.path("a.id"), place.path("c.id")).unwrap();
+    fs::rename(place.path("b.id"), place.path("a.id")).unwrap();
+    run(place.send(&receiver.address, "vm1").arg(&image)).failed(5, &["refuses our identity", "--trust"]);
+    assert!(place.visible().is_empty());
+    receiver.stop();
+}
+
+#[test]
+fn nobody_there_is_unreachable() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let said = run(place.send(&address, "vm1").arg("--json").arg(&image));
+    said.failed(6, &["cannot connect", &address, "dwcp receive"]);
+    assert_eq!(said.summary()["verdict"], "unreachable");
+    run(place.send("no-such-host.invalid:1", "vm1").arg(&image)).failed(6, &["cannot resolve"]);
+}
+
+#[test]
+fn a_port_in_use_and_a_directory_that_is_none_are_named() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let receive = |listen: &str, dir: &Path| {
+        let mut command = dwcp();
+        command.args(["receive", "--listen", listen, "--trust", &place.sender]);
+        run(command.arg("--identity").arg(place.path("b.id")).arg("--dir").arg(dir))
+    };
+    receive(&address, &place.path("in")).failed(1, &["cannot listen on", &address, "choose another port"]);
+    let file = place.sparse("file");
+    receive("127.0.0.1:0", &file).failed(1, &["cannot store images in", "--dir"]);
+    receive("127.0.0.1:0", &place.path("missing")).failed(1, &["cannot store images in", "missing"]);
+    // /proc can be written by nobody, not even by root.
+    receive("127.0.0.1:0", Path::new("/proc")).failed(1, &["/proc"]);
+    // Two receivers would sweep away each other's work.
+    let receiver = place.listen();
+    receive("127.0.0.1:0", &place.path("in")).failed(1, &["another `dwcp receive`"]);
+    receiver.stop();
+}
+
+#[test]
+fn sources_that_cannot_be_sent_are_named_before_anybody_is_asked() {
+    let place = Place::new();
+    let empty = place.path("empty");
+    File::create(&empty).unwrap();
+    for (path, words) in [
+        (place.path("missing.mem"), ["missing.mem", "No such file"]),
+        (place.path("in"), ["in is a directory", "image file"]),
+        (empty, ["empty", "0 bytes"]),
+    ] {
+        // Nobody listens at port 1: the file is looked at first.
+        run(place.send("127.0.0.1:1", "vm1").arg(path)).failed(1, &words);
+    }
+}
+
+#[test]
+fn words_that_make_no_sense_are_usage_errors() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    for name in ["../etc", "VM1", "", ".hidden", &"x".repeat(65)] {
+        run(place.send("127.0.0.1:1", name).arg(&image)).failed(2, &["--as"]);
+    }
+    for (flag, value) in [("--bandwidth", "100"), ("--downtime", "1"), ("--shadow", "101%"), ("--lanes", "0")] {
+        run(place.send("127.0.0.1:1", "vm1").args([flag, value]).arg(&image)).failed(2, &[flag]);
+    }
+    run(&mut place.send("127.0.0.1:1", "vm1")).failed(2, &["--round"]);
+    run(dwcp().args(["send", "--trust", "sha256:12"])).failed(2, &["64 hexadecimal digits"]);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let commands: [&[&str]; 8] = [
+        &[],
+        &["identity"],
+        &["identity", "new"],
+        &["identity", "show"],
+        &["receive"],
+        &["send"],
+        &["resolve"],
+        &["demo"],
+    ];
+    for command in commands {
+        let said = run(dwcp().args(command).arg("--help"));
+        assert_eq!(said.code, 0, "{command:?}");
+        assert!(said.out.contains("Examples:\n  dwcp"), "{command:?} has no example:\n{}", said.out);
+    }
+    let top = run(dwcp().arg("--help")).out;
+    for code in ["0  ok", "5  unauthorised", "8  in-doubt", "9  not-exercised"] {
+        assert!(top.contains(code), "{top}");
+    }
+    assert!(!top.contains("demo-part"), "internal commands are hidden");
+}
+
+#[test]
+fn identities_are_secret_and_survive_renewal() {
+    let place = Place::new();
+    let (a, renewed) = (place.path("a.id"), place.path("a2.id"));
+    assert_eq!(a.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let new = |out: &Path| run(dwcp().args(["identity", "new", "--out"]).arg(out));
+    let before = fs::read(&a).unwrap();
+    new(&a).failed(1, &["a.id", "never overwritten"]);
+    assert_eq!(fs::read(&a).unwrap(), before);
+
+    let said = run(dwcp().args(["identity", "new", "--out"]).arg(&renewed).arg("--renew").arg(&a));
+    assert_eq!((said.code, said.out.trim()), (0, &*place.sender));
+    assert_ne!(fs::read(&renewed).unwrap(), before);
+    let show = |file: &Path| run(dwcp().args(["identity", "show"]).arg(file));
+    assert_eq!(show(&renewed).out.trim(), place.sender);
+
+    fs::set_permissions(&a, fs::Permissions::from_mode(0o640)).unwrap();
+    show(&a).failed(1, &["mode 0640", "chmod 600"]);
+    show(&place.path("none.id")).failed(1, &["none.id", "dwcp identity new"]);
+    fs::write(place.path("bad.id"), "nonsense").unwrap();
+    fs::set_permissions(place.path("bad.id"), fs::Permissions::from_mode(0o600)).unwrap();
+    show(&place.path("bad.id")).failed(1, &["bad.id", "private key"]);
+}
+
+/// An image that takes a while: 16 s at the given rate.
+fn slow(place: &Place, to: &str, name: &str) -> (PathBuf, Lines) {
+    let image = place.path("slow.mem");
+    fs::write(&image, noise(16_000_000)).unwrap();
+    let sending = Lines::start(place.send(to, name).args(["--json", "--bandwidth", "1MB"]).arg(&image));
+    (image, sending)
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_is_noticed() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let (image, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    File::options().write(true).open(&image).unwrap().write_all_at(b"changed", 15_000_000).unwrap();
+    let summary = sending.until("summary");
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (1, &"failed".into()), "{err}");
+    assert!(err.contains("slow.mem changed while it was being sent"), "{err}");
+    receiver.stop();
+    assert!(place.visible().is_empty(), "{:?}", place.visible());
+}
+
+#[test]
+fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (image, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    run(place.send(&receiver.address, "vm1").arg(&image)).failed(1, &["the name vm1 is taken", "under way"]);
+    // Another name goes on beside it.
+    assert_eq!(run(place.send(&receiver.address, "vm2").arg(&image)).code, 0);
+
+    sending.interrupt();
+    let summary = sending.until("summary");
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (7, &"interrupted".into()), "{err}");
+    assert!(err.contains("The source is intact"), "{err}");
+    // The name is free again once the receiver has said so.
+    while receiver.lines.until("transfer")["name"] != "vm1" {}
+    assert_eq!(place.visible(), ["vm2"]);
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    receiver.stop();
+    assert_eq!(place.visible(), ["vm1", "vm2"]);
+}
+
+#[test]
+fn a_receiver_that_is_interrupted_keeps_nothing() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let (_, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert_eq!(code, 7, "{err}");
+    assert!(place.visible().is_empty());
+    assert_ne!(sending.until("summary")["verdict"], "ok");
+    assert_ne!(sending.end().0, 0);
+}
+
+const ID: TransferId = TransferId([0xab; 16]);
+
+fn record(standing: Standing) -> Record {
+    let (epoch, root) = (FenceEpoch(1), Digest([5; 32]));
+    Record { transfer: ID, epoch, attempt: 1, root, name: Name::new("vm1").unwrap(), standing }
+}
+
+/// Both ends as a crash between GIVE_UP and RUN leaves them.
+fn in_doubt(place: &Place) {
+    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp)).unwrap();
+    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready)).unwrap();
+    let layout = Layout::new(&[5000]).unwrap();
+    let staging = ImageStaging::create(place.path("in"), &Name::new("vm1").unwrap(), ID, layout, false).unwrap();
+    staging.write(RegionId(0), 0, &vec![1; 8192]).unwrap();
+    staging.stage().unwrap();
+}
+
+fn resolve(place: &Place, args: &[&str]) -> Said {
+    let mut command = dwcp();
+    run(command.args(["resolve", "--state-dir"]).arg(place.path("state")).args(args))
+}
+
+fn resolve_sink(place: &Place, args: &[&str]) -> Said {
+    let mut command = dwcp();
+    run(command.args(["resolve", "--dir"]).arg(place.path("in")).args(args))
+}
+
+#[test]
+fn a_doubt_is_told_and_ended_by_asking() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = ID.to_string();
+    let list = resolve(&place, &[]);
+    assert!(list.code == 0 && list.out.contains(&id) && list.out.contains("vm1"), "{}{}", list.out, list.err);
+    assert!(resolve_sink(&place, &[]).out.contains(&id));
+
+    let mut receiver = place.listen();
+    // Neither end is stopped by a doubt, and both tell it.
+    let other = place.sparse("other.mem");
+    let said = run(place.send(&receiver.address, "vm1").arg(&other));
+    said.failed(1, &["in doubt", &id, "dwcp resolve", "is taken"]);
+
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    let said = resolve(&place, &[&[&*id][..], &ask].concat());
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert_eq!(fs::read(place.stored("vm1")).unwrap(), vec![1; 5000]);
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
+    assert!(resolve(&place, &[]).out.contains("nothing is in doubt"));
+    resolve(&place, &[&[&*id][..], &ask].concat()).failed(1, &["is not in doubt"]);
+    receiver.stop();
+    assert_eq!(place.visible(), ["vm1"]);
+}
+
+#[test]
+fn a_doubt_is_ended_by_the_operator_who_fences() {
+    let id = &*ID.to_string();
+    let place = Place::new();
+    in_doubt(&place);
+    resolve(&place, &[id, "--owner", "sink"]).failed(2, &["--fenced"]);
+    resolve(&place, &[id]).failed(2, &["--owner", "--to"]);
+    let said = resolve(&place, &[id, "--owner", "sink", "--fenced"]);
+    assert!(said.code == 0 && said.out.contains("do not use the copy here"), "{}{}", said.out, said.err);
+    let said = resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(place.visible(), ["vm1"]);
+
+    let place = Place::new();
+    in_doubt(&place);
+    let said = resolve(&place, &[id, "--owner", "source", "--fenced"]);
+    assert!(said.code == 0 && said.out.contains("may be used"), "{}{}", said.out, said.err);
+    assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
+    assert!(place.visible().is_empty());
+    resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).failed(1, &["is not in doubt"]);
+}
+
+#[test]
+fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
+    let place = Place::new();
+    in_doubt(&place);
+    let layout = Layout::new(&[5000]).unwrap();
+    let other = TransferId([1; 16]);
+    ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), other, layout, false).unwrap();
+    assert_eq!(place.visible().len(), 2);
+    place.listen().stop();
+    assert_eq!(place.visible(), [format!(".dwcp-{ID}.part")]);
+}

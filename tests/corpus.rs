@@ -1,0 +1,246 @@
+//! Replays the committed fuzz corpora (`fuzz/corpus`) as plain tests, through the bodies of the fuzz
+//! targets. `DWCP_BLESS=1 cargo test --test corpus` writes the seeds again, after the wire changed.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests outside a #[test] function")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use dwcp_core::wire::{
+    Abort, AbortReason, Accept, Ack, Bind, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame,
+    ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Frame, GuestKind, Hello, HelloAck, Join, Joined, LaneId, Name, Offer,
+    Pause, PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
+};
+use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
+use dwcp_hde::{Bases, Effort, Encoder};
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+#[test]
+fn hello() {
+    replay("hello", dwcp_sim::check_hello, hello_seeds);
+}
+
+#[test]
+fn frame() {
+    replay("frame", dwcp_sim::check_frame, frame_seeds);
+}
+
+#[test]
+fn extent_block() {
+    replay("extent_block", dwcp_sim::check_block, block_seeds);
+}
+
+#[test]
+fn session_ops() {
+    replay("session_ops", dwcp_sim::run_operations, operation_seeds);
+}
+
+fn replay(target: &str, body: fn(&[u8]), seeds: fn() -> Seeds) {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus")).join(target);
+    if std::env::var_os("DWCP_BLESS").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        for (name, bytes) in seeds() {
+            fs::write(folder.join(format!("seed-{name}")), bytes).unwrap();
+        }
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= seeds().len(), "{} has lost its seeds", folder.display());
+    for file in files {
+        // Printed only when the body panics: then the last line names the input.
+        println!("{}", file.display());
+        body(&fs::read(&file).unwrap());
+    }
+}
+
+const TRANSFER: TransferId = TransferId([1; 16]);
+const SESSION: SessionId = SessionId([2; 16]);
+const MAC: Digest = Digest([3; 32]);
+const EPOCH: FenceEpoch = FenceEpoch(1);
+const LANE: LaneId = LaneId(1);
+
+fn whole(frame: &Frame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes
+}
+
+fn body(frame: &Frame) -> Vec<u8> {
+    whole(frame).split_off(FRAME_HEADER_BYTES)
+}
+
+fn handshake() -> [Frame; 6] {
+    let limits = PeerLimits { extent_pages: 256, lanes: 16 };
+    let hello = Hello {
+        version_min: 3,
+        version_max: 3,
+        role: Role::Source,
+        features: 0,
+        required: 0,
+        limits,
+        nonce: [4; 32],
+        resume: None,
+    };
+    let resume = Hello { resume: Some(ResumeClaim { session: SESSION, attempt: 1, mac: MAC }), ..hello };
+    let ack = HelloAck { version: 3, features: 0, limits, session: SESSION, resumed: false, nonce: [5; 32], mac: MAC };
+    [
+        Frame::Hello(hello),
+        Frame::Hello(resume),
+        Frame::HelloAck(ack),
+        Frame::Bind(Bind { mac: MAC }),
+        Frame::Join(Join { session: SESSION, lane: LANE, mac: MAC }),
+        Frame::Joined(Joined { lane: LANE, credit: 1 << 23 }),
+    ]
+}
+
+fn hello_seeds() -> Seeds {
+    let [hello, resume, ack, bind, join, joined] = handshake();
+    vec![
+        ("hello", body(&hello)),
+        ("hello-frame", whole(&hello)),
+        ("resume", body(&resume)),
+        ("ack", body(&ack)),
+        ("bind", body(&bind)),
+        ("join", body(&join)),
+        ("joined", body(&joined)),
+    ]
+}
+
+fn frame_seeds() -> Seeds {
+    let text = || "a sentence".to_owned();
+    let layout = Layout::new(&[4096 * 70, 4097]).unwrap();
+    let name = Name::new("vm1").unwrap();
+    let frames = vec![
+        ("offer", Frame::Offer(Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name, layout })),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        ("ack", Frame::Ack(Ack { lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
+        ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
+        ("bury", Frame::Bury(Bury { lane: LANE })),
+        ("buried", Frame::Buried(Buried { lane: LANE, applied: 9 })),
+        (
+            "pause",
+            Frame::Pause(Pause {
+                attempt: 1,
+                root: MAC,
+                device_bytes: 5,
+                device_digest: MAC,
+                finals: vec![(LANE, 9), (LaneId(2), 0)],
+            }),
+        ),
+        ("device-state", Frame::DeviceState(DeviceState { attempt: 1, offset: 0, bytes: vec![6; 5].into() })),
+        ("ready", Frame::Ready(Ready { transfer: TRANSFER, epoch: EPOCH, attempt: 1, root: MAC, device_digest: MAC })),
+        ("run", Frame::Run(Run { transfer: TRANSFER, epoch: EPOCH, attempt: 1, root: MAC })),
+        ("running", Frame::Running(Running { transfer: TRANSFER, epoch: EPOCH })),
+        ("abort", Frame::Abort(Abort { reason: AbortReason::Cancelled, text: text() })),
+        ("error", Frame::Error(ErrorFrame { code: ErrorCode::ExtentDigest, lane: LANE, position: 9, text: text() })),
+        ("ping", Frame::Ping(Ping { id: 1 })),
+        ("pong", Frame::Pong(Ping { id: 1 })),
+    ];
+    let mut seeds: Seeds = frames.iter().map(|(name, frame)| (*name, whole(frame))).collect();
+    let names = ["hello", "resume", "hello-ack", "bind", "join", "joined"];
+    seeds.extend(names.into_iter().zip(handshake().iter().map(whole)));
+    seeds.push(("extent", extent()));
+    // An optional frame of a later version: skipped.
+    seeds.push(("optional", vec![2, 0, 0, 0, 0xf0, 0, 0, 0, 1, 2]));
+    seeds
+}
+
+fn extent() -> Vec<u8> {
+    let runs = [(0, 2), (9, 1), (500, 3)].map(|(start, count)| PageRun { start, count }).to_vec();
+    let extent = Extent::new(RegionId(1), runs).unwrap();
+    let block = block(&plain(&extent), &Bases::none(), Effort::Balanced);
+    let mut bytes = Vec::new();
+    ExtentHead { seq: 3, epoch: EPOCH, digest: MAC, extent }.encode(block.len(), &mut bytes).unwrap();
+    bytes.extend_from_slice(&block);
+    bytes
+}
+
+fn plain(extent: &Extent) -> Vec<u8> {
+    pages(extent.pages(), |page, at| u8::try_from((page * 7 + at / 16) % 251).unwrap())
+}
+
+fn pages(count: usize, byte: impl Fn(usize, usize) -> u8) -> Vec<u8> {
+    (0..count * PAGE_BYTES).map(|at| byte(at / PAGE_BYTES, at % PAGE_BYTES)).collect()
+}
+
+fn block(plain: &[u8], bases: &Bases<'_>, effort: Effort) -> Vec<u8> {
+    let mut block = Vec::new();
+    let done = Encoder::new().encode(plain, bases, effort, &mut block).unwrap();
+    if done.raw_tail {
+        block.extend_from_slice(plain);
+    }
+    block
+}
+
+/// As [`dwcp_sim::check_block`] reads them: the number of pages less one, then a block. Its old pages
+/// are full of 0xa5.
+fn block_seeds() -> Seeds {
+    let seed = |plain: &[u8], bases: &Bases<'_>, effort| {
+        let count = u8::try_from(plain.len() / PAGE_BYTES - 1).unwrap();
+        [&[count], block(plain, bases, effort).as_slice()].concat()
+    };
+    let none = Bases::none();
+    let old = vec![0xa5; 4 * PAGE_BYTES];
+    let based = Bases::new([0b1111, 0, 0, 0], &old);
+    let zero = pages(3, |_, _| 0);
+    let text = pages(3, |page, at| b"All happy families are alike; "[(at + page) % 30]);
+    let words = pages(2, |page, at| match at % 8 {
+        0 => u8::try_from(at / 8 % 256).unwrap(),
+        1 => u8::try_from(at / 2048 + page * 3).unwrap(),
+        2..=5 => 0x88,
+        _ => 0xff,
+    });
+    // One page unchanged, one with a changed word, one half changed, one new.
+    let changed = pages(4, |page, at| match page {
+        0 => 0xa5,
+        1 if at / 8 != 100 => 0xa5,
+        2 if at > 2048 => 0xa5,
+        _ => u8::try_from(at / 16 % 251).unwrap(),
+    });
+    let mixed = [zero.clone(), text.clone(), text.clone(), words.clone()].concat();
+    vec![
+        ("zero", seed(&zero, &none, Effort::Balanced)),
+        ("raw", seed(&text[..PAGE_BYTES], &none, Effort::Raw)),
+        ("lz4", seed(&text, &none, Effort::Fast)),
+        ("zstd", seed(&text, &none, Effort::Balanced)),
+        ("planes", seed(&words, &none, Effort::Balanced)),
+        ("copies", seed(&mixed, &none, Effort::Balanced)),
+        ("xor-lz4", seed(&changed, &based, Effort::Fast)),
+        ("prefix-and-xor-zstd", seed(&changed, &based, Effort::Balanced)),
+    ]
+}
+
+/// Scripts in the language of [`dwcp_sim::run_operations`]: two bytes of limits, then operations.
+fn operation_seeds() -> Seeds {
+    const SOURCE: u8 = 0;
+    const SINK: u8 = 0x80;
+    const FRAME: u8 = 0;
+    const OWED: u8 = 10;
+    const ENCODE: u8 = 14;
+    const APPLY: u8 = 16;
+    const LANE_UP: u8 = 18;
+    const LANE_JOIN: u8 = 19;
+    const LANE_DOWN: u8 = 21;
+    const HARVESTED: u8 = 22;
+    const CONTROL_DOWN: u8 = 24;
+    const CONTROL_UP: u8 = 25;
+    const TICK: u8 = 31;
+    let begin = vec![15, 3, SOURCE | HARVESTED, 0, 0, SOURCE | FRAME, 0, 1, SOURCE | LANE_UP, 1, 0x1f];
+    let sent = [[SOURCE | ENCODE].repeat(12), vec![SOURCE | FRAME, 1, 1, 5, 1, 5]].concat();
+    let round = vec![SOURCE | HARVESTED, 3, 9, SOURCE | ENCODE, SOURCE | FRAME, 1, 1, 6, 1, 6];
+    let paused = vec![SOURCE | HARVESTED, 0, 0, SOURCE | OWED, SOURCE | OWED, SOURCE | HARVESTED, 0, 0];
+    let ready = vec![SOURCE | FRAME, 4, 1, 1, 1, SOURCE | OWED, SOURCE | FRAME, 5, 1];
+    let death = vec![SOURCE | LANE_DOWN, 1, SOURCE | FRAME, 3, 1, 4, SOURCE | LANE_UP, 2, 0x1f, SOURCE | ENCODE];
+    let cut = vec![SOURCE | CONTROL_DOWN, 0, SOURCE | TICK, 9, SOURCE | CONTROL_UP, SOURCE | OWED, SOURCE | OWED];
+    let received = [vec![15, 3, SINK | LANE_JOIN, 1], [SINK | APPLY, 1].repeat(6)].concat();
+    let taken = vec![SINK | FRAME, 7, 1, 1, 0, 1, 6, SINK | OWED, SINK | OWED];
+    let ran = vec![SINK | FRAME, 10, 1, 1, SINK | OWED, SINK | OWED, SINK | CONTROL_DOWN, 1];
+    vec![
+        ("source-moves", [begin.clone(), sent.clone(), round.clone(), paused.clone(), ready].concat()),
+        ("source-loses-a-lane", [begin.clone(), sent.clone(), death].concat()),
+        ("source-loses-control", [begin, sent, round, paused, cut].concat()),
+        ("sink-takes", [received.clone(), taken.clone(), ran].concat()),
+        ("sink-is-paused-twice", [received, taken.clone(), taken].concat()),
+    ]
+}

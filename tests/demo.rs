@@ -1,0 +1,154 @@
+//! The demo as a stranger runs it: real processes, real sockets, and a verdict from the client's log.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+/// A demo that is under way.
+struct Demo {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    seen: Vec<Value>,
+}
+
+impl Demo {
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
+        Self::of(command.args(["demo", "--json"]).args(args).stdout(Stdio::piped()))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut process = command.stdin(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines, seen: Vec::new() }
+    }
+
+    /// Reads on until an event of this name (and, for a phase, of this phase) has come.
+    fn until(&mut self, event: &str, phase: Option<&str>) -> Value {
+        for line in self.lines.by_ref() {
+            let value: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            assert_eq!(value["schema"], 1, "{value}");
+            self.seen.push(value.clone());
+            if value["event"] == event && phase.is_none_or(|phase| value["phase"] == phase) {
+                return value;
+            }
+        }
+        panic!("no {event}: {:#?}", self.seen);
+    }
+
+    /// The summary is the last line.
+    fn end(mut self) -> (ExitStatus, Value) {
+        let summary = self.until("summary", None);
+        assert!(self.lines.next().is_none(), "nothing follows the summary");
+        (self.process.wait().unwrap(), summary)
+    }
+}
+
+fn kill(pid: &Value) {
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+fn alive(pid: &Value) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Slow enough that it is still under way when a node is killed.
+const SLOW: [&str; 6] = ["--size", "32m", "--write-rate", "2000", "--bandwidth", "4MB"];
+
+#[test]
+fn a_live_guest_moves_and_nothing_is_lost() {
+    let (status, summary) = Demo::start(&["--size", "32m", "--bandwidth", "100MB"]).end();
+    assert_eq!(summary["verdict"], "ok", "{summary}");
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(summary["lost_writes"], 0);
+    assert_eq!(summary["bytes_guest"], 32 << 20);
+    assert!(summary["rounds"].as_u64() >= Some(3), "{summary}");
+    assert!(summary["resent_pages"].as_u64() > Some(0), "{summary}");
+    assert!(summary["root_source"].as_str().is_some_and(|root| root.len() == 64), "{summary}");
+    assert_eq!(summary["root_source"], summary["root_sink"]);
+    for figure in ["bytes_wire", "saved_pct", "mb_s", "downtime_ms", "client_gap_ms", "writes"] {
+        assert!(summary[figure].is_number(), "{figure}: {summary}");
+    }
+}
+
+#[test]
+fn an_idle_guest_proves_nothing_and_says_so() {
+    let (status, summary) = Demo::start(&["--size", "4m", "--write-rate", "0"]).end();
+    assert_eq!(summary["verdict"], "not-exercised", "{summary}");
+    assert_eq!(status.code(), Some(9));
+    assert_eq!(summary["lost_writes"], 0);
+}
+
+#[test]
+fn a_killed_node_leaves_the_guest_at_the_source() {
+    for node in ["pid_node_a", "pid_node_b"] {
+        let mut demo = Demo::start(&SLOW);
+        let started = demo.until("started", None);
+        demo.until("phase", Some("copying"));
+        kill(&started[node]);
+        let (status, summary) = demo.end();
+        assert_eq!(summary["verdict"], "failed", "{node}: {summary}");
+        assert_eq!(summary["owner"], "source", "{node}: {summary}");
+        assert_eq!(summary["lost_writes"], 0, "{node}: {summary}");
+        assert!(summary["error"].is_string(), "{node}: {summary}");
+        assert_eq!(status.code(), Some(1), "{node}");
+    }
+}
+
+#[test]
+fn a_killed_demo_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
+    command.args(["demo", "--json"]).args(SLOW).env("TMPDIR", folder.path());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = Demo::of(&mut command);
+    let mut errors = demo.process.stderr.take().unwrap();
+    let started = demo.until("started", None);
+    demo.until("phase", Some("copying"));
+    demo.process.kill().unwrap();
+    demo.process.wait().unwrap();
+    // All children share this pipe: it ends when the last of them has.
+    errors.read_to_end(&mut Vec::new()).unwrap();
+    for name in ["pid_node_a", "pid_node_b", "pid_guest", "pid_guest_b", "pid_client"] {
+        assert!(!alive(&started[name]), "{name}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn ctrl_c_ends_everything_and_removes_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
+    command.args(["demo", "--json"]).args(SLOW).env("TMPDIR", folder.path()).stdout(Stdio::piped());
+    let mut demo = Demo::of(&mut command);
+    demo.until("phase", Some("copying"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let pid = demo.process.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let (status, summary) = demo.end();
+    assert_eq!(summary["verdict"], "failed");
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// The roots of both sides agree in each of these runs: only the client's log knows better.
+#[cfg(feature = "sim")]
+#[test]
+fn planted_bugs_turn_the_verdict_red() {
+    for fault in ["skip-dirty", "late-clear"] {
+        let (status, summary) = Demo::start(&["--size", "32m", "--bandwidth", "100MB", "--break", fault]).end();
+        assert_eq!(summary["verdict"], "lost", "{fault}: {summary}");
+        assert!(summary["lost_writes"].as_u64() > Some(0), "{fault}: {summary}");
+        assert_eq!(summary["root_source"], summary["root_sink"], "{fault}: {summary}");
+        assert_eq!(status.code(), Some(1), "{fault}");
+    }
+}
