@@ -1,6 +1,15 @@
 //! Peers that break the protocol, over real connections: each is told what it did, nothing of it is
 //! applied, and the honest side ends with a typed error.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::as_conversions,
+    reason = "a test stops at the first thing that is not as it should be"
+)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -113,9 +122,8 @@ impl Raw {
     /// Frames until an error or abort comes.
     async fn hear_error(&mut self) -> ErrorFrame {
         loop {
-            match self.hear().await.expect("an error frame before the end") {
-                Frame::Error(error) => return error,
-                _ => {}
+            if let Frame::Error(error) = self.hear().await.expect("an error frame before the end") {
+                return error;
             }
         }
     }
@@ -466,9 +474,14 @@ async fn an_untrusted_peer_is_named_at_both_ends() {
         source.send(&to, transfer, guest, SourceConfig::default()).await.map(|_| ())
     };
     let wrong_sink = send(other, a.fingerprint()).await.unwrap_err();
-    assert!(matches!(&wrong_sink, EndpointError::Unauthorised { what, .. } if what.contains(&b.fingerprint().to_string())));
+    assert!(
+        matches!(&wrong_sink, EndpointError::Unauthorised { what, .. } if what.contains(&b.fingerprint().to_string()))
+    );
     let unknown_source = send(b.fingerprint(), other).await.unwrap_err();
-    assert!(matches!(&unknown_source, EndpointError::Unauthorised { what, .. } if what.contains("--trust")), "{unknown_source}");
+    assert!(
+        matches!(&unknown_source, EndpointError::Unauthorised { what, .. } if what.contains("--trust")),
+        "{unknown_source}"
+    );
 }
 
 #[tokio::test]
@@ -481,7 +494,8 @@ async fn nobody_there_and_a_port_in_use() {
     drop(listener);
     let transfer = Transfer::new(Name::new("vm").unwrap(), GuestKind::Live);
     let guest = Arc::new(Memory::new(Layout::new(&[4096]).unwrap()));
-    let nobody = endpoint.send(&at, transfer.clone(), Arc::clone(&guest) as Arc<dyn Guest>, SourceConfig::default()).await;
+    let nobody =
+        endpoint.send(&at, transfer.clone(), Arc::clone(&guest) as Arc<dyn Guest>, SourceConfig::default()).await;
     assert!(nobody.unwrap_err().is_unreachable());
     let nowhere = endpoint.send("no-such-host.invalid:1", transfer, guest, SourceConfig::default()).await;
     assert!(matches!(nowhere, Err(EndpointError::Resolve { .. })));

@@ -12,6 +12,7 @@
 //! copy out of and into guest memory and a BLAKE3 of every 4 KiB page, at both ends.
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

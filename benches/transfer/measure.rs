@@ -42,7 +42,11 @@ impl Figures {
 pub enum Place {
     Loopback,
     /// Two network namespaces, and the sink's address in its own.
-    Namespaces { source: String, sink: String, address: String },
+    Namespaces {
+        source: String,
+        sink: String,
+        address: String,
+    },
 }
 
 /// One line of the table.

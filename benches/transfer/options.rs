@@ -70,9 +70,7 @@ impl Case {
         let mut parts = word.splitn(3, ':');
         match (parts.next(), parts.next(), parts.next()) {
             (Some("random"), Some(bytes), None) => Self::Random { bytes: bytes.parse().expect("bytes") },
-            (Some("corpus"), Some(folder), Some(name)) => {
-                Self::Corpus { folder: folder.into(), name: name.to_owned() }
-            }
+            (Some("corpus"), Some(folder), Some(name)) => Self::Corpus { folder: folder.into(), name: name.to_owned() },
             _ => panic!("unknown case {word}"),
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dwcp_core::extent::PAGE_BYTES;
 use dwcp_core::session::binding::{self, Key, Speaker};
 use dwcp_core::session::{
-    Applied, Encoded, Input, Leaves, Machine, Output, Sink, SinkConfig, Source, SourceConfig, Time,
+    Applied, Encoded, Input, Leaves, Machine, Output, Phase, Sink, SinkConfig, Source, SourceConfig, Time, leaves,
 };
 use dwcp_core::wire::limits::MAX_HANDSHAKE_BYTES;
 use dwcp_core::wire::{
@@ -111,6 +111,11 @@ const MOST_OPERATIONS: usize = 3000;
 /// order: no panic, bounded outputs, and an end that says who owns the guest. The drivers are honest
 /// (they report what they did and nothing else), the peers are not.
 pub fn run_operations(data: &[u8]) {
+    let _ = reach(data);
+}
+
+/// As [`run_operations`]; says how far the source and the sink came.
+pub fn reach(data: &[u8]) -> [Phase; 2] {
     let layout = Layout::new(&[70 * 4096, 5 * 4096 - 1]).unwrap();
     let offer = Offer {
         transfer: TransferId([1; 16]),
@@ -123,23 +128,30 @@ pub fn run_operations(data: &[u8]) {
     let source = SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), ..SourceConfig::default() };
     let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)));
     let sink = Sink::new(SinkConfig::default(), offer, Arc::new(Leaves::new(&layout)));
-    let mut source = Driven::new(source);
-    let mut sink = Driven::new(sink);
+    let mut source = Driven::new(source, &layout);
+    let mut sink = Driven::new(sink, &layout);
     source.feed(Input::Start);
     sink.feed(Input::Start);
+    let mut reached = [Phase::Offered; 2];
     for _ in 0..MOST_OPERATIONS {
         let Some(operation) = bytes.byte() else { break };
         if operation & 0x80 == 0 {
-            let input = source.input(operation, &mut bytes, &layout);
+            let input = source.input(operation, &mut bytes);
             source.feed(input);
         } else {
-            let input = sink.input(operation, &mut bytes, &layout);
+            let input = sink.input(operation, &mut bytes);
             sink.feed(input);
+        }
+        for (reached, progress) in reached.iter_mut().zip([source.machine.progress(), sink.machine.progress()]) {
+            if progress.phase != Phase::Ended {
+                *reached = progress.phase;
+            }
         }
     }
     source.feed(Input::Cancel);
     assert!(source.finished, "a cancelled source has not ended");
     sink.feed(Input::Cancel);
+    reached
 }
 
 /// The bytes that are left.
@@ -181,46 +193,97 @@ impl Script<'_> {
         TransferId([if self.byte() == Some(0) { 2 } else { 1 }; 16])
     }
 
-    fn frame(&mut self, root: Digest) -> Frame {
-        let epoch = FenceEpoch(1);
-        match self.byte().unwrap_or(0) % 16 {
-            0 => Frame::Accept(Accept { transfer: self.transfer() }),
-            1 => Frame::Ack(Ack { lanes: vec![(self.lane(), self.number()), (self.lane(), self.number())] }),
-            2 => Frame::Credit(Credit { lane: self.lane(), total: self.number() << 20 }),
-            3 => Frame::Buried(Buried { lane: self.lane(), applied: self.number() }),
-            4 => Frame::Ready(Ready {
-                transfer: self.transfer(),
-                epoch,
-                attempt: self.number() as u32,
-                root: if self.byte() == Some(0) { self.digest() } else { root },
-                device_digest: Digest(*blake3::hash(b"").as_bytes()),
-            }),
-            5 => Frame::Running(Running { transfer: self.transfer(), epoch }),
-            6 => Frame::Bury(Bury { lane: self.lane() }),
-            7 | 8 => Frame::Pause(Pause {
-                attempt: self.number() as u32,
-                root: if self.byte() == Some(0) { self.digest() } else { root },
-                device_bytes: self.number().min(64 << 20),
-                device_digest: Digest(*blake3::hash(b"").as_bytes()),
-                finals: vec![(self.lane(), self.number())],
-            }),
-            9 => Frame::DeviceState(DeviceState {
-                attempt: self.number() as u32,
-                offset: self.number(),
-                bytes: Bytes::from(vec![0; self.number().clamp(1, 64) as usize]),
-            }),
-            10 | 11 => Frame::Run(Run { transfer: self.transfer(), epoch, attempt: self.number() as u32, root }),
-            12 => Frame::Ping(Ping { id: self.number() }),
-            13 => Frame::Pong(Ping { id: self.number() }),
-            14 => Frame::Abort(Abort { reason: AbortReason::Cancelled, text: "fuzz".into() }),
-            _ => Frame::Error(ErrorFrame {
+    /// A frame of either direction, by chance.
+    fn any_frame(&mut self, hint: &mut Hint) -> Frame {
+        match self.byte().unwrap_or(0) & 0x1f {
+            0 | 1 => Frame::Abort(Abort { reason: AbortReason::Cancelled, text: "fuzz".into() }),
+            2 | 3 => Frame::Error(ErrorFrame {
                 code: ErrorCode::ALL[usize::from(self.byte().unwrap_or(0)) % ErrorCode::ALL.len()],
                 lane: self.lane(),
                 position: self.number(),
                 text: "fuzz".into(),
             }),
+            4 => Frame::Accept(Accept { transfer: self.transfer() }),
+            even if even % 2 == 0 => self.sink_says(even, hint),
+            odd => self.source_says(odd, hint),
         }
     }
+
+    /// A frame that a sink would send.
+    fn sink_says(&mut self, kind: u8, hint: &mut Hint) -> Frame {
+        let epoch = FenceEpoch(1);
+        match kind & 0x1f {
+            0..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
+            3..=12 if self.rarely() => Frame::Ack(Ack { lanes: vec![(self.lane(), self.number())] }),
+            3..=12 if !hint.encoded.is_empty() => {
+                Frame::Ack(Ack { lanes: hint.encoded.iter().map(|(&lane, &next)| (lane, next)).collect() })
+            }
+            13..=15 => Frame::Credit(Credit { lane: self.lane(), total: self.number() << 20 }),
+            16..=19 if self.rarely() || !hint.buries.is_empty() => {
+                let lane = hint.buries.pop_front().unwrap_or_else(|| self.lane());
+                let most = hint.encoded.get(&lane).copied().unwrap_or(0);
+                let applied = if self.rarely() { self.number() } else { self.number().min(most) };
+                Frame::Buried(Buried { lane, applied })
+            }
+            20..=25 if self.rarely() || hint.attempt > 0 && !hint.run => Frame::Ready(Ready {
+                transfer: if self.rarely() { self.transfer() } else { TransferId([1; 16]) },
+                epoch,
+                attempt: if self.rarely() { self.number() as u32 } else { hint.attempt },
+                root: if self.rarely() { self.digest() } else { hint.root },
+                device_digest: Digest(*blake3::hash(b"").as_bytes()),
+            }),
+            26..=28 if self.rarely() || hint.run => Frame::Running(Running { transfer: self.transfer(), epoch }),
+            29 | 30 => Frame::Ping(Ping { id: self.number() }),
+            _ => Frame::Pong(Ping { id: self.number() }),
+        }
+    }
+
+    /// A frame that a source would send.
+    fn source_says(&mut self, kind: u8, hint: &Hint) -> Frame {
+        let epoch = FenceEpoch(1);
+        match kind & 0x1f {
+            0..=5 => Frame::Bury(Bury { lane: self.lane() }),
+            6..=14 if self.rarely() || !hint.run => Frame::Pause(Pause {
+                attempt: if self.rarely() { self.number() as u32 } else { hint.attempt.wrapping_add(1) },
+                root: if self.rarely() { self.digest() } else { hint.root },
+                device_bytes: if self.rarely() { self.number().min(64 << 20) } else { 0 },
+                device_digest: Digest(*blake3::hash(b"").as_bytes()),
+                finals: if self.rarely() { vec![(self.lane(), self.number())] } else { Vec::new() },
+            }),
+            15..=17 if self.rarely() => Frame::DeviceState(DeviceState {
+                attempt: hint.attempt,
+                offset: if self.rarely() { self.number() } else { 0 },
+                bytes: Bytes::from(vec![0; self.number().clamp(1, 64) as usize]),
+            }),
+            18..=28 if self.rarely() || hint.ready => Frame::Run(Run {
+                transfer: if self.rarely() { self.transfer() } else { TransferId([1; 16]) },
+                epoch,
+                attempt: if self.rarely() { self.number() as u32 } else { hint.attempt },
+                root: if self.rarely() { self.digest() } else { hint.root },
+            }),
+            29 | 30 => Frame::Ping(Ping { id: self.number() }),
+            _ => Frame::Pong(Ping { id: self.number() }),
+        }
+    }
+
+    fn rarely(&mut self) -> bool {
+        self.byte().unwrap_or(1) & 0x1f == 0
+    }
+}
+
+/// What a peer that means to come far would say.
+#[derive(Debug)]
+struct Hint {
+    /// The pause that is going on.
+    attempt: u32,
+    root: Digest,
+    /// For each lane how many extents the source encoded.
+    encoded: BTreeMap<LaneId, u64>,
+    /// Lanes whose burial was asked for.
+    buries: VecDeque<LaneId>,
+    /// RUN was said by the source; READY was said by the sink.
+    run: bool,
+    ready: bool,
 }
 
 /// A machine with an honest driver.
@@ -234,11 +297,23 @@ struct Driven<M> {
     admitted: BTreeMap<LaneId, u64>,
     /// Answers that are owed.
     owed: VecDeque<Input>,
+    hint: Hint,
+    layout: Layout,
 }
 
 impl<M: Machine> Driven<M> {
-    fn new(machine: M) -> Self {
+    fn new(machine: M, layout: &Layout) -> Self {
+        let root = leaves::Tree::new(layout).root(&Leaves::new(layout));
         Self {
+            hint: Hint {
+                attempt: 0,
+                root,
+                encoded: BTreeMap::new(),
+                buries: VecDeque::new(),
+                run: false,
+                ready: false,
+            },
+            layout: layout.clone(),
             machine,
             now: Duration::ZERO,
             finished: false,
@@ -264,6 +339,13 @@ impl<M: Machine> Driven<M> {
     fn obey(&mut self, output: Output) {
         match output {
             Output::Control(frame) => {
+                match &frame {
+                    Frame::Pause(pause) => (self.hint.attempt, self.hint.root) = (pause.attempt, pause.root),
+                    Frame::Bury(bury) => self.hint.buries.push_back(bury.lane),
+                    Frame::Run(_) => self.hint.run = true,
+                    Frame::Ready(_) => self.hint.ready = true,
+                    _ => {}
+                }
                 let mut bytes = Vec::new();
                 frame.encode(&mut bytes);
                 let decoded = Frame::decode(frame.frame_type().byte(), &bytes[FRAME_HEADER_BYTES..]);
@@ -280,6 +362,10 @@ impl<M: Machine> Driven<M> {
                 self.dispatched.retain(|&(id, ..)| id != lane);
                 self.owed.push_back(Input::LaneDown { lane });
             }
+            Output::Harvest => {
+                let dirty = DirtyMap::new(&self.layout);
+                self.owed.push_back(Input::Harvested { dirty, pending: Pending::Unknown });
+            }
             Output::Pause => self.owed.push_back(Input::Paused),
             Output::SaveDevices => self.owed.push_back(Input::Devices(Bytes::new())),
             Output::Stage { .. } => self.owed.push_back(Input::Staged),
@@ -290,44 +376,66 @@ impl<M: Machine> Driven<M> {
         }
     }
 
-    fn input(&mut self, operation: u8, bytes: &mut Script<'_>, layout: &Layout) -> Input {
-        let root = self.machine.progress().root.unwrap_or(Digest([0; 32]));
-        let root = self.machine.progress().peer_root.unwrap_or(root);
+    fn input(&mut self, operation: u8, bytes: &mut Script<'_>) -> Input {
         match operation & 0x1f {
-            0..=9 => Input::Frame(bytes.frame(root)),
-            10..=13 => self.owed.pop_front().unwrap_or(Input::Tick),
-            14 | 15 => self.encode_next(),
-            16 | 17 => self.apply_next(bytes.lane()),
-            18 => Input::LaneUp { lane: bytes.lane(), credit: bytes.number() << 20 },
-            19 | 20 => Input::LaneJoin { lane: bytes.lane() },
-            21 => {
+            0..=6 => {
+                let kind = bytes.byte().unwrap_or(0);
+                let frame = match (kind & 0xe0, operation & 0x80) {
+                    (0, _) if kind < 2 => bytes.any_frame(&mut self.hint),
+                    (_, 0) => bytes.sink_says(kind, &mut self.hint),
+                    _ => bytes.source_says(kind, &self.hint),
+                };
+                match &frame {
+                    Frame::Pause(pause) => {
+                        self.hint.attempt = self.hint.attempt.max(pause.attempt);
+                        self.hint.ready = false;
+                    }
+                    Frame::Run(_) => self.hint.run = true,
+                    _ => {}
+                }
+                Input::Frame(frame)
+            }
+            7..=12 => self.owed.pop_front().unwrap_or(Input::Tick),
+            13..=17 => self.encode_next(),
+            18 | 19 => self.apply_next(bytes.lane()),
+            20 | 21 => Input::LaneUp { lane: bytes.lane(), credit: bytes.number() << 20 },
+            22 | 23 => Input::LaneJoin { lane: bytes.lane() },
+            24 => {
                 let lane = bytes.lane();
                 self.admitted.remove(&lane);
                 self.dispatched.retain(|&(id, ..)| id != lane);
                 Input::LaneDown { lane }
             }
-            22 | 23 => {
-                let mut dirty = DirtyMap::new(layout);
+            25 => {
+                let mut dirty = DirtyMap::new(&self.layout);
                 dirty.mark(RegionId(0), bytes.number() as u32, bytes.number() as u32);
                 Input::Harvested { dirty, pending: Pending::Unknown }
             }
-            24 => Input::ControlDown { clean: bytes.byte() == Some(1) },
-            25 => Input::ControlUp,
-            26 => Input::SessionLost,
-            27 => Input::PersistFailed { text: "fuzz".into() },
-            28 if bytes.byte() == Some(7) => Input::Cancel,
-            29 => Input::Bandwidth(std::num::NonZeroU64::new(bytes.number())),
+            26 => Self::trouble(bytes),
+            27 => Input::ControlUp,
+            28 => Input::Bandwidth(std::num::NonZeroU64::new(bytes.number())),
             _ => {
                 let units = bytes.number().min(1 << 20);
-                self.now = self.now.saturating_add(Duration::from_millis(units * units));
+                self.now = self.now.saturating_add(Duration::from_millis(units));
                 Input::Tick
             }
+        }
+    }
+
+    fn trouble(bytes: &mut Script<'_>) -> Input {
+        match bytes.byte().unwrap_or(0) & 0x3f {
+            0 => Input::SessionLost,
+            1 => Input::PersistFailed { text: "fuzz".into() },
+            2 => Input::Cancel,
+            3 => Input::GuestFailed(dwcp_core::GuestError::Other("fuzz".into())),
+            odd => Input::ControlDown { clean: odd % 8 == 7 },
         }
     }
 
     fn encode_next(&mut self) -> Input {
         let Some((lane, seq, pages)) = self.dispatched.pop_front() else { return Input::Tick };
         let carried = pages as u16;
+        self.hint.encoded.insert(lane, seq + 1);
         Input::Encoded(Encoded { lane, seq, wire_bytes: 100 + pages * 4096, carried, ..Encoded::default() })
     }
 

@@ -25,7 +25,7 @@ pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use self::hostile::{check_block, check_frame, check_hello, run_operations};
+pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};
 pub use self::props::{Ending, Property, Report, Violation};
 pub use self::world::World;

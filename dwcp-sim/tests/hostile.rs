@@ -36,3 +36,20 @@ proptest! {
         dwcp_sim::run_operations(&data);
     }
 }
+
+/// Bytes that are worth something come far: otherwise the operations test nothing.
+#[test]
+fn operations_reach_every_phase() {
+    let mut rng = dwcp_sim::rng::Rng::new(1);
+    let mut reached = std::collections::BTreeMap::new();
+    for _ in 0..20_000 {
+        let data: Vec<u8> = (0..rng.between(1, 2000)).flat_map(|_| rng.word().to_le_bytes().first().copied()).collect();
+        let [source, sink] = dwcp_sim::reach(&data);
+        *reached.entry(format!("source {source:?}")).or_insert(0) += 1;
+        *reached.entry(format!("sink {sink:?}")).or_insert(0) += 1;
+    }
+    println!("{reached:?}");
+    for phase in ["source Copying", "source Committing", "source Handing", "sink Committing", "sink Handing"] {
+        assert!(reached.contains_key(phase), "{phase} is not among {reached:?}");
+    }
+}

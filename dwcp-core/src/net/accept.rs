@@ -155,6 +155,7 @@ impl IncomingOffer {
     }
 
     /// Takes it: the pages go into `guest`, which starts out as zeros and has the offered layout.
+    #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
         let config = SinkConfig { lanes: config.lanes.min(self.first.limits.lanes), ..config };

@@ -84,7 +84,7 @@ async fn open_and_work(
         Err(LaneError::Guest(error)) => {
             let _ = events.send(Event::Input(Input::GuestFailed(error))).await;
         }
-        Err(LaneError::Io(error)) => tracing::warn!(%lane, %error, "a lane was lost"),
+        Err(LaneError::Io(error)) => tracing::info!(%lane, %error, "a lane was lost"),
     }
 }
 
@@ -173,8 +173,8 @@ impl Press {
             at = end;
         }
         let same = self.hash(shared, dispatch);
-        let extent = self.drop_same(&dispatch.extent, &same);
         let based = self.swap_shadow(shared, dispatch, &same);
+        let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
         self.head.clear();
@@ -228,40 +228,99 @@ impl Press {
         if same.is_empty() {
             return extent.clone();
         }
-        let mut to = 0;
-        for index in (0..extent.pages()).filter(|&index| !same.get(index)) {
+        for (to, index) in (0..extent.pages()).filter(|&index| !same.get(index)).enumerate() {
             if index != to {
                 self.plain.copy_within(index * PAGE_BYTES..(index + 1) * PAGE_BYTES, to * PAGE_BYTES);
             }
-            to += 1;
         }
         extent.without(same)
     }
 
-    /// Takes the old pages out of the shadow, puts the new ones in. Returns which of the pages that
-    /// remain have an old one.
+    /// Takes the old pages out of the shadow, puts the new ones in: all of them, also those that
+    /// are not carried, because the acknowledgement makes every lent slot a base. Returns which of
+    /// the pages that are carried have an old one. spec: D-3
     fn swap_shadow(&mut self, shared: &SourceLanes, dispatch: &Dispatch, same: &PageMask) -> PageMask {
         let mut based = PageMask::EMPTY;
         if dispatch.slots.is_empty() {
             return based;
         }
         self.bases.resize(MAX_EXTENT_PAGES * PAGE_BYTES, 0);
-        let kept = (0..dispatch.extent.pages()).filter(|&index| !same.get(index));
-        for (place, index) in kept.enumerate() {
-            let slot = dispatch.slots.get(index).copied().flatten().and_then(|id| shared.shadow.slot(id));
-            let span = place * PAGE_BYTES..(place + 1) * PAGE_BYTES;
-            let (Some(slot), Some(page)) = (slot, self.plain.get(span.clone())) else { continue };
-            let mut old = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if dispatch.based.get(index)
-                && let Some(base) = self.bases.get_mut(span)
-                && old.len() == PAGE_BYTES
-            {
-                base.copy_from_slice(&old);
-                based.set(place);
+        let mut place = 0;
+        for (index, page) in self.plain.chunks_exact(PAGE_BYTES).take(dispatch.extent.pages()).enumerate() {
+            let carried = !same.get(index);
+            if let Some(slot) = dispatch.slots.get(index).copied().flatten().and_then(|id| shared.shadow.slot(id)) {
+                let mut old = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                if carried
+                    && dispatch.based.get(index)
+                    && let Some(base) = self.bases.get_mut(place * PAGE_BYTES..(place + 1) * PAGE_BYTES)
+                    && old.len() == PAGE_BYTES
+                {
+                    base.copy_from_slice(&old);
+                    based.set(place);
+                }
+                old.clear();
+                old.extend_from_slice(page);
             }
-            old.clear();
-            old.extend_from_slice(page);
+            place += usize::from(carried);
         }
         based
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::{Layout, RegionId, Run};
+    use crate::guest::Memory;
+    use crate::net::dial::Sockets;
+    use crate::net::identity::{Identity, Trust};
+    use crate::net::tls::Tls;
+
+    fn shared(guest: Arc<Memory>) -> SourceLanes {
+        let identity = Identity::generate("x").unwrap();
+        let tls = Tls::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
+        SourceLanes {
+            leaves: Arc::new(Leaves::new(guest.layout())),
+            guest,
+            shadow: ShadowBytes::default(),
+            epoch: FenceEpoch(1),
+            dialer: Dialer { to: String::new(), tls, sockets: Sockets::default() },
+            session: SessionId([0; 16]),
+            key: Key::new([0; 32]),
+        }
+    }
+
+    fn dispatch(page: u32, known: bool, based: bool) -> Dispatch {
+        let mut mask = PageMask::EMPTY;
+        mask.set(0);
+        Dispatch {
+            lane: LaneId(1),
+            seq: 0,
+            extent: Extent::new(RegionId(0), vec![Run { start: page, count: 1 }]).unwrap(),
+            known: if known { mask } else { PageMask::EMPTY },
+            slots: vec![Some(SlotId(0))],
+            based: if based { mask } else { PageMask::EMPTY },
+            effort: dwcp_hde::Effort::Fast,
+        }
+    }
+
+    // spec: D-3
+    #[test]
+    fn a_slot_taken_over_for_a_page_that_is_not_carried_holds_that_page() {
+        let guest = Arc::new(Memory::new(Layout::new(&[4096 * 4]).unwrap()));
+        let page = |byte: u64| byte * 0x0101_0101_0101_0101;
+        for word in 0..512 {
+            guest.poke(RegionId(0), word * 8, page(1));
+            guest.poke(RegionId(0), 4096 + word * 8, page(2));
+        }
+        let shared = shared(Arc::clone(&guest));
+        let mut press = Press::new();
+        press.print(&shared, &dispatch(1, false, false)).unwrap();
+        press.print(&shared, &dispatch(0, false, false)).unwrap();
+        // Page 1 takes the slot over and is found to be at the sink already.
+        let sheet = press.print(&shared, &dispatch(1, true, false)).unwrap();
+        assert_eq!((sheet.carried, sheet.same), (0, 1));
+        let slot = shared.shadow.slot(SlotId(0)).unwrap();
+        assert!(slot.lock().unwrap().iter().all(|&byte| byte == 2), "the old owner's page is still there");
     }
 }

@@ -71,7 +71,8 @@ fn verifiers(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Verifiers,
             }
             let algorithms = provider.signature_verification_algorithms;
             let pinned = Arc::new(Pinned { trusted: trusted.clone(), algorithms });
-            Ok((Arc::clone(&pinned) as Arc<dyn ServerCertVerifier>, pinned))
+            let server: Arc<dyn ServerCertVerifier> = Arc::<Pinned>::clone(&pinned);
+            Ok((server, pinned))
         }
         Trust::Authorities(authorities) => {
             let mut roots = RootCertStore::empty();

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use dwcp_hde::Effort;
 
+use crate::extent::MAX_EXTENT_PAGES;
+
 /// How hard to compress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EffortPolicy {
@@ -24,6 +26,8 @@ pub(super) struct Budget {
     samples: u32,
     encode: Duration,
     write: Duration,
+    /// The last extents travelled at nearly their plain size.
+    incompressible: bool,
 }
 
 const STEPS: [Effort; 3] = [Effort::Raw, Effort::Fast, Effort::Balanced];
@@ -32,12 +36,21 @@ const STEPS: [Effort; 3] = [Effort::Raw, Effort::Fast, Effort::Balanced];
 const UP: u32 = 3;
 /// At the balanced effort over 1 Gbit/s the two are about equal.
 const DOWN_PERCENT: u32 = 50;
+/// 256 KiB: plain pages and ciphertext fit a second-level cache of 1 MiB.
+const CACHED_PAGES: usize = 64;
 /// Extents between steps: 4 MiB, so that a changed link is followed in a fraction of a second.
 const SAMPLES: u32 = 4;
 
 impl Budget {
     pub(super) fn new(policy: EffortPolicy) -> Self {
-        Self { policy, step: STEPS.len() - 1, samples: 0, encode: Duration::ZERO, write: Duration::ZERO }
+        Self {
+            policy,
+            step: STEPS.len() - 1,
+            samples: 0,
+            encode: Duration::ZERO,
+            write: Duration::ZERO,
+            incompressible: false,
+        }
     }
 
     pub(super) fn effort(&self) -> Effort {
@@ -47,12 +60,20 @@ impl Budget {
         }
     }
 
-    /// One extent was encoded, and the one before it on that lane written.
-    pub(super) fn sample(&mut self, encode: Duration, write: Duration, carried: u16) {
+    /// Pages that an extent should have at most. Compression gains from many packed together;
+    /// pages that do not compress gain from staying in the core's second-level cache on their way
+    /// from the guest through hash and cipher.
+    pub(super) fn extent_pages(&self) -> usize {
+        if self.incompressible { CACHED_PAGES } else { MAX_EXTENT_PAGES }
+    }
+
+    /// One extent was encoded to so many bytes, and the one before it on that lane written.
+    pub(super) fn sample(&mut self, encode: Duration, write: Duration, carried: u16, wire_bytes: u64) {
         // An extent of a few pages says nothing about rates.
         if carried < 16 || write.is_zero() {
             return;
         }
+        self.incompressible = wire_bytes * 20 > u64::from(carried) * 4096 * 19;
         self.encode += encode;
         self.write += write;
         self.samples += 1;
@@ -81,15 +102,15 @@ mod tests {
         let mut budget = Budget::new(EffortPolicy::Auto);
         assert_eq!(budget.effort(), Effort::Balanced);
         for _ in 0..2 * SAMPLES {
-            budget.sample(2 * MS, MS / 4, 256);
+            budget.sample(2 * MS, MS / 4, 256, 1000);
         }
         assert_eq!(budget.effort(), Effort::Raw);
         for _ in 0..4 * SAMPLES {
-            budget.sample(MS, MS, 256);
+            budget.sample(MS, MS, 256, 1000);
         }
         assert_eq!(budget.effort(), Effort::Raw, "neither side waits");
         for _ in 0..2 * SAMPLES {
-            budget.sample(MS / 2, 8 * MS, 256);
+            budget.sample(MS / 2, 8 * MS, 256, 1000);
         }
         assert_eq!(budget.effort(), Effort::Balanced);
     }
@@ -98,8 +119,18 @@ mod tests {
     fn small_extents_decide_nothing() {
         let mut budget = Budget::new(EffortPolicy::Auto);
         for _ in 0..100 {
-            budget.sample(2 * MS, MS / 100, 3);
+            budget.sample(2 * MS, MS / 100, 3, 1000);
         }
         assert_eq!(budget.effort(), Effort::Balanced);
+    }
+
+    #[test]
+    fn extents_that_do_not_compress_are_kept_small() {
+        let mut budget = Budget::new(EffortPolicy::Auto);
+        assert_eq!(budget.extent_pages(), MAX_EXTENT_PAGES);
+        budget.sample(MS, MS, 256, 256 * 4096 + 60);
+        assert_eq!(budget.extent_pages(), CACHED_PAGES);
+        budget.sample(MS, MS, 64, 64 * 2048);
+        assert_eq!(budget.extent_pages(), MAX_EXTENT_PAGES);
     }
 }

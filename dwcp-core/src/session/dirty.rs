@@ -174,19 +174,25 @@ impl DirtySet {
 
     /// Calls `visit` with each word of the bitmaps that an extent touches, and its bits there.
     fn each_word(&mut self, extent: &Extent, mut visit: impl FnMut(&mut Self, usize, u64)) {
-        let Some(bounds) = self.layout.region(extent.region()) else { return };
-        for run in extent.runs() {
-            let mut page = bounds.first + run.start;
-            let end = bounds.first + run.end();
-            while page < end {
-                let bit = page % 64;
-                let here = (64 - bit).min(end - page);
-                let mask = (u64::MAX >> (64 - here)) << bit;
-                if let Ok(index) = usize::try_from(page / 64) {
-                    visit(self, index, mask);
-                }
-                page += here;
+        let first = region_first(&self.layout, extent.region());
+        each_word(first, extent, |index, bits| visit(self, index, bits));
+    }
+}
+
+/// Calls `visit` with each word of a bitmap that an extent touches, and its bits there: the pages of a
+/// word in one step.
+fn each_word(first: u32, extent: &Extent, mut visit: impl FnMut(usize, u64)) {
+    for run in extent.runs() {
+        let mut page = first + run.start;
+        let end = first + run.end();
+        while page < end {
+            let bit = page % 64;
+            let here = (64 - bit).min(end - page);
+            let mask = (u64::MAX >> (64 - here)) << bit;
+            if let Ok(index) = usize::try_from(page / 64) {
+                visit(index, mask);
             }
+            page += here;
         }
     }
 }
@@ -208,18 +214,16 @@ impl PageBits {
         word.is_some_and(|word| word >> (page.0 % 64) & 1 == 1)
     }
 
-    /// Sets or clears the bits of all pages of an extent.
-    pub(super) fn assign(&mut self, layout: &Layout, extent: &Extent, value: bool) {
-        for page in flat_pages(layout, extent) {
-            if let Some(word) = usize::try_from(page.0 / 64).ok().and_then(|index| self.words.get_mut(index)) {
-                let bit = 1 << (page.0 % 64);
-                if value {
-                    *word |= bit;
-                } else {
-                    *word &= !bit;
-                }
+    /// Sets or clears the bits of all pages of an extent; returns how many were set before.
+    pub(super) fn assign(&mut self, layout: &Layout, extent: &Extent, value: bool) -> u64 {
+        let mut before = 0;
+        each_word(region_first(layout, extent.region()), extent, |index, bits| {
+            if let Some(word) = self.words.get_mut(index) {
+                before += u64::from((*word & bits).count_ones());
+                *word = if value { *word | bits } else { *word & !bits };
             }
-        }
+        });
+        before
     }
 }
 

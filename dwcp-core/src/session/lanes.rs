@@ -43,7 +43,10 @@ struct Lane {
     /// Wire bytes charged: the worst case when handed out, the truth once encoded.
     charged: u64,
     next_seq: u64,
+    /// Consecutive sequence numbers.
     flight: VecDeque<Flight>,
+    /// Sum of their charges.
+    flight_bytes: u64,
     unencoded: usize,
     meter: Meter,
 }
@@ -84,6 +87,7 @@ impl Lanes {
             charged: 0,
             next_seq: 0,
             flight: VecDeque::new(),
+            flight_bytes: 0,
             unencoded: 0,
             meter: Meter::default(),
         });
@@ -135,6 +139,7 @@ impl Lanes {
         let charge = if leaks { 0 } else { worst_case(extent.pages()) };
         lane.next_seq += 1;
         lane.charged += charge;
+        lane.flight_bytes += charge;
         lane.unencoded += 1;
         if lane.flight.is_empty() {
             lane.meter.busy_from(now);
@@ -147,9 +152,12 @@ impl Lanes {
     pub(super) fn encoded(&mut self, encoded: &Encoded) -> bool {
         let leaks = self.leaks_credit;
         let Some(lane) = self.get_mut(encoded.lane) else { return false };
-        let Some(flight) = lane.flight.iter_mut().find(|flight| flight.seq == encoded.seq) else { return false };
+        let place = lane.flight.front().and_then(|oldest| encoded.seq.checked_sub(oldest.seq));
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        let Some(flight) = place.and_then(|place| lane.flight.get_mut(place)) else { return false };
         let charge = if leaks { 0 } else { encoded.wire_bytes };
         lane.charged = lane.charged - flight.charge + charge;
+        lane.flight_bytes = lane.flight_bytes - flight.charge + encoded.wire_bytes;
         flight.charge = encoded.wire_bytes;
         flight.encoded = true;
         lane.unencoded = lane.unencoded.saturating_sub(1);
@@ -164,14 +172,15 @@ impl Lanes {
         let Some(lane) = self.get_mut(id) else {
             return if id.0 <= self.next_id { Ok(Vec::new()) } else { Err(BadAck) };
         };
-        if lane.flight.iter().any(|flight| flight.seq < applied && !flight.encoded) || applied > lane.next_seq {
+        let count = lane.flight.partition_point(|flight| flight.seq < applied);
+        if lane.flight.iter().take(count).any(|flight| !flight.encoded) || applied > lane.next_seq {
             return Err(BadAck);
         }
-        let count = lane.flight.partition_point(|flight| flight.seq < applied);
         let settled: Vec<Flight> = lane.flight.drain(..count).collect();
         let (plain, wire) = settled.iter().fold((0, 0), |(plain, wire), flight| {
             (plain + u64::try_from(flight.extent.bytes()).unwrap_or(0), wire + flight.charge)
         });
+        lane.flight_bytes -= wire;
         lane.meter.delivered(plain, wire, now, lane.flight.is_empty());
         Ok(settled)
     }
@@ -251,7 +260,7 @@ impl Lanes {
 
     /// Extents handed to workers that they have not yet read.
     pub(super) fn unencoded(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.flight.iter().filter(|flight| !flight.encoded).count()).sum()
+        self.lanes.iter().map(|lane| lane.unencoded).sum()
     }
 
     /// Whether any extent is unacknowledged.
@@ -266,7 +275,7 @@ impl Lanes {
 
     /// Wire bytes not yet acknowledged.
     pub(super) fn flight_bytes(&self) -> u64 {
-        self.lanes.iter().map(Lane::flight_bytes).sum()
+        self.lanes.iter().map(|lane| lane.flight_bytes).sum()
     }
 
     /// For each open lane, the sequence number that its next extent would have.
@@ -287,14 +296,10 @@ impl Lanes {
 }
 
 impl Lane {
-    fn flight_bytes(&self) -> u64 {
-        self.flight.iter().map(|flight| flight.charge).sum()
-    }
-
     /// Estimated time until an extent of `pages` handed over now is delivered.
     fn delivery(&self, pages: usize) -> Duration {
         let pages = u64::try_from(pages * PAGE_BYTES).unwrap_or(u64::MAX);
-        let bytes = self.flight_bytes().saturating_add(pages);
+        let bytes = self.flight_bytes.saturating_add(pages);
         // Nothing known yet: as good as a fast lane, so that it gets its turn and is measured.
         let rate = if self.meter.wire_rate == 0 { 1 << 30 } else { self.meter.wire_rate };
         duration_at(bytes, rate)

@@ -24,16 +24,8 @@ const CHUNK: usize = 1024;
 const DIGEST: usize = 32;
 
 // Constants of BLAKE3 (its specification, table 1 and 3).
-const KEY: [u32; 8] = [
-    0x6A09_E667,
-    0xBB67_AE85,
-    0x3C6E_F372,
-    0xA54F_F53A,
-    0x510E_527F,
-    0x9B05_688C,
-    0x1F83_D9AB,
-    0x5BE0_CD19,
-];
+const KEY: [u32; 8] =
+    [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
 const CHUNK_START: u8 = 1;
 const CHUNK_END: u8 = 1 << 1;
 const PARENT: u8 = 1 << 2;

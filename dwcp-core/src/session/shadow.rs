@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use super::dirty::PageBits;
 use crate::extent::{Extent, FlatPage, Layout, MAX_EXTENT_PAGES, PageMask};
 
@@ -29,7 +27,7 @@ pub(super) struct Shadow {
     /// Slots that may exist.
     limit: usize,
     slots: Vec<Slot>,
-    of_page: HashMap<FlatPage, SlotId>,
+    of_page: SlotMap,
     /// Pages acknowledged at least once.
     seen: PageBits,
     /// The clock hand that looks for a slot to take away.
@@ -51,7 +49,14 @@ const HAND_STEPS: usize = 8;
 impl Shadow {
     pub(super) fn new(layout: &Layout, bytes: u64, fill: ShadowFill) -> Self {
         let limit = usize::try_from(bytes / 4096).unwrap_or(usize::MAX).min(1 << 28);
-        Self { fill, limit, slots: Vec::new(), of_page: HashMap::new(), seen: PageBits::new(layout, false), hand: 0 }
+        Self {
+            fill,
+            limit,
+            slots: Vec::new(),
+            of_page: SlotMap::new(layout),
+            seen: PageBits::new(layout, false),
+            hand: 0,
+        }
     }
 
     /// Slots in use.
@@ -69,8 +74,7 @@ impl Shadow {
         }
         for (index, page) in super::dirty::flat_pages(layout, extent).enumerate() {
             let wanted = self.fill == ShadowFill::First || self.seen.get(page);
-            let Some(id) = self.of_page.get(&page).copied().or_else(|| wanted.then(|| self.assign(page)).flatten())
-            else {
+            let Some(id) = self.of_page.get(page).or_else(|| wanted.then(|| self.assign(page)).flatten()) else {
                 continue;
             };
             if slots.is_empty() {
@@ -119,7 +123,7 @@ impl Shadow {
         if self.slots.len() < self.limit {
             let id = SlotId(u32::try_from(self.slots.len()).ok()?);
             self.slots.push(fresh);
-            self.of_page.insert(page, id);
+            self.of_page.set(page, Some(id));
             return Some(id);
         }
         if self.fill == ShadowFill::First {
@@ -136,10 +140,10 @@ impl Shadow {
                 slot.recent = false;
                 continue;
             }
-            self.of_page.remove(&slot.page);
+            self.of_page.set(slot.page, None);
             *slot = fresh;
             let id = SlotId(u32::try_from(at).ok()?);
-            self.of_page.insert(page, id);
+            self.of_page.set(page, Some(id));
             return Some(id);
         }
         None
@@ -148,6 +152,43 @@ impl Shadow {
     fn slot_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(id.0).ok()?)
     }
+}
+
+/// Which slot a page has: a table of groups of 64 pages, which come into being with their first slot.
+/// At most 260 bytes a slot beside its 4096, and nothing is hashed.
+#[derive(Debug)]
+struct SlotMap {
+    groups: Vec<Option<Box<[u32; 64]>>>,
+}
+
+/// No slot: there are at most 2^28.
+const NO_SLOT: u32 = u32::MAX;
+
+impl SlotMap {
+    fn new(layout: &Layout) -> Self {
+        let groups = usize::try_from(layout.flat_pages() / 64).unwrap_or(usize::MAX);
+        Self { groups: vec![None; groups] }
+    }
+
+    fn get(&self, page: FlatPage) -> Option<SlotId> {
+        let (group, place) = split(page);
+        let slot = self.groups.get(group)?.as_ref()?.get(place).copied()?;
+        (slot != NO_SLOT).then_some(SlotId(slot))
+    }
+
+    fn set(&mut self, page: FlatPage, slot: Option<SlotId>) {
+        let (group, place) = split(page);
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let slots = group.get_or_insert_with(|| Box::new([NO_SLOT; 64]));
+        if let Some(entry) = slots.get_mut(place) {
+            *entry = slot.map_or(NO_SLOT, |slot| slot.0);
+        }
+    }
+}
+
+fn split(page: FlatPage) -> (usize, usize) {
+    let page = usize::try_from(page.0).unwrap_or(usize::MAX);
+    (page / 64, page % 64)
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use super::stats::{Phase, Progress};
 use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_LANE_IDS};
 use crate::wire::{
-    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, LaneId, Offer, Pause, Ready, Run, Running,
+    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, LaneId, Offer, Pause,
+    Ready, Run, Running,
 };
 
 /// What a sink is told at the start.

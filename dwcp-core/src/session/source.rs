@@ -28,7 +28,7 @@ use super::record::{Record, Standing};
 use super::shadow::{Shadow, ShadowFill};
 use super::stats::{Phase, Progress, RoundStats};
 use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::{Extent, Layout, MAX_EXTENT_PAGES, PageMask};
+use crate::extent::{Extent, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_LANE_IDS};
 use crate::wire::{
@@ -531,7 +531,8 @@ impl Source {
     }
 
     fn begin_round(&mut self, now: Time) {
-        if self.progress.rounds.len() < MAX_ROUNDS_KEPT {
+        let idle = self.round.pages == 0 && self.round.wire_bytes == 0;
+        if !idle && self.progress.rounds.len() < MAX_ROUNDS_KEPT {
             self.progress.rounds.push(RoundStats {
                 pages: self.round.pages,
                 wire_bytes: self.round.wire_bytes,
@@ -593,8 +594,9 @@ impl Source {
     }
 
     /// Everything is sent: tell the sink what it must hold. spec: S-1
-    fn seal(&mut self) {
+    fn seal(&mut self, now: Time) {
         let Some(devices) = self.switch.devices.clone() else { return };
+        self.begin_round(now);
         self.switch.attempt += 1;
         let attempt = self.switch.attempt;
         let root = self.tree.root(&self.leaves);
@@ -799,7 +801,7 @@ impl Source {
 
     fn send_extents(&mut self, now: Time) {
         self.pace.fill(now);
-        let limit = usize::from(self.config.limits.extent_pages).min(MAX_EXTENT_PAGES);
+        let limit = usize::from(self.config.limits.extent_pages).min(self.budget.extent_pages());
         while self.dirty.sendable() > 0 && self.pace.open() {
             let Some((lane, pages)) = self.lanes.choose(limit) else { break };
             let Some(extent) = self.dirty.next_extent(pages) else { break };
@@ -814,12 +816,9 @@ impl Source {
             if self.known.get(page) {
                 known.set(index);
             }
-            if self.sent.get(page) {
-                self.progress.pages_resent += 1;
-            }
         }
         self.known.assign(&self.layout, &extent, false);
-        self.sent.assign(&self.layout, &extent, true);
+        self.progress.pages_resent += self.sent.assign(&self.layout, &extent, true);
         let (slots, based) = self.shadow.lend(&self.layout, &extent);
         self.plant(&extent, &slots);
         self.pace.spend(extent.bytes());
@@ -847,7 +846,7 @@ impl Source {
             return;
         }
         self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
-        self.budget.sample(encoded.encode, encoded.last_write, encoded.carried);
+        self.budget.sample(encoded.encode, encoded.last_write, encoded.carried, encoded.wire_bytes);
         self.round.wire_bytes += encoded.wire_bytes;
         self.progress.wire_bytes += encoded.wire_bytes;
         self.progress.pages_carried += u64::from(encoded.carried);
@@ -867,7 +866,7 @@ impl Source {
             // An extent on a lane that is not buried may or may not be at the sink. spec: S-1
             State::Draining if self.lanes.flight_unburied() => {}
             State::Draining if self.dirty.pages() == 0 && self.switch.harvested && self.switch.devices.is_some() => {
-                self.seal();
+                self.seal(now);
             }
             _ => {}
         }

@@ -40,7 +40,7 @@ pub struct Progress {
     pub pages_settled: u64,
     /// Bytes of frames on bulk lanes, headers included.
     pub wire_bytes: u64,
-    /// Rounds begun, the last one with the guest paused included.
+    /// Rounds that are over and had something to send, the one with the guest paused included.
     pub rounds: Vec<RoundStats>,
     /// Pages not yet sent in the present round.
     pub pages_left: u64,
