@@ -11,30 +11,30 @@
 //!     └── cancelled, failed, not converging: the guest runs at the source
 //! ```
 
+mod pace;
+mod switch_over;
+
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
+use self::pace::{Backoff, Pace};
+use self::switch_over::SwitchOver;
 use super::budget::{Budget, EffortPolicy};
-use super::converge::{Converge, Decision, OnStall, RoundEnd, duration_at};
+use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
 use super::lanes::{BadAck, Flight, Lanes};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
-use super::record::{Record, Standing};
+use super::record::Record;
 use super::shadow::{Shadow, ShadowFill};
 use super::stats::{Phase, Progress, RoundStats};
 use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
 use crate::extent::{Extent, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
-use crate::wire::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_LANE_IDS};
-use crate::wire::{
-    Buried, Bury, DeviceState, Digest, ErrorCode, ErrorFrame, Frame, LaneId, Offer, Pause, PeerLimits, Ping, Ready,
-    Run, Running,
-};
+use crate::wire::limits::MAX_LANE_IDS;
+use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, LaneId, Offer, PeerLimits, Ping, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -85,11 +85,6 @@ impl Default for SourceConfig {
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A control lane that brings nothing for this long is dead. spec: T-2
 pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
-/// First wait before a lost connection is dialled again; it doubles up to `REDIAL_MOST`.
-const REDIAL_FIRST: Duration = Duration::from_millis(50);
-const REDIAL_MOST: Duration = Duration::from_secs(2);
-/// What the switch-over costs besides bytes: two record writes and the sink's staging.
-const SWITCH_COST: Duration = Duration::from_millis(15);
 /// Wait after a harvest that brought nothing.
 const IDLE_HARVEST: Duration = Duration::from_millis(5);
 /// Limits are broken when they are exceeded, so a deadline is just after its limit.
@@ -153,41 +148,6 @@ struct Control {
     rtt: Duration,
 }
 
-/// When to try again.
-#[derive(Debug, Default)]
-struct Backoff {
-    at: Option<Time>,
-    wait: Duration,
-}
-
-impl Backoff {
-    fn schedule(&mut self, now: Time) {
-        self.wait = (self.wait * 2).clamp(REDIAL_FIRST, REDIAL_MOST);
-        self.at = Some(now + self.wait);
-    }
-
-    fn due(&mut self, now: Time) -> bool {
-        let due = self.at.is_some_and(|at| at <= now);
-        if due {
-            self.at = None;
-        }
-        due
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
-/// Bytes per second, as a bucket that holds a tenth of a second.
-#[derive(Debug)]
-struct Pace {
-    rate: Option<NonZeroU64>,
-    /// Bytes that may go now; negative while an extent is paid off.
-    tokens: i64,
-    filled_at: Time,
-}
-
 /// The round in progress.
 #[derive(Debug, Default)]
 struct Round {
@@ -201,24 +161,6 @@ struct Round {
     pages: u64,
     wire_bytes: u64,
     more_certain: bool,
-}
-
-/// All about the pause.
-#[derive(Debug, Default)]
-struct SwitchOver {
-    attempt: u32,
-    paused_at: Option<Time>,
-    harvested: bool,
-    devices: Option<Bytes>,
-    sealed: Option<Sealed>,
-    /// What to tell the sink once GIVE_UP is durable.
-    run: Option<Run>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sealed {
-    root: Digest,
-    device_digest: Digest,
 }
 
 impl Source {
@@ -544,151 +486,6 @@ impl Source {
         self.round.wire_bytes = 0;
     }
 
-    /// How long the guest would stand still if it were paused now.
-    fn downtime_estimate(&self) -> Duration {
-        let (plain_rate, wire_rate) = self.lanes.rates();
-        let dirty = duration_at(self.dirty.pages().saturating_mul(4096), plain_rate);
-        let flying = duration_at(self.lanes.flight_bytes(), wire_rate);
-        dirty + flying + self.control.rtt * 2 + SWITCH_COST
-    }
-
-    fn paused(&mut self, now: Time) {
-        if self.state != State::Pausing {
-            return;
-        }
-        self.state = State::Draining;
-        self.switch.paused_at = Some(now);
-        self.switch.harvested = false;
-        self.switch.devices = None;
-        if !self.control.up {
-            return self.take_back(now);
-        }
-        self.harvest();
-        self.outputs.push_back(Output::SaveDevices);
-    }
-
-    /// The guest runs again at the source; the sink's READY of this attempt is void.
-    fn take_back(&mut self, now: Time) {
-        self.outputs.push_back(Output::Resume);
-        self.end_downtime(now);
-        self.switch.sealed = None;
-        self.state = State::Copying;
-        self.progress.phase = Phase::Copying;
-        self.converge.restart(now);
-    }
-
-    fn end_downtime(&mut self, now: Time) {
-        if let Some(paused_at) = self.switch.paused_at.take() {
-            let so_far = self.progress.downtime.unwrap_or_default();
-            self.progress.downtime = Some(so_far + now.since(paused_at));
-        }
-    }
-
-    fn devices(&mut self, state: Bytes) -> Result<(), SessionError> {
-        if u64::try_from(state.len()).unwrap_or(u64::MAX) > MAX_DEVICE_STATE {
-            let text = format!("the devices' state has {} bytes, at most {MAX_DEVICE_STATE} are allowed", state.len());
-            return Err(crate::guest::GuestError::Other(text).into());
-        }
-        self.switch.devices = Some(state);
-        Ok(())
-    }
-
-    /// Everything is sent: tell the sink what it must hold. spec: S-1
-    fn seal(&mut self, now: Time) {
-        let Some(devices) = self.switch.devices.clone() else { return };
-        self.begin_round(now);
-        self.switch.attempt += 1;
-        let attempt = self.switch.attempt;
-        let root = self.tree.root(&self.leaves);
-        let device_digest = Digest(*blake3::hash(&devices).as_bytes());
-        self.switch.sealed = Some(Sealed { root, device_digest });
-        self.progress.root = Some(root);
-        let device_bytes = u64::try_from(devices.len()).unwrap_or(u64::MAX);
-        let finals = self.lanes.finals();
-        self.say(Frame::Pause(Pause { attempt, root, device_bytes, device_digest, finals }));
-        let mut offset = 0;
-        for part in devices.chunks(DEVICE_STATE_CHUNK) {
-            self.say(Frame::DeviceState(DeviceState { attempt, offset, bytes: devices.slice_ref(part) }));
-            offset += u64::try_from(part.len()).unwrap_or(0);
-        }
-        self.state = State::Sealed;
-        self.progress.phase = Phase::Committing;
-    }
-
-    /// spec: S-4
-    fn ready(&mut self, ready: &Ready) -> Result<(), SessionError> {
-        let current = self.state == State::Sealed && ready.attempt == self.switch.attempt;
-        let Some(sealed) = self.switch.sealed.filter(|_| current) else {
-            // READY of a pause that was taken back crossed our reconnect: void, not wrong. A READY
-            // of a pause that never was is a violation.
-            let never_was = ready.attempt == 0 || ready.attempt > self.switch.attempt;
-            let twice = ready.attempt == self.switch.attempt && self.gave_up();
-            return if never_was || twice { Err(SessionError::unexpected("READY without a pause")) } else { Ok(()) };
-        };
-        if ready.transfer != self.offer.transfer || ready.epoch != self.offer.epoch {
-            return Err(SessionError::unexpected("READY names another transfer or epoch"));
-        }
-        if self.lanes.in_flight() {
-            return Err(SessionError::unexpected("READY while extents are not acknowledged"));
-        }
-        self.progress.peer_root = Some(ready.root);
-        let (code, what) = if ready.root != sealed.root {
-            (ErrorCode::RootMismatch, "the sink's root differs from the source's")
-        } else if ready.device_digest != sealed.device_digest {
-            (ErrorCode::DeviceDigest, "the sink's device state differs from the source's")
-        } else {
-            self.give_up(sealed.root);
-            return Ok(());
-        };
-        Err(SessionError::Integrity { code, lane: LaneId::CONTROL, position: 0, what: what.into() })
-    }
-
-    /// The point of no return, once it is durable. spec: S-5
-    fn give_up(&mut self, root: Digest) {
-        let Offer { transfer, epoch, .. } = self.offer;
-        let attempt = self.switch.attempt;
-        self.switch.run = Some(Run { transfer, epoch, attempt, root });
-        self.state = State::GivingUp;
-        self.progress.phase = Phase::Handing;
-        let name = self.offer.name.clone();
-        self.outputs.push_back(Output::Persist(Record {
-            transfer,
-            epoch,
-            attempt,
-            root,
-            name,
-            standing: Standing::GaveUp,
-        }));
-    }
-
-    fn persisted(&mut self) {
-        if self.state == State::GivingUp {
-            self.state = State::GaveUp;
-            self.ask_to_run();
-        }
-    }
-
-    /// RUN, as often as it takes. spec: S-5, S-8
-    fn ask_to_run(&mut self) {
-        if let Some(run) = self.switch.run.clone().filter(|_| self.control.up) {
-            self.say(Frame::Run(run));
-        }
-    }
-
-    /// spec: S-7
-    fn running(&mut self, now: Time, running: &Running) -> Result<(), SessionError> {
-        if self.state != State::GaveUp {
-            return Err(SessionError::unexpected("RUNNING before RUN"));
-        }
-        if running.transfer != self.offer.transfer || running.epoch != self.offer.epoch {
-            return Err(SessionError::unexpected("RUNNING names another transfer or epoch"));
-        }
-        self.end_downtime(now);
-        self.outputs.push_back(Output::Forget(self.offer.transfer));
-        self.finish(Owner::Sink, None);
-        Ok(())
-    }
-
     fn pong(&mut self, now: Time, pong: Ping) {
         while let Some((id, at)) = self.control.pings.pop_front() {
             if id == pong.id {
@@ -872,23 +669,6 @@ impl Source {
         }
     }
 
-    fn check_pause(&mut self, now: Time) -> Result<(), SessionError> {
-        let Some(paused_at) = self.switch.paused_at else { return Ok(()) };
-        let estimate = now.since(paused_at);
-        if estimate <= self.config.pause_limit {
-            return Ok(());
-        }
-        let (goodput, _) = self.lanes.rates();
-        Err(SessionError::NotConverging(super::Verdict {
-            rounds: u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX),
-            dirty_pages: self.dirty.pages(),
-            estimate,
-            budget: self.config.downtime_budget,
-            goodput,
-            dirty_rate: 0,
-        }))
-    }
-
     fn cancel(&mut self, now: Time) {
         // After GIVE_UP a cancel only stops the waiting: the guest is not ours to run.
         self.fail(now, SessionError::Cancelled);
@@ -919,15 +699,6 @@ impl Source {
             Input::Tick | Input::LaneJoin { .. } | Input::Applied(_) | Input::Staged | Input::Running => {}
         }
         Ok(())
-    }
-
-    /// RUN has not been sent, so the sink cannot run: the guest may go on here.
-    fn persist_failed(&mut self, now: Time, text: String) {
-        if self.state == State::GivingUp {
-            self.state = State::Sealed;
-            self.outputs.push_back(Output::Forget(self.offer.transfer));
-            self.fail(now, SessionError::Record { text });
-        }
     }
 
     /// A restarted sink holds nothing of a live transfer, and cannot have run before RUN.
@@ -977,53 +748,6 @@ impl Machine for Source {
 
     fn progress(&self) -> &Progress {
         &self.progress
-    }
-}
-
-impl Pace {
-    fn set(&mut self, now: Time, rate: Option<NonZeroU64>) {
-        self.fill(now);
-        self.rate = rate;
-        self.tokens = self.tokens.min(self.burst());
-    }
-
-    fn burst(&self) -> i64 {
-        self.rate.map_or(0, |rate| i64::try_from(rate.get() / 10).unwrap_or(i64::MAX).max(1))
-    }
-
-    fn fill(&mut self, now: Time) {
-        let Some(rate) = self.rate else { return };
-        let earned = u128::from(rate.get()) * now.since(self.filled_at).as_nanos() / 1_000_000_000;
-        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(self.burst());
-            self.filled_at = now;
-        }
-    }
-
-    fn open(&self) -> bool {
-        self.rate.is_none() || self.tokens > 0
-    }
-
-    /// Charges the worst case; the truth is known once the extent is encoded.
-    fn spend(&mut self, bytes: usize) {
-        if self.rate.is_some() {
-            self.tokens = self.tokens.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
-    }
-
-    fn refund(&mut self, charged: usize, wire_bytes: u64) {
-        if self.rate.is_some() {
-            let charged = i64::try_from(charged).unwrap_or(0);
-            let wire = i64::try_from(wire_bytes).unwrap_or(0);
-            self.tokens = self.tokens.saturating_add(charged - wire).min(self.burst());
-        }
-    }
-
-    fn open_at(&self) -> Option<Time> {
-        let rate = self.rate.filter(|_| !self.open())?;
-        let missing = self.tokens.unsigned_abs() + 1;
-        Some(self.filled_at + duration_at(missing, rate.get()) + Duration::from_micros(100))
     }
 }
 
