@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, Fingerprint, Identity, Incoming, Transfer, Trust};
-use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
+use dwcp_core::session::{EffortPolicy, Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::{GuestKind, Name, PeerLimits};
 use dwcp_core::{Guest, Layout, RegionId};
 
@@ -57,6 +57,16 @@ pub fn randomise(page: &mut [u8], state: &mut u64) {
     }
 }
 
+fn effort(word: &str) -> EffortPolicy {
+    match word {
+        "auto" => EffortPolicy::Auto,
+        "raw" => EffortPolicy::Fixed(dwcp_hde::Effort::Raw),
+        "fast" => EffortPolicy::Fixed(dwcp_hde::Effort::Fast),
+        "balanced" => EffortPolicy::Fixed(dwcp_hde::Effort::Balanced),
+        other => panic!("unknown effort {other}"),
+    }
+}
+
 pub fn sink(role: &Role, ready: impl FnOnce(String)) -> Figures {
     runtime().block_on(async {
         let mut listener = endpoint(role).listen(&role.address).await.expect("listen");
@@ -90,7 +100,8 @@ pub fn source(role: &Role, go: impl FnOnce()) -> Figures {
         let start = Instant::now();
         let transfer = Transfer::new(Name::new("bench").expect("a name"), GuestKind::Live);
         let limits = PeerLimits { extent_pages: role.extent_pages, lanes: 64 };
-        let config = SourceConfig { lanes: role.lanes, limits, ..SourceConfig::default() };
+        let config =
+            SourceConfig { lanes: role.lanes, limits, effort: effort(&role.effort), ..SourceConfig::default() };
         let mut session = endpoint.send(&role.address, transfer, guest, config).await.expect("send");
         let outcome = session.outcome().await;
         let seconds = start.elapsed().as_secs_f64();

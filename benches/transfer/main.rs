@@ -4,7 +4,7 @@
 //! cargo bench --bench transfer                 4 GiB incompressible on loopback, 1 and 4 lanes
 //! cargo bench --bench transfer -- --shaped     guest memory over 1 Gbit/s (two namespaces; root)
 //! cargo bench --bench transfer -- --stages     where the nanoseconds of a page go
-//! options: --json  --size 4g  --lanes 1,4  --reps 5  --pages DIR  --extent-pages 256
+//! options: --json  --size 4g  --lanes 1,4  --reps 5  --pages DIR  --extent-pages 256  --effort auto
 //! ```
 //!
 //! Every measurement starts two fresh processes. The peers are `rustls`: one thread a connection

@@ -10,6 +10,7 @@ pub struct Options {
     pub lanes: Vec<u16>,
     pub reps: usize,
     pub extent_pages: u16,
+    pub effort: String,
     pub pages: PathBuf,
     /// Set in child processes.
     pub role: Option<Role>,
@@ -24,6 +25,8 @@ pub struct Role {
     pub lanes: u16,
     /// Pages of an extent at most.
     pub extent_pages: u16,
+    /// How hard to compress: auto, raw, fast or balanced.
+    pub effort: String,
     /// Where to connect to, or to listen at.
     pub address: String,
     pub identity: PathBuf,
@@ -86,6 +89,7 @@ impl Options {
             lanes: vec![1, 4],
             reps: 5,
             extent_pages: 256,
+            effort: "auto".into(),
             pages: PathBuf::from("../shared/corpus"),
             role: None,
         };
@@ -100,6 +104,7 @@ impl Options {
                 "--lanes" => options.lanes = value().split(',').map(|lanes| lanes.parse().expect("lanes")).collect(),
                 "--reps" => options.reps = value().parse().expect("a number"),
                 "--extent-pages" => options.extent_pages = value().parse().expect("pages"),
+                "--effort" => options.effort = value(),
                 "--pages" => options.pages = value().into(),
                 "--child" => options.role = Some(role(&mut words)),
                 // Cargo passes --bench, criterion's filters may follow: none of our business.
@@ -118,6 +123,7 @@ fn role(words: &mut impl Iterator<Item = String>) -> Role {
         case: Case::parse(&next()),
         lanes: next().parse().expect("lanes"),
         extent_pages: next().parse().expect("pages"),
+        effort: next(),
         address: next(),
         identity: next().into(),
     }

@@ -151,3 +151,30 @@ fn client_config(role: &Role) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("versions");
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
+
+/// One handshake in memory.
+pub fn shake_hands(role: &Role) {
+    let name = ServerName::try_from("bench").expect("a name");
+    let mut client = ClientConnection::new(client_config(role), name).expect("TLS");
+    let mut server = ServerConnection::new(server_config(role)).expect("TLS");
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).expect("bytes");
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).expect("bytes");
+            server.process_new_packets().expect("TLS");
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).expect("bytes");
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).expect("bytes");
+            client.process_new_packets().expect("TLS");
+        }
+    }
+}

@@ -8,7 +8,6 @@ use crate::options::{Case, Options};
 
 const SOURCE: &str = "dwcpA";
 const SINK: &str = "dwcpB";
-const LANES: u16 = 4;
 
 pub fn rows(options: &Options) -> Vec<Row> {
     let names = corpus::names(&options.pages);
@@ -18,11 +17,12 @@ pub fn rows(options: &Options) -> Vec<Row> {
     }
     let Some(link) = Link::up() else { return Vec::new() };
     let place = link.place();
+    let lanes = *options.lanes.last().expect("lanes");
     names
         .into_iter()
         .map(|name| {
             let case = Case::Corpus { folder: options.pages.clone(), name: name.clone() };
-            row(&format!("{name} at 1 Gbit/s"), &case, LANES, options, &place)
+            row(&format!("{name} at 1 Gbit/s"), &case, lanes, options, &place)
         })
         .collect()
 }
