@@ -45,3 +45,8 @@ bench-transfer *ARGS:
 # The main job in one command
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
+
+# An image, or snapshots, through two network namespaces at 1 Gbit/s, compared byte by byte (root)
+netns +IMAGES:
+    cargo build --release
+    tests/netns.sh {{IMAGES}}

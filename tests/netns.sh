@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# An image, or successive snapshots of one guest, from one network namespace to another over a link of
+# 1 Gbit/s; then compares every byte, and what the link carried with what dwcp says it sent.
+#
+#   cargo build --release && sudo tests/netns.sh t0.mem [t1.mem ...]
+#
+# Needs root, iproute2 and cmp. Takes its namespaces and its folder down again, whatever happens.
+set -euo pipefail
+[ $# -ge 1 ] || { sed -n '2,7p' "$0"; exit 2; }
+dwcp=${DWCP:-"$(dirname "$0")/../target/release/dwcp"}
+rate=${RATE:-1gbit}
+folder=$(mktemp -d)
+source_ns=dwcp-src-$$ sink_ns=dwcp-snk-$$
+receiver=
+down() {
+  [ -z "$receiver" ] || kill "$receiver" 2>/dev/null || true
+  ip netns del $source_ns 2>/dev/null || true
+  ip netns del $sink_ns 2>/dev/null || true
+  rm -rf "$folder"
+}
+trap down EXIT
+
+ip netns add $source_ns
+ip netns add $sink_ns
+ip link add s$$ netns $source_ns type veth peer name d$$ netns $sink_ns
+ip -n $source_ns addr add 10.79.1.1/24 dev s$$
+ip -n $sink_ns addr add 10.79.1.2/24 dev d$$
+for end in "$source_ns s$$" "$sink_ns d$$"; do
+  read -r namespace device <<<"$end"
+  ip -n "$namespace" link set lo up
+  ip -n "$namespace" link set "$device" up
+  tc -n "$namespace" qdisc add dev "$device" root tbf rate "$rate" burst 128kb limit 1024kb
+done
+
+a=$("$dwcp" identity new --out "$folder/a.id" | grep -o 'sha256:[0-9a-f]*')
+b=$("$dwcp" identity new --out "$folder/b.id" | grep -o 'sha256:[0-9a-f]*')
+mkdir "$folder/in"
+ip netns exec $sink_ns "$dwcp" receive --listen 10.79.1.2:7070 --identity "$folder/b.id" --trust "$a" \
+  --dir "$folder/in" --once --json >"$folder/receive.json" &
+receiver=$!
+until grep -q listening "$folder/receive.json"; do kill -0 $receiver; done
+
+images=()
+if [ $# -eq 1 ]; then images=("$1"); else for image; do images+=(--round "$image"); done; fi
+ip netns exec $source_ns "$dwcp" send --to 10.79.1.2:7070 --identity "$folder/a.id" --trust "$b" \
+  --as vm1 --state-dir "$folder/state" --json "${images[@]}" | tail -1
+wait $receiver
+receiver=
+cmp "${!#}" "$folder/in/vm1"
+carried=$(ip netns exec $source_ns cat /sys/class/net/s$$/statistics/tx_bytes)
+echo "byte-identical; the link carried $carried bytes from source to sink"
