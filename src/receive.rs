@@ -3,11 +3,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dwcp_core::guest::ImageStaging;
+use dwcp_core::guest::{ImageStaging, Memory};
 use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Session};
 use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
-use dwcp_core::{Guest, GuestError};
+use dwcp_core::{Guest, GuestError, Layout};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -210,9 +210,17 @@ impl Desk<'_> {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
         if let Some((other, _)) = self.names.iter().find(|(_, name)| **name == offer.name) {
+            // The id is for this operator's eyes: a peer has no business with another's transfer.
+            self.report.warn(&format!(
+                "refused {}: transfer {other} holds that name; if it was promised and its sender will not come \
+                 back, stop this receiver and end it with `dwcp resolve {other} --dir {}`",
+                offer.name,
+                self.args.dir.display()
+            ));
             return Err(GuestError::Other(format!(
-                "the name {} is taken here by transfer {other}, which is under way, waits for its sender, or is \
-                 forgotten {} s after its sender was lost; send under another name, or later",
+                "the name {} is taken here by another transfer: one under way, one whose sender was lost less than \
+                 {} s ago, or one that is all here and waits for its sender's word (its operator must end that, see \
+                 `dwcp resolve`); send under another name, or later",
                 offer.name,
                 self.config().orphan_limit.as_secs()
             )));
@@ -225,21 +233,31 @@ impl Desk<'_> {
     /// A sender that gave up before a crash asks whether its image is here.
     fn asked(&mut self, incoming: IncomingAsk) {
         let record = incoming.record().clone();
+        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer().to_string() };
+        if record.standing == Standing::Ran {
+            // The image was handed over; where it is by now is its owner's business.
+            if let Ok(layout) = Layout::new(&[1]) {
+                let session = incoming.accept(Arc::new(Memory::new(layout)), self.config());
+                self.follow(session, peer);
+            }
+            return;
+        }
         match ImageStaging::reopen(&self.args.dir, &record.name, record.transfer, self.args.replace) {
             Ok(staging) => {
-                let peer =
-                    Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer().to_string() };
                 self.names.insert(record.transfer, record.name);
                 let session = incoming.accept(Arc::new(staging), self.config());
                 self.follow(session, peer);
             }
             // The record stays, and so does the doubt: an operator must look.
-            Err(error) => self.report.warn(&format!(
-                "error: transfer {} ({}) was promised, but {error}; see `dwcp resolve --dir {}`",
-                record.transfer,
-                record.name,
-                self.args.dir.display()
-            )),
+            Err(error) => {
+                self.report.warn(&format!(
+                    "error: transfer {} ({}) was promised, but {error}; see `dwcp resolve --dir {}`",
+                    record.transfer,
+                    record.name,
+                    self.args.dir.display()
+                ));
+                incoming.refuse("what was promised cannot be found here; its operator must look");
+            }
         }
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Transfer, Trust};
-use dwcp_core::session::{Outcome, Owner, ShadowFill, SinkConfig, SourceConfig};
-use dwcp_core::wire::{GuestKind, Name};
+use dwcp_core::session::{Outcome, Owner, Record, SessionError, ShadowFill, SinkConfig, SourceConfig, Standing};
+use dwcp_core::wire::{Digest, FenceEpoch, GuestKind, Name, TransferId};
 use dwcp_core::{Guest, Layout, PAGE_BYTES, RegionId};
 
 fn pair() -> (Endpoint, Endpoint) {
@@ -123,4 +123,62 @@ async fn a_guest_that_writes_all_the_while_arrives_whole() {
     assert_equal(&guest, &arrived.0);
     let progress = session.progress().borrow().clone();
     assert!(progress.pages_resent > 0 && progress.rounds.len() >= 2, "{progress:?}");
+}
+
+fn record(standing: Standing) -> Record {
+    Record {
+        transfer: TransferId([9; 16]),
+        epoch: FenceEpoch(1),
+        attempt: 1,
+        root: Digest([7; 32]),
+        name: Name::new("vm1").unwrap(),
+        standing,
+    }
+}
+
+// spec: S-8
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_ran_says_so_by_its_record_and_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, sink) = pair();
+    let sink = sink.with_records(folder.path()).unwrap();
+    sink.records().store(&record(Standing::Ran)).unwrap();
+    let mut listener = sink.listen("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().to_string();
+    let guest = Arc::new(Memory::new(Layout::new(&[4096]).unwrap()));
+    let answer = tokio::spawn({
+        let guest = Arc::clone(&guest);
+        async move {
+            let Some(Incoming::Ask(ask)) = listener.accept().await else { panic!("no question") };
+            assert_eq!(ask.record().standing, Standing::Ran);
+            ask.accept(guest, SinkConfig::default()).outcome().await
+        }
+    });
+    let mut session = source.ask(&to, &record(Standing::GaveUp), SourceConfig::default()).await.unwrap();
+    let outcome = session.outcome().await;
+    assert!(outcome.owner == Owner::Sink && outcome.error.is_none(), "{outcome:?}");
+    assert_eq!(answer.await.unwrap().owner, Owner::Sink);
+    assert!(!guest.is_running(), "it was started when it was handed over, not now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_is_turned_away_leaves_the_doubt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, sink) = pair();
+    let sink = sink.with_records(folder.path()).unwrap();
+    sink.records().store(&record(Standing::Ready)).unwrap();
+    let mut listener = sink.listen("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().to_string();
+    let answer = tokio::spawn(async move {
+        let Some(Incoming::Ask(ask)) = listener.accept().await else { panic!("no question") };
+        ask.refuse("cannot be found here");
+        listener
+    });
+    let mut session = source.ask(&to, &record(Standing::GaveUp), SourceConfig::default()).await.unwrap();
+    let outcome = session.outcome().await;
+    assert_eq!(outcome.owner, Owner::InDoubt);
+    let told =
+        matches!(&outcome.error, Some(SessionError::PeerReports(frame)) if frame.text.contains("cannot be found"));
+    assert!(told, "{outcome:?}");
+    drop(answer.await.unwrap());
 }

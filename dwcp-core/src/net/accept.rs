@@ -186,7 +186,14 @@ impl IncomingAsk {
         self.first.peer
     }
 
-    /// Answers, with the guest that was staged then.
+    /// Turns the question away with a sentence for the operator at the other end. The doubt stays.
+    pub fn refuse(self, text: &str) {
+        let (mut stream, text) = (self.first.stream, text.to_owned());
+        tokio::spawn(async move { turn_away(&mut stream, ErrorCode::Local, &text).await });
+    }
+
+    /// Answers, with the guest that was staged then. For a record that says RAN any guest will do:
+    /// it is not touched.
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
         let (transfer, epoch, name) = (self.record.transfer, self.record.epoch, self.record.name.clone());
         let layout = guest.layout().clone();
