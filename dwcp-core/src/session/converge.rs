@@ -79,8 +79,8 @@ pub(super) struct Converge {
 
 /// So few pages are sent faster than a round is begun.
 const FLOOR_PAGES: u64 = 32;
-/// Rounds that may pass without a smaller dirty set before the transfer is given up.
-const STALL_ROUNDS: u32 = 8;
+/// Rounds that are a trend: on a slow link each takes a minute, and nobody should wait for more.
+const STALL_ROUNDS: u32 = 2;
 
 impl Converge {
     pub(super) fn new(budget: Duration, on_stall: OnStall, patience: Duration) -> Self {
