@@ -66,15 +66,10 @@ fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
     let probe = records.join("probe");
     File::create(&probe).and_then(|_| std::fs::rename(&probe, dir.join(".dwcp-probe"))).map_err(unusable)?;
     std::fs::remove_file(dir.join(".dwcp-probe")).map_err(unusable)?;
-    let lock = File::create(records.join("lock")).map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(Failure::new(Exit::Failed, format!("another `dwcp receive` stores images in {shown}"))
-                .advise("Stop it, or name another directory with --dir."))
-        }
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
-    }
+    state::claim(records).map_err(unusable)?.ok_or_else(|| {
+        Failure::new(Exit::Failed, format!("another `dwcp receive` stores images in {shown}"))
+            .advise("Stop it, or name another directory with --dir.")
+    })
 }
 
 /// What an earlier process left: promises are kept, the rest is swept away.

@@ -154,7 +154,16 @@ fn end(place: &Place, transfer: TransferId, owner: OwnerArg, replace: bool, repo
             records.forget(transfer)?;
             at_source(&record, owner)
         }
-        Place::Sink(dir) => at_sink(dir, &records, &record, owner, replace)?,
+        Place::Sink(dir) => {
+            let unusable = |error| Failure::new(Exit::Failed, format!("{}: {error}", dir.display()));
+            let claimed = state::claim(&place.records_folder()).map_err(unusable)?;
+            // It knows the transfer too, and would be told its end by nobody.
+            let _claim = claimed.ok_or_else(|| {
+                Failure::new(Exit::Failed, format!("`dwcp receive` runs on {}", dir.display()))
+                    .advise("Stop it first (Ctrl-C), then resolve, then start it again.")
+            })?;
+            at_sink(dir, &records, &record, owner, replace)?
+        }
     };
     report.say(&text);
     let owner = if owner == OwnerArg::Source { "source" } else { "sink" };

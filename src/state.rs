@@ -1,6 +1,7 @@
 //! Where a sender remembers transfers that it gave up and was not told the end of.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -54,5 +55,15 @@ impl From<&Record> for Shown {
             standing: record.standing.as_str(),
             root: record.root.to_string(),
         }
+    }
+}
+
+/// Takes a receiver's directory for this process alone; `None` while another has it.
+pub(crate) fn claim(records: &Path) -> io::Result<Option<File>> {
+    let lock = File::create(records.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
     }
 }

@@ -528,6 +528,8 @@ fn a_doubt_is_told_and_ended_by_asking() {
     assert!(resolve_sink(&place, &[]).out.contains(&id));
 
     let mut receiver = place.listen();
+    // A running receiver holds the transfer: nobody ends it behind its back.
+    resolve_sink(&place, &[&id, "--owner", "source", "--fenced"]).failed(1, &["runs on", "Stop it first"]);
     // Neither end is stopped by a doubt, and both tell it.
     let other = place.sparse("other.mem");
     let said = run(place.send(&receiver.address, "vm1").arg(&other));
