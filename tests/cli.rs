@@ -442,7 +442,7 @@ fn slow(place: &Place, to: &str, name: &str) -> (PathBuf, Lines) {
 #[test]
 fn a_file_that_changes_while_it_is_sent_is_noticed() {
     let place = Place::new();
-    let receiver = place.listen();
+    let mut receiver = place.listen();
     let (image, mut sending) = slow(&place, &receiver.address, "vm1");
     sending.until("progress");
     File::options().write(true).open(&image).unwrap().write_all_at(b"changed", 15_000_000).unwrap();
@@ -450,6 +450,8 @@ fn a_file_that_changes_while_it_is_sent_is_noticed() {
     let (code, err) = sending.end();
     assert_eq!((code, &summary["verdict"]), (1, &"failed".into()), "{err}");
     assert!(err.contains("slow.mem changed while it was being sent"), "{err}");
+    // An interrupt before the receiver is done with it would be an interrupted transfer.
+    receiver.lines.until("transfer");
     receiver.stop();
     assert!(place.visible().is_empty(), "{:?}", place.visible());
 }
