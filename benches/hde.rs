@@ -13,8 +13,13 @@ const GUESTS: usize = 3;
 const FIRST_ROUND: usize = 320 * PAGE_BYTES;
 const CHANGED: usize = 160 * PAGE_BYTES;
 const GUEST: usize = FIRST_ROUND + 2 * CHANGED;
-const EFFORTS: [(&str, Effort); 4] =
-    [("raw", Effort::Raw), ("fast", Effort::Fast), ("balanced", Effort::Balanced), ("thorough 9", Effort::Thorough(9))];
+const EFFORTS: [(&str, Effort); 5] = [
+    ("raw", Effort::Raw),
+    ("fast", Effort::Fast),
+    ("light", Effort::Light),
+    ("balanced", Effort::Balanced),
+    ("thorough 9", Effort::Thorough(9)),
+];
 
 /// An extent, and the old content of its pages if that is known.
 struct Job {
@@ -53,12 +58,12 @@ fn main() {
     let fresh = |pages: Vec<u8>| Job { pages, old: Vec::new() };
     let zero = [fresh(vec![0; MAX_PAGES * PAGE_BYTES])];
     let random = [fresh(noise(MAX_PAGES * PAGE_BYTES))];
-    let balanced = &EFFORTS[2..3];
+    let balanced = &EFFORTS[3..4];
     bench(&mut criterion, "hde/zero", &zero, balanced);
     bench(&mut criterion, "hde/random", &random, balanced);
     let (first, changed) = guests();
     bench(&mut criterion, "hde/first round", &first, &EFFORTS);
-    bench(&mut criterion, "hde/changed pages", &changed, &EFFORTS[1..3]);
+    bench(&mut criterion, "hde/changed pages", &changed, &EFFORTS[1..4]);
     criterion.final_summary();
 }
 

@@ -185,5 +185,6 @@ fn encoded(dispatch: &Dispatch) -> Encoded {
         same: 0,
         encode: Duration::from_micros(50),
         last_write: Duration::from_micros(50),
+        waited: false,
     }
 }

@@ -202,6 +202,8 @@ pub(crate) enum EffortArg {
     Raw,
     /// LZ4
     Fast,
+    /// zstd at its fastest
+    Light,
     /// zstd
     Balanced,
 }

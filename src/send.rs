@@ -81,6 +81,7 @@ fn config(args: &SendArgs, guest_bytes: u64) -> SourceConfig {
         EffortArg::Auto => EffortPolicy::Auto,
         EffortArg::Raw => EffortPolicy::Fixed(Effort::Raw),
         EffortArg::Fast => EffortPolicy::Fixed(Effort::Fast),
+        EffortArg::Light => EffortPolicy::Fixed(Effort::Light),
         EffortArg::Balanced => EffortPolicy::Fixed(Effort::Balanced),
     };
     SourceConfig {

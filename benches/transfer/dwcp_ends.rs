@@ -62,6 +62,7 @@ fn effort(word: &str) -> EffortPolicy {
         "auto" => EffortPolicy::Auto,
         "raw" => EffortPolicy::Fixed(dwcp_hde::Effort::Raw),
         "fast" => EffortPolicy::Fixed(dwcp_hde::Effort::Fast),
+        "light" => EffortPolicy::Fixed(dwcp_hde::Effort::Light),
         "balanced" => EffortPolicy::Fixed(dwcp_hde::Effort::Balanced),
         other => panic!("unknown effort {other}"),
     }

@@ -25,7 +25,7 @@ pub struct Role {
     pub lanes: u16,
     /// Pages of an extent at most.
     pub extent_pages: u16,
-    /// How hard to compress: auto, raw, fast or balanced.
+    /// How hard to compress: auto, raw, fast, light or balanced.
     pub effort: String,
     /// Where to connect to, or to listen at.
     pub address: String,

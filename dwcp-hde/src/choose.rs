@@ -10,9 +10,12 @@ use crate::{Method, delta};
 pub enum Effort {
     /// Never compress; only zero pages are left out. For links that outrun every compressor.
     Raw,
-    /// LZ4, and XOR against the base.
+    /// LZ4, and XOR against the base. For 5 to 10 Gbit/s.
     Fast,
-    /// zstd at its fastest level, byte planes, XOR or prefix against the base.
+    /// zstd's matches without an entropy coder for the rest, XOR or prefix against the base: a quarter fewer bytes than
+    /// LZ4 at nearly its speed. For 1 to 5 Gbit/s.
+    Light,
+    /// zstd with a double-fast search, byte planes, XOR or prefix against the base.
     Balanced,
     /// As balanced, with a zstd level of 1 to 12.
     Thorough(i32),
@@ -63,8 +66,8 @@ pub(crate) fn against_base(page: &[u8], base: &[u8], effort: Effort) -> Option<M
         _ if changed == 0 => Some(Method::Same),
         Effort::Fast if changed <= HALF_WORDS => Some(Method::XorLz4),
         Effort::Fast => None,
-        Effort::Balanced | Effort::Thorough(_) if changed <= SPARSE_WORDS => Some(Method::XorZstd),
-        Effort::Balanced | Effort::Thorough(_) => Some(Method::Prefix),
+        Effort::Light | Effort::Balanced | Effort::Thorough(_) if changed <= SPARSE_WORDS => Some(Method::XorZstd),
+        Effort::Light | Effort::Balanced | Effort::Thorough(_) => Some(Method::Prefix),
     }
 }
 

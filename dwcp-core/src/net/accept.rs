@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::clock::Clock;
 use super::control::ControlLink;
-use super::dial::{HANDSHAKE_LIMIT, NO_MAC, random};
+use super::dial::{HANDSHAKE_LIMIT, NO_MAC, random, socket};
 use super::driver::{Chores, Driver, EVENTS, Event, Stream};
 use super::endpoint::Endpoint;
 use super::error::EndpointError;
@@ -301,7 +301,7 @@ impl Gate {
     async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel)> {
         self.endpoint.sockets.tune(&stream, false);
         let acceptor = TlsAcceptor::from(Arc::clone(&self.endpoint.tls.server));
-        let stream = match acceptor.accept(stream).await {
+        let stream = match acceptor.accept(socket(stream)).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::info!(%address, %error, "a connection was not authenticated");

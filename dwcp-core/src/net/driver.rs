@@ -8,13 +8,14 @@ use tokio_rustls::TlsStream;
 
 use super::clock::Clock;
 use super::control::ControlLink;
+use super::dial::Socket;
 use super::records::Records;
 use crate::guest::{DirtyMap, Guest};
 use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
 use crate::wire::{Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
-pub(super) type Stream = TlsStream<tokio::net::TcpStream>;
+pub(super) type Stream = TlsStream<Socket>;
 
 /// Everything that can happen to a session, in the order in which it happened.
 #[derive(Debug)]

@@ -1,15 +1,19 @@
 //! A bulk lane at the source: one worker that reads, hashes, encodes and writes.
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::client::TlsStream;
 
 use super::clock::Stopwatch;
-use super::dial::Dialer;
+use super::dial::{Dialer, Socket};
 use super::driver::Event;
-use crate::extent::{Extent, FlatPage, MAX_EXTENT_PAGES, PAGE_BYTES, PageMask};
+use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
 use crate::session::binding::Key;
 use crate::session::leaves::extent_digest;
@@ -88,9 +92,23 @@ async fn open_and_work(
     }
 }
 
+/// Whether a write had to wait: the kernel takes what fits its queue at once.
+async fn tell_waiting(write: impl Future<Output = io::Result<()>>) -> io::Result<bool> {
+    // Unconstrained, lest a task that has done much be told to wait for its own sake.
+    let mut write = pin!(tokio::task::unconstrained(write));
+    let mut waited = false;
+    poll_fn(|cx| {
+        let done = write.as_mut().poll(cx);
+        waited |= done.is_pending();
+        done
+    })
+    .await?;
+    Ok(waited)
+}
+
 enum LaneError {
     Guest(GuestError),
-    Io(std::io::Error),
+    Io(io::Error),
 }
 
 async fn carry(
@@ -98,10 +116,10 @@ async fn carry(
     lane: LaneId,
     mut work: mpsc::Receiver<Dispatch>,
     events: &mpsc::Sender<Event>,
-    mut stream: TlsStream<tokio::net::TcpStream>,
+    mut stream: TlsStream<Socket>,
 ) -> Result<(), LaneError> {
     let mut press = Press::new();
-    let mut last_write = std::time::Duration::ZERO;
+    let (mut last_write, mut waited) = (Duration::ZERO, false);
     while let Some(dispatch) = work.recv().await {
         let watch = Stopwatch::start();
         let sheet = press.print(shared, &dispatch).map_err(LaneError::Guest)?;
@@ -114,6 +132,7 @@ async fn carry(
             same: sheet.same,
             encode,
             last_write,
+            waited,
         };
         if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
             return Ok(());
@@ -124,14 +143,14 @@ async fn carry(
             stream.write_all(sheet.body).await?;
             stream.flush().await
         };
-        written.await.map_err(LaneError::Io)?;
+        waited = tell_waiting(written).await.map_err(LaneError::Io)?;
         last_write = watch.elapsed();
     }
     let _ = stream.shutdown().await;
     Ok(())
 }
 
-/// A worker's buffers, reused for every extent: about 2 MiB, 3 with a shadow.
+/// A worker's buffers, reused for every extent: three times its plain bytes, four with a shadow.
 pub(super) struct Press {
     plain: Vec<u8>,
     bases: Vec<u8>,
@@ -139,6 +158,13 @@ pub(super) struct Press {
     block: Vec<u8>,
     head: Vec<u8>,
     encoder: dwcp_hde::Encoder,
+}
+
+/// At least so long; what was there stays.
+fn grow(buffer: &mut Vec<u8>, bytes: usize) {
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
 }
 
 /// An extent ready to be written.
@@ -152,9 +178,9 @@ pub(super) struct Sheet<'a> {
 impl Press {
     pub(super) fn new() -> Self {
         Self {
-            plain: vec![0; MAX_EXTENT_PAGES * PAGE_BYTES],
+            plain: Vec::new(),
             bases: Vec::new(),
-            leaves: Vec::with_capacity(MAX_EXTENT_PAGES),
+            leaves: Vec::new(),
             block: Vec::new(),
             head: Vec::new(),
             encoder: dwcp_hde::Encoder::new(),
@@ -165,6 +191,7 @@ impl Press {
     /// once: what is hashed is what is sent. spec: I-1
     pub(super) fn print(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Sheet<'_>, GuestError> {
         let region = dispatch.extent.region();
+        grow(&mut self.plain, dispatch.extent.bytes());
         let mut at = 0;
         for run in dispatch.extent.runs() {
             let end = at + run.bytes();
@@ -244,7 +271,7 @@ impl Press {
         if dispatch.slots.is_empty() {
             return based;
         }
-        self.bases.resize(MAX_EXTENT_PAGES * PAGE_BYTES, 0);
+        grow(&mut self.bases, dispatch.extent.bytes());
         let mut place = 0;
         for (index, page) in self.plain.chunks_exact(PAGE_BYTES).take(dispatch.extent.pages()).enumerate() {
             let carried = !same.get(index);

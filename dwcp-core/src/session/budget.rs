@@ -2,8 +2,6 @@ use std::time::Duration;
 
 use dwcp_hde::Effort;
 
-use crate::extent::MAX_EXTENT_PAGES;
-
 /// How hard to compress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EffortPolicy {
@@ -14,50 +12,67 @@ pub enum EffortPolicy {
     Fixed(Effort),
 }
 
-/// Chooses the effort from what the last extents cost: time spent encoding against time spent
-/// blocked on the write.
+/// Chooses the effort so that neither the link nor the cores wait for the other.
 ///
-/// A step up needs writes to take `UP` times as long as encoding, a step down that they take less
-/// than `DOWN` of it; the gap between is the hysteresis, and `SAMPLES` extents pass between steps.
+/// The sign is whether the write of an extent had to wait: then the kernel's queue was full, so the link (or the
+/// sink) is the slower part and a harder look at the next extents is free. Waits push a lean up, writes without one
+/// let it sink, and at its ends the effort moves a step. So between two steps it settles into the mixture of both
+/// that just keeps the queue from running dry.
+///
+/// To send pages raw is a bet that the link outruns every encoder, which nothing short of trying tells: a link of
+/// 1 Gbit/s that an encoder nearly fills looks as idle as loopback. A lost bet costs 4 MiB on that link, and is
+/// repeated less and less often. LZ4 is no step: where the cores are the limit it saves hardly more time than
+/// [`Effort::Light`], where the link is it carries a third more bytes.
 #[derive(Debug)]
 pub(super) struct Budget {
     policy: EffortPolicy,
     step: usize,
-    samples: u32,
-    encode: Duration,
-    write: Duration,
+    lean: u32,
     /// Wire bytes since the start, up to `UNHEARD`.
     swallowed: u64,
-    /// The last extents travelled at nearly their plain size.
-    incompressible: bool,
+    /// Extents, encoding and write while raw.
+    raw: Cost,
+    /// Bets on raw to let pass before the next is taken, and how many that was the last time.
+    pass: u32,
+    passed: u32,
 }
 
-const STEPS: [Effort; 3] = [Effort::Raw, Effort::Fast, Effort::Balanced];
+const STEPS: [Effort; 3] = [Effort::Raw, Effort::Light, Effort::Balanced];
+const RAW: usize = 0;
+/// Where it starts: little is lost when it was wrong in either direction.
+const START: usize = 1;
+/// Where the lean stands after a step, and twice where it tips: 16 MiB of guest without a wait.
+const LEVEL: u32 = 64;
+/// What a wait weighs, against a write without one: queues of some megabytes hide most waits.
+const WAIT: u32 = 16;
 /// Raw pages over TLS on loopback: a write takes 1 to 2 times as long as copy and hash. At 1 Gbit/s
 /// it takes 15 times as long.
-const UP: u32 = 3;
-/// At the balanced effort over 1 Gbit/s a write takes a third of the time and up, on two busy cores; on
-/// loopback a tenth.
-const DOWN_PERCENT: u32 = 25;
-/// The kernel's send buffers swallow the first megabytes without a wait, on any link: what the first
-/// writes cost says nothing. At worst this is 8 MiB of random pages sent with an eye on compression.
+const SLOW_WRITE: u32 = 3;
+/// The kernel's send buffers swallow the first megabytes without a wait, on any link: that those did not wait says
+/// nothing.
 const UNHEARD: u64 = 8 << 20;
-/// 256 KiB: plain pages and ciphertext fit a second-level cache of 1 MiB.
-const CACHED_PAGES: usize = 64;
-/// Extents between steps: 4 MiB, so that a changed link is followed in a fraction of a second.
-const SAMPLES: u32 = 4;
+/// Raw extents between looks at their times: 4 MiB.
+const SAMPLES: u16 = 16;
+/// Of bets to let pass: some minutes.
+const MOST_PASSED: u32 = 1024;
+
+/// What one extent cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cost {
+    /// Time to copy, hash and encode it.
+    pub(super) encode: Duration,
+    /// Time to write the extent before it on that lane, encryption included.
+    pub(super) write: Duration,
+    /// Whether that write had to wait.
+    pub(super) waited: bool,
+    /// Pages carried.
+    pub(super) carried: u16,
+    pub(super) wire_bytes: u64,
+}
 
 impl Budget {
     pub(super) fn new(policy: EffortPolicy) -> Self {
-        Self {
-            policy,
-            step: STEPS.len() - 1,
-            samples: 0,
-            encode: Duration::ZERO,
-            write: Duration::ZERO,
-            swallowed: 0,
-            incompressible: false,
-        }
+        Self { policy, step: START, lean: LEVEL, swallowed: 0, raw: Cost::default(), pass: 0, passed: 0 }
     }
 
     pub(super) fn effort(&self) -> Effort {
@@ -67,38 +82,54 @@ impl Budget {
         }
     }
 
-    /// Pages that an extent should have at most. Compression gains from many packed together;
-    /// pages that do not compress gain from staying in the core's second-level cache on their way
-    /// from the guest through hash and cipher.
-    pub(super) fn extent_pages(&self) -> usize {
-        if self.incompressible { CACHED_PAGES } else { MAX_EXTENT_PAGES }
+    /// One extent was encoded, and the one before it on that lane written.
+    pub(super) fn sample(&mut self, cost: Cost) {
+        // An extent of a few pages says nothing about rates.
+        if cost.carried < 16 || cost.write.is_zero() {
+            return;
+        }
+        if cost.waited {
+            self.swallowed = UNHEARD;
+        } else if self.swallowed < UNHEARD {
+            self.swallowed = self.swallowed.saturating_add(cost.wire_bytes);
+            return;
+        }
+        if self.step == RAW { self.weigh_raw(cost) } else { self.lean(cost) }
     }
 
-    /// One extent was encoded to so many bytes, and the one before it on that lane written.
-    pub(super) fn sample(&mut self, encode: Duration, write: Duration, carried: u16, wire_bytes: u64) {
-        // An extent of a few pages says nothing about rates.
-        if carried < 16 || write.is_zero() {
+    fn lean(&mut self, cost: Cost) {
+        self.lean = if cost.waited { self.lean + WAIT } else { self.lean - 1 };
+        let tipped = if self.lean >= 2 * LEVEL {
+            (self.step + 1).min(STEPS.len() - 1)
+        } else if self.lean > 0 {
+            return;
+        } else if self.step == RAW + 1 && !self.bets() {
+            self.step
+        } else {
+            self.step - 1
+        };
+        (self.step, self.lean) = (tipped, LEVEL);
+    }
+
+    fn bets(&mut self) -> bool {
+        let due = self.pass == 0;
+        self.pass = self.pass.saturating_sub(1);
+        due
+    }
+
+    fn weigh_raw(&mut self, cost: Cost) {
+        self.raw.encode += cost.encode;
+        self.raw.write += cost.write;
+        self.raw.carried += 1;
+        if self.raw.carried < SAMPLES {
             return;
         }
-        self.incompressible = wire_bytes * 20 > u64::from(carried) * 4096 * 19;
-        if self.swallowed < UNHEARD {
-            self.swallowed = self.swallowed.saturating_add(wire_bytes);
-            return;
+        if self.raw.write > self.raw.encode * SLOW_WRITE {
+            self.step = RAW + 1;
+            self.passed = (self.passed * 2 + 1).min(MOST_PASSED);
+            self.pass = self.passed;
         }
-        self.encode += encode;
-        self.write += write;
-        self.samples += 1;
-        if self.samples < SAMPLES {
-            return;
-        }
-        if self.write > self.encode * UP {
-            self.step = (self.step + 1).min(STEPS.len() - 1);
-        } else if self.write * 100 < self.encode * DOWN_PERCENT {
-            self.step = self.step.saturating_sub(1);
-        }
-        self.samples = 0;
-        self.encode = Duration::ZERO;
-        self.write = Duration::ZERO;
+        self.raw = Cost::default();
     }
 }
 
@@ -108,44 +139,80 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    #[test]
-    fn a_fast_link_turns_compression_down_and_a_slow_one_up_again() {
+    fn cost(encode: Duration, write: Duration, waited: bool) -> Cost {
+        Cost { encode, write, waited, carried: 64, wire_bytes: 256 << 10 }
+    }
+
+    fn repeat(budget: &mut Budget, times: u32, cost: Cost) {
+        for _ in 0..times {
+            budget.sample(cost);
+        }
+    }
+
+    /// Past the bytes that buffers swallow.
+    fn budget() -> Budget {
         let mut budget = Budget::new(EffortPolicy::Auto);
-        assert_eq!(budget.effort(), Effort::Balanced);
-        for _ in 0..8 {
-            budget.sample(2 * MS, MS / 100, 256, 1 << 20);
-        }
-        assert_eq!(budget.effort(), Effort::Balanced, "buffers swallow the first writes");
-        for _ in 0..2 * SAMPLES {
-            budget.sample(2 * MS, MS / 4, 256, 1000);
-        }
+        repeat(&mut budget, 32, cost(2 * MS, MS / 100, false));
+        assert_eq!((budget.effort(), budget.lean), (Effort::Light, LEVEL), "buffers swallow the first writes");
+        budget
+    }
+
+    #[test]
+    fn a_fast_link_turns_compression_off() {
+        let mut budget = budget();
+        repeat(&mut budget, 2 * LEVEL, cost(2 * MS, MS / 4, false));
         assert_eq!(budget.effort(), Effort::Raw);
-        for _ in 0..4 * SAMPLES {
-            budget.sample(MS, MS, 256, 1000);
-        }
-        assert_eq!(budget.effort(), Effort::Raw, "neither side waits");
-        for _ in 0..2 * SAMPLES {
-            budget.sample(MS / 2, 8 * MS, 256, 1000);
-        }
+        repeat(&mut budget, 100, cost(MS, 2 * MS, true));
+        assert_eq!(budget.effort(), Effort::Raw, "a sink that is a little slower is no slow link");
+    }
+
+    #[test]
+    fn a_link_that_turns_slow_turns_it_on_again() {
+        let mut budget = budget();
+        repeat(&mut budget, 2 * LEVEL, cost(2 * MS, MS / 4, false));
+        repeat(&mut budget, u32::from(SAMPLES) + LEVEL / WAIT, cost(MS / 2, 8 * MS, true));
         assert_eq!(budget.effort(), Effort::Balanced);
+    }
+
+    #[test]
+    fn lost_bets_on_raw_become_rare() {
+        let mut budget = budget();
+        let (mut raw, mut rounds) = (0, [0; 2]);
+        for half in &mut rounds {
+            for _ in 0..50_000 {
+                let bets = budget.effort() == Effort::Raw;
+                raw += u32::from(bets);
+                *half += u32::from(bets);
+                budget.sample(cost(MS, if bets { 9 * MS } else { MS / 4 }, bets));
+            }
+        }
+        assert!(raw > 0 && rounds[1] * 2 < rounds[0], "{rounds:?}");
+    }
+
+    #[test]
+    fn between_two_steps_both_are_mixed() {
+        let mut budget = budget();
+        let mut balanced = 0;
+        for _ in 0..1000 {
+            let hard = budget.effort() == Effort::Balanced;
+            assert!(hard || budget.effort() == Effort::Light);
+            balanced += u32::from(hard);
+            budget.sample(cost(MS, MS, !hard));
+        }
+        assert!((200..950).contains(&balanced), "{balanced}");
     }
 
     #[test]
     fn small_extents_decide_nothing() {
-        let mut budget = Budget::new(EffortPolicy::Auto);
-        for _ in 0..100 {
-            budget.sample(2 * MS, MS / 100, 3, 1000);
-        }
-        assert_eq!(budget.effort(), Effort::Balanced);
+        let mut budget = budget();
+        repeat(&mut budget, 100, Cost { carried: 3, ..cost(2 * MS, MS / 100, false) });
+        assert_eq!(budget.effort(), Effort::Light);
     }
 
     #[test]
-    fn extents_that_do_not_compress_are_kept_small() {
-        let mut budget = Budget::new(EffortPolicy::Auto);
-        assert_eq!(budget.extent_pages(), MAX_EXTENT_PAGES);
-        budget.sample(MS, MS, 256, 256 * 4096 + 60);
-        assert_eq!(budget.extent_pages(), CACHED_PAGES);
-        budget.sample(MS, MS, 64, 64 * 2048);
-        assert_eq!(budget.extent_pages(), MAX_EXTENT_PAGES);
+    fn a_fixed_effort_stays() {
+        let mut budget = Budget::new(EffortPolicy::Fixed(Effort::Thorough(6)));
+        repeat(&mut budget, 100, cost(MS, MS / 100, false));
+        assert_eq!(budget.effort(), Effort::Thorough(6));
     }
 }

@@ -272,6 +272,8 @@ pub struct Encoded {
     pub encode: Duration,
     /// Time that the write of the extent *before* took, blocked on the network or the peer.
     pub last_write: Duration,
+    /// Whether that write had to wait for the link or the sink.
+    pub waited: bool,
 }
 
 impl Default for LaneId {

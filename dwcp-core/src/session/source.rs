@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::pace::{Backoff, Pace};
 use self::switch_over::SwitchOver;
-use super::budget::{Budget, EffortPolicy};
+use super::budget::{Budget, Cost, EffortPolicy};
 use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
 use super::lanes::{BadAck, Flight, Lanes};
@@ -89,6 +89,10 @@ pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 const IDLE_HARVEST: Duration = Duration::from_millis(5);
 /// Limits are broken when they are exceeded, so a deadline is just after its limit.
 const JUST_AFTER: Duration = Duration::from_micros(1);
+/// Pages that an extent should have at most: 256 KiB in plain, so that it, its bases and its ciphertext
+/// stay in a core's second-level cache on their way from the guest through hash, encoder and cipher. More
+/// compress to 0.4 % of the guest less, at six sevenths of the speed.
+const CACHED_PAGES: usize = 64;
 /// Rounds that are kept for the report; a transfer that needs more is not converging.
 const MAX_ROUNDS_KEPT: usize = 1000;
 
@@ -598,7 +602,7 @@ impl Source {
 
     fn send_extents(&mut self, now: Time) {
         self.pace.fill(now);
-        let limit = usize::from(self.config.limits.extent_pages).min(self.budget.extent_pages());
+        let limit = usize::from(self.config.limits.extent_pages).min(CACHED_PAGES);
         while self.dirty.sendable() > 0 && self.pace.open() {
             let Some((lane, pages)) = self.lanes.choose(limit) else { break };
             let Some(extent) = self.dirty.next_extent(pages) else { break };
@@ -643,7 +647,8 @@ impl Source {
             return;
         }
         self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
-        self.budget.sample(encoded.encode, encoded.last_write, encoded.carried, encoded.wire_bytes);
+        let Encoded { encode, last_write: write, waited, carried, wire_bytes, .. } = *encoded;
+        self.budget.sample(Cost { encode, write, waited, carried, wire_bytes });
         self.round.wire_bytes += encoded.wire_bytes;
         self.progress.wire_bytes += encoded.wire_bytes;
         self.progress.pages_carried += u64::from(encoded.carried);

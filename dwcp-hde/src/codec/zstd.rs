@@ -83,7 +83,9 @@ impl Packer {
 /// What a level means here: zstd's own tables for it over a window of the whole group, so that a frame is always a single
 /// segment. Level 1 is ours: the double-fast search with two 2^15 tables (256 KiB, they stay in the second-level cache) and
 /// matches from 5 bytes. On real first rounds it saves 1.7 to 2.1 points more than zstd's level 1 at three quarters of its
-/// speed, and 0.1 points less than level 3 with half of its tables.
+/// speed, and 0.1 points less than level 3 with half of its tables. Level -1 is ours too: the fast search with one 2^14 table,
+/// matches from 5 bytes, and a target length that makes zstd leave literals as they are. It saves 3 points less than level 1
+/// at 1.4 times its speed, both ways.
 fn parameters(level: i32) -> &'static [CParameter] {
     const OURS: &[CParameter] = &[
         CParameter::WindowLog(WINDOW_LOG_MAX),
@@ -92,8 +94,19 @@ fn parameters(level: i32) -> &'static [CParameter] {
         CParameter::ChainLog(15),
         CParameter::MinMatch(5),
     ];
+    const LIGHT: &[CParameter] = &[
+        CParameter::WindowLog(WINDOW_LOG_MAX),
+        CParameter::Strategy(Strategy::ZSTD_fast),
+        CParameter::HashLog(14),
+        CParameter::MinMatch(5),
+        CParameter::TargetLength(1),
+    ];
     const ZSTDS: &[CParameter] = &[CParameter::WindowLog(WINDOW_LOG_MAX)];
-    if level == 1 { OURS } else { ZSTDS }
+    match level {
+        ..=0 => LIGHT,
+        1 => OURS,
+        _ => ZSTDS,
+    }
 }
 
 /// A zstd decoder that keeps its tables.

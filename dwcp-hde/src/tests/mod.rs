@@ -7,7 +7,8 @@ mod mixture;
 use crate::{Bases, Decoder, Effort, Encoded, Encoder, PAGE_BYTES, max_block_bytes, reference};
 
 /// Every effort worth a test.
-const EFFORTS: [Effort; 5] = [Effort::Raw, Effort::Fast, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(5)];
+const EFFORTS: [Effort; 6] =
+    [Effort::Raw, Effort::Fast, Effort::Light, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(5)];
 
 /// The bitmask of the first `pages` pages.
 fn all(pages: usize) -> [u64; 4] {

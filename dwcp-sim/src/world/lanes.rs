@@ -175,6 +175,7 @@ impl World {
             same,
             encode: std::time::Duration::from_nanos(now - copied.at),
             last_write: std::time::Duration::from_nanos(lane.last_write),
+            waited: lane.last_write > now - copied.at,
         };
         lane.last_write = write;
         let at = lane.stream.arrival(now + write + latency);
