@@ -10,10 +10,13 @@
 //! - [`session`]: the pure machines [`session::Source`] and [`session::Sink`].
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
+//! - [`blocking`]: the same for programs without an async runtime.
 //!
 //! Imports go one way: `wire <- session <- net`. Without the feature `net` nothing here links tokio,
 //! rustls or a socket.
 
+#[cfg(feature = "net")]
+pub mod blocking;
 pub mod extent;
 pub mod guest;
 #[cfg(feature = "net")]

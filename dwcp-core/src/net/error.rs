@@ -9,6 +9,11 @@ use crate::wire::{ErrorFrame, WireError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
+    /// A call of [`crate::blocking`] within an async task.
+    #[error(
+        "a blocking call was made from within an async runtime, whose tasks it would stop; use dwcp_core::net there"
+    )]
+    InsideRuntime,
     /// The name of the peer's host is not known.
     #[error("cannot resolve {host}: {source}")]
     Resolve {

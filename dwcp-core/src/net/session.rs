@@ -56,10 +56,15 @@ impl Session {
         }
     }
 
+    /// The outcome of a session whose outcome was told.
+    pub(crate) fn told() -> Outcome {
+        Outcome { owner: Owner::InDoubt, error: Some(SessionError::Cancelled) }
+    }
+
     /// Waits for the end. May be dropped and called again; the outcome is told once.
     pub async fn outcome(&mut self) -> Outcome {
         if self.over {
-            return Outcome { owner: Owner::InDoubt, error: Some(SessionError::Cancelled) };
+            return Self::told();
         }
         let outcome = (&mut self.driver).await;
         self.over = true;
