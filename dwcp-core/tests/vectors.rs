@@ -19,7 +19,7 @@ use dwcp_core::session::binding::{Key, Speaker, join_mac, offers_mac, resume_mac
 use dwcp_core::session::leaves::{Tree, extent_digest, leaf, zero_leaf};
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Bind, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame,
-    ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, Hello, HelloAck, Join,
+    ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, Have, Hello, HelloAck, Join,
     Joined, LaneId, Name, Offer, Pause, PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId,
     TransferId,
 };
@@ -98,6 +98,7 @@ fn handshake_frames() -> Vec<(&'static str, Frame)> {
         ("joined", Frame::Joined(Joined { lane: LANE, credit: 0x80_0000 })),
         ("offer", Frame::Offer(offer())),
         ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        ("have", Frame::Have(Have { region: RegionId(1), first: 258, leaves: vec![digest(0x40), digest(0x60)] })),
     ]
 }
 

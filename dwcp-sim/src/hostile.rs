@@ -14,8 +14,8 @@ use dwcp_core::session::{
 use dwcp_core::wire::limits::MAX_HANDSHAKE_BYTES;
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame, ExtentHead,
-    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, LaneId, Name, Offer, Pause, PeerLimits,
-    Ping, Ready, Run, Running, TransferId,
+    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, Have, LaneId, Name, Offer, Pause,
+    PeerLimits, Ping, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
 use dwcp_hde::Bases;
@@ -213,7 +213,12 @@ impl Script<'_> {
     fn sink_says(&mut self, kind: u8, hint: &mut Hint) -> Frame {
         let epoch = FenceEpoch(1);
         match kind & 0x1f {
-            0..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
+            0 => Frame::Have(Have {
+                region: RegionId(u16::from(self.byte().unwrap_or(0)) & 3),
+                first: u32::try_from(self.number()).unwrap_or(u32::MAX),
+                leaves: vec![Digest([self.byte().unwrap_or(0); 32]); 3],
+            }),
+            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
             3..=12 if self.rarely() => Frame::Ack(Ack { lanes: vec![(self.lane(), self.number())] }),
             3..=12 if !hint.encoded.is_empty() => {
                 Frame::Ack(Ack { lanes: hint.encoded.iter().map(|(&lane, &next)| (lane, next)).collect() })

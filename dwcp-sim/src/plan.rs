@@ -120,6 +120,8 @@ pub struct Plan {
     pub writes: u64,
     /// Harvests that announce more.
     pub more: u32,
+    /// Percent of the pages that the sink holds from a transfer before, some of them stale.
+    pub held: u64,
     /// Bytes of device state.
     pub device_bytes: usize,
     /// One-way delay, ns.
@@ -164,6 +166,8 @@ impl Plan {
             regions,
             writes: if r.percent(15) { 0 } else { r.magnitude(10, 20_000) },
             more: if r.percent(10) { r.below(4) as u32 } else { 0 },
+            // By a generator of its own: seeds that are known by number stay what they are.
+            held: Rng::new(seed ^ 0x4e1d).pick(&[0, 0, 0, 10, 60, 100]),
             device_bytes: match r.below(12) {
                 0 => 0,
                 1 => r.between(256 * 1024 - 2, 1024 * 1024) as usize,

@@ -10,6 +10,7 @@
 //! The root is kept up as pages change: [`Tree::root`] hashes only the nodes above leaves that were
 //! set since the last call, so that comparing roots at switch-over costs milliseconds. spec: I-3
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -109,6 +110,25 @@ impl Leaves {
             // Release pairs with the swap in `take_touched`: who sees the bit sees the leaf.
             touched.fetch_or(bit, Ordering::Release);
         }
+    }
+
+    /// The first run of pages in a range that are not known to be zeros, and their leaves, at most so many.
+    pub fn run_within(&self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
+        let mut at = pages.start;
+        while at < pages.end {
+            let (group, _) = place(FlatPage(at));
+            if self.groups.get(group).is_some_and(|group| group.get().is_some()) {
+                let leaf = |page| Some(self.get(FlatPage(page))).filter(|leaf| *leaf != zero_leaf());
+                let leaves: Vec<Digest> = (at..pages.end).map_while(leaf).take(most).collect();
+                if !leaves.is_empty() {
+                    return Some((FlatPage(at), leaves));
+                }
+                at += 1;
+            } else {
+                at = (at / FAN_OUT_U32 + 1) * FAN_OUT_U32;
+            }
+        }
+        None
     }
 
     /// Groups set since the last call, rising.

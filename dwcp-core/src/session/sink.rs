@@ -21,10 +21,11 @@ use super::record::{Record, Standing};
 use super::source::SILENCE_LIMIT;
 use super::stats::{Phase, Progress};
 use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_LANE_IDS};
+use crate::extent::FlatPage;
+use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
-    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, LaneId, Offer, Pause,
-    Ready, Run, Running,
+    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId, Offer, Pause,
+    Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -54,6 +55,8 @@ impl Default for SinkConfig {
 /// Extents that are acknowledged together at most, and how long the first of them waits: an ack of
 /// its own for each small extent would cost as much as the extent.
 const ACK_EXTENTS: u32 = 4;
+/// HAVE frames between two answers of the source: 4 MiB.
+const HAVE_BATCH: usize = 64;
 const ACK_DELAY: Duration = Duration::from_millis(2);
 
 /// The end that gets the guest.
@@ -68,6 +71,8 @@ pub struct Sink {
     pause: Option<Pausing>,
     /// What READY promised, or will.
     promise: Option<Promise>,
+    /// From which page on the source has still to be told what is held. `None`: ACCEPT was said.
+    telling: Option<FlatPage>,
     control_up: bool,
     control_since: Time,
     heard_at: Time,
@@ -144,6 +149,7 @@ impl Sink {
             lanes: BTreeMap::new(),
             pause: None,
             promise: None,
+            telling: None,
             control_up: true,
             control_since: Time::default(),
             heard_at: Time::default(),
@@ -181,8 +187,35 @@ impl Sink {
         if self.state == State::Idle {
             self.state = State::Receiving;
             self.progress.phase = Phase::Copying;
-            self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+            self.telling = Some(FlatPage(0));
+            self.tell_held();
         }
+    }
+
+    /// Says what is held from before, a batch at a time, and then ACCEPT. spec: R-1
+    fn tell_held(&mut self) {
+        for _ in 0..HAVE_BATCH {
+            let Some(have) = self.next_have() else {
+                self.telling = None;
+                return self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+            };
+            self.say(Frame::Have(have));
+        }
+        // The answer says that the source has taken all of them: nothing piles up.
+        self.say(Frame::Ping(Ping { id: 0 }));
+    }
+
+    fn next_have(&mut self) -> Option<Have> {
+        let from = self.telling?;
+        let left = self.offer.layout.regions().filter(|(_, region)| region.first + region.pages > from.0);
+        let (region, first, leaves) = left.into_iter().find_map(|(id, region)| {
+            let pages = region.first.max(from.0)..region.first + region.pages;
+            let (first, leaves) = self.leaves.run_within(pages, MAX_HAVE_LEAVES)?;
+            Some((id, first.0 - region.first, leaves))
+        })?;
+        let flat = self.offer.layout.flat(region, first)?;
+        self.telling = Some(FlatPage(flat.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX)));
+        Some(Have { region, first, leaves })
     }
 
     fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
@@ -209,7 +242,12 @@ impl Sink {
                 self.say(Frame::Pong(ping));
                 Ok(())
             }
-            Frame::Pong(_) => Ok(()),
+            Frame::Pong(_) => {
+                if self.telling.is_some() {
+                    self.tell_held();
+                }
+                Ok(())
+            }
             other => Err(SessionError::unexpected(format!("a sink never receives {:?}", other.frame_type()))),
         }
     }
@@ -219,7 +257,8 @@ impl Sink {
         if *offer != self.offer || self.progress.pages_settled > 0 {
             return Err(SessionError::unexpected("a second OFFER that differs, or comes after extents"));
         }
-        self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+        self.telling = Some(FlatPage(0));
+        self.tell_held();
         Ok(())
     }
 

@@ -31,10 +31,10 @@ use super::record::Record;
 use super::shadow::{Shadow, ShadowFill};
 use super::stats::{Phase, Progress, RoundStats};
 use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::{Extent, Layout, PageMask};
+use crate::extent::{Extent, FlatPage, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, LaneId, Offer, PeerLimits, Ping, Run};
+use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Have, LaneId, Offer, PeerLimits, Ping, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -267,6 +267,7 @@ impl Source {
     fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
         self.control.heard_at = now;
         match frame {
+            Frame::Have(have) => self.held(&have),
             Frame::Accept(accept) => self.accepted(now, accept.transfer == self.offer.transfer),
             Frame::Ack(ack) => ack.lanes.into_iter().try_for_each(|(lane, applied)| self.acked(now, lane, applied)),
             Frame::Credit(credit) => {
@@ -298,6 +299,23 @@ impl Source {
         } else {
             SessionError::PeerReports(ErrorFrame { code, lane, position, text })
         }
+    }
+
+    /// The sink still has pages of a transfer that was cut off. They are read and hashed like all others, and those
+    /// that are the same do not travel. spec: D-4, R-2
+    fn held(&mut self, have: &Have) -> Result<(), SessionError> {
+        if self.state != State::Offered {
+            return Err(SessionError::unexpected("HAVE after ACCEPT"));
+        }
+        let region = self.layout.region(have.region).filter(|region| {
+            let count = u32::try_from(have.leaves.len()).unwrap_or(u32::MAX);
+            have.first.checked_add(count).is_some_and(|end| end <= region.pages)
+        });
+        let region = region.ok_or_else(|| SessionError::unexpected("HAVE of pages outside the layout"))?;
+        for (page, leaf) in (region.first + have.first..).zip(&have.leaves) {
+            self.leaves.set(FlatPage(page), *leaf);
+        }
+        Ok(())
     }
 
     /// spec: O-4

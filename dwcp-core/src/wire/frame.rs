@@ -5,12 +5,14 @@ use bytes::Bytes;
 use super::error::{Fault, Malformed};
 use super::fields::{Put, Reader};
 use super::handshake::read_bulk_lane;
-use super::limits::{DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_NAME_BYTES, MAX_TEXT_BYTES};
+use super::limits::{
+    DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_TEXT_BYTES,
+};
 use super::{
     Bind, Digest, FRAME_HEADER_BYTES, FenceEpoch, FrameHeader, FrameType, Hello, HelloAck, Join, Joined, LaneId,
     TransferId,
 };
-use crate::extent::{Layout, MAX_REGIONS};
+use crate::extent::{Layout, MAX_REGIONS, RegionId};
 
 /// One message on a lane, but for extents (see [`super::ExtentHead`]). [`Frame::encode`] and
 /// [`Frame::decode`] are its only ways to and from bytes.
@@ -29,6 +31,8 @@ pub enum Frame {
     Joined(Joined),
     /// Source: what is to be moved.
     Offer(Offer),
+    /// Sink: what it holds of it from before.
+    Have(Have),
     /// Sink: takes it.
     Accept(Accept),
     /// Sink: what is applied.
@@ -147,6 +151,17 @@ pub enum NameError {
     /// It would be a hidden file, or `.` or `..`.
     #[error("a name does not start with a dot")]
     LeadingDot,
+}
+
+/// Pages that the sink holds, from a transfer that was cut off. spec: R-1
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Have {
+    /// Which region.
+    pub region: RegionId,
+    /// The first page.
+    pub first: u32,
+    /// The leaf of each page from there on, 1 to 2048 of them.
+    pub leaves: Vec<Digest>,
 }
 
 /// The sink takes the offer.
@@ -378,6 +393,7 @@ impl Frame {
             Self::Join(_) => FrameType::Join,
             Self::Joined(_) => FrameType::Joined,
             Self::Offer(_) => FrameType::Offer,
+            Self::Have(_) => FrameType::Have,
             Self::Accept(_) => FrameType::Accept,
             Self::Ack(_) => FrameType::Ack,
             Self::Credit(_) => FrameType::Credit,
@@ -416,6 +432,7 @@ impl Frame {
             Self::Join(join) => join.put(out),
             Self::Joined(joined) => joined.put(out),
             Self::Offer(offer) => offer.put(out),
+            Self::Have(have) => have.put(out),
             Self::Accept(accept) => out.put(&accept.transfer.0),
             Self::Ack(ack) => ack.put(out),
             Self::Credit(credit) => {
@@ -476,6 +493,7 @@ impl Frame {
             FrameType::Join => Self::Join(Join::read(r)?),
             FrameType::Joined => Self::Joined(Joined::read(r)?),
             FrameType::Offer => Self::Offer(Offer::read(r)?),
+            FrameType::Have => Self::Have(Have::read(r)?),
             FrameType::Accept => Self::Accept(Accept { transfer: TransferId(r.array()?) }),
             FrameType::Extent => return Err(r.fault(Malformed::Misplaced)),
             FrameType::Ack => Self::Ack(Ack::read(r)?),
@@ -538,6 +556,28 @@ impl Offer {
         }
         let layout = Layout::new(&regions).map_err(|what| Fault { at, what: what.into() })?;
         Ok(Self { transfer, epoch, kind, name, layout })
+    }
+}
+
+impl Have {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.region.0);
+        out.put_u32(self.first);
+        self.leaves.iter().for_each(|leaf| out.put(&leaf.0));
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Fault> {
+        let (region, first) = (RegionId(r.u16()?), r.u32()?);
+        let at = r.at();
+        let (leaves, rest) = r.remainder().as_chunks::<32>();
+        if leaves.is_empty() || leaves.len() > MAX_HAVE_LEAVES {
+            let value = u64::try_from(leaves.len()).unwrap_or(u64::MAX);
+            return Err(Fault { at, what: Malformed::Value { field: "number of leaves", value } });
+        }
+        if !rest.is_empty() {
+            return Err(Fault { at, what: Malformed::Truncated { missing: 32 - rest.len() } });
+        }
+        Ok(Self { region, first, leaves: leaves.iter().copied().map(Digest).collect() })
     }
 }
 

@@ -21,6 +21,8 @@ pub enum FrameType {
     Joined,
     /// What is to be moved.
     Offer,
+    /// The sink holds these pages from before.
+    Have,
     /// The sink takes it.
     Accept,
     /// Pages.
@@ -55,7 +57,7 @@ pub enum FrameType {
 
 impl FrameType {
     /// All types, in the order of their bytes.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Hello,
         Self::HelloAck,
         Self::Bind,
@@ -63,6 +65,7 @@ impl FrameType {
         Self::Joined,
         Self::Offer,
         Self::Accept,
+        Self::Have,
         Self::Extent,
         Self::Ack,
         Self::Credit,
@@ -89,6 +92,7 @@ impl FrameType {
             Self::Joined => 0x05,
             Self::Offer => 0x10,
             Self::Accept => 0x11,
+            Self::Have => 0x12,
             Self::Extent => 0x20,
             Self::Ack => 0x21,
             Self::Credit => 0x22,

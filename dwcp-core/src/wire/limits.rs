@@ -41,5 +41,8 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// Bytes of the text in an error or abort frame: one sentence.
 pub const MAX_TEXT_BYTES: usize = 256;
 
+/// Leaves in one HAVE: 64 KiB of body tell of 8 MiB of pages.
+pub const MAX_HAVE_LEAVES: usize = 2048;
+
 /// Lanes that one acknowledgement names.
 pub const MAX_ACK_LANES: usize = 64;

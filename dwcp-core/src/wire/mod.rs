@@ -23,8 +23,8 @@ pub use self::error::{Fault, Malformed, WireError};
 pub use self::extent::{EXTENT_HEAD_MAX, ExtentHead};
 pub use self::fields::Reader;
 pub use self::frame::{
-    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, ErrorCode, ErrorFrame, Frame, GuestKind, Name,
-    NameError, Offer, Pause, Ping, Ready, Run, Running,
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, ErrorCode, ErrorFrame, Frame, GuestKind, Have,
+    Name, NameError, Offer, Pause, Ping, Ready, Run, Running,
 };
 pub use self::handshake::{Bind, Hello, HelloAck, Join, Joined, PeerLimits, ResumeClaim, Role};
 pub use self::header::{FRAME_HEADER_BYTES, FrameHeader, FrameType};

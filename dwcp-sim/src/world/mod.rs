@@ -22,7 +22,7 @@ use dwcp_core::guest::GuestError;
 use dwcp_core::session::{Input, Leaves, Machine, Record, Sink, SlotId, Source, Time};
 use dwcp_core::wire::{FenceEpoch, GuestKind, LaneId, Name, Offer, TransferId};
 
-use crate::guest::{Content, SimGuest};
+use crate::guest::{Content, SimGuest, leaf};
 use crate::net::{Conn, Lane, Parcel};
 use crate::plan::{Fault, Plan, Planted, SECOND, Side, When};
 use crate::props::{Ending, Property, Report, Violation};
@@ -241,6 +241,21 @@ impl Ord for Entry {
     }
 }
 
+/// What the sink still has of a transfer that was cut off: some pages as they are now, some as they were.
+fn held(plan: &Plan, source: &SimGuest) -> (SimGuest, Leaves) {
+    let layout = Layout::new(&plan.regions).unwrap();
+    let (mut held, leaves) = (SimGuest::empty(&layout), Leaves::new(&layout));
+    let mut rng = Rng::new(plan.seed ^ 0x4e1d);
+    for page in (0..layout.flat_pages()).map(FlatPage).filter(|&page| layout.locate(page).is_some()) {
+        if rng.percent(plan.held) {
+            let content = if rng.percent(70) { source.read(page) } else { u64::MAX - u64::from(page.0) };
+            held.overwrite(page, content);
+            leaves.set(page, leaf(content));
+        }
+    }
+    (held, leaves)
+}
+
 impl World {
     /// The world of a plan, before anything happened.
     pub fn new(plan: Plan, planted: Option<Planted>, traced: bool) -> Self {
@@ -254,6 +269,7 @@ impl World {
         };
         let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.more);
         let source_leaves = Arc::new(Leaves::new(&layout));
+        let (held, sink_leaves) = held(&plan, &guest);
         let machine = Source::new(plan.source.clone(), offer.clone(), Arc::clone(&source_leaves));
         let machine = machine.with_bug(planted.and_then(Planted::core));
         Self {
@@ -264,12 +280,12 @@ impl World {
             events: 0,
             second: (0, 0),
             source: Node::new(guest),
-            sink: Node::new(SimGuest::empty(&layout)),
+            sink: Node::new(held),
             source_machine: Some(machine),
             sink_machine: None,
             source_waits: false,
             source_leaves,
-            sink_leaves: Arc::new(Leaves::new(&layout)),
+            sink_leaves: Arc::new(sink_leaves),
             slots: std::collections::HashMap::new(),
             conns: BTreeMap::new(),
             next_conn: 0,

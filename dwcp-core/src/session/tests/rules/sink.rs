@@ -8,7 +8,7 @@ use crate::session::record::Standing;
 use crate::session::{Applied, Owner, Record, Sink, SinkConfig};
 use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{
-    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, Pause, Ping, Ready, Run, Running,
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, Have, Pause, Ping, Ready, Run, Running,
 };
 
 const DEVICES: &[u8] = b"devices";
@@ -334,4 +334,41 @@ fn a_silent_source_is_taken_for_lost() {
     let mut bench = joined();
     assert!(!asked!(bench.after(Duration::from_millis(9_900)), Output::CloseLane(_)));
     assert!(asked!(bench.after(Duration::from_millis(200)), Output::CloseLane(LANE)));
+}
+
+// spec: R-1
+#[test]
+fn what_is_held_is_told_before_accept() {
+    let offer = Offer { layout: crate::Layout::new(&[4096 * 64, 4096 * 200]).unwrap(), ..offer() };
+    let held = Arc::new(crate::session::Leaves::new(&offer.layout));
+    for page in [3, 4, 200] {
+        held.set(crate::extent::FlatPage(page), leaf(&[7; 4096]));
+    }
+    let mut bench = Bench::new(Sink::new(config(), offer.clone(), held));
+    let have = |region, first, pages| {
+        let leaves = vec![leaf(&[7; 4096]); pages];
+        Frame::Have(Have { region: crate::RegionId(region), first, leaves })
+    };
+    let accept = Frame::Accept(Accept { transfer: offer.transfer });
+    let told = [have(0, 3, 2), have(1, 200 - 64, 1), accept];
+    assert_eq!(frames(&bench.feed(Input::Start)), told);
+    // The ACCEPT was lost: all of it again.
+    assert_eq!(frames(&bench.hear(Frame::Offer(offer))), told);
+}
+
+// spec: R-1
+#[test]
+fn much_that_is_held_is_told_at_the_pace_of_the_source() {
+    let offer = Offer { layout: crate::Layout::new(&[4096 * 64 * 2048 * 2]).unwrap(), ..offer() };
+    let held = Arc::new(crate::session::Leaves::new(&offer.layout));
+    (0..64 * 2048 + 1).for_each(|page| held.set(crate::extent::FlatPage(page), leaf(&[7; 4096])));
+    let mut bench = Bench::new(Sink::new(config(), offer.clone(), held));
+    let outputs = bench.feed(Input::Start);
+    assert!(asked!(outputs, Output::Control(Frame::Ping(_))));
+    let first = frames(&outputs);
+    assert!(first.len() == 64 && first.iter().all(|frame| matches!(frame, Frame::Have(_))), "{}", first.len());
+    let pong = Frame::Pong(Ping { id: 0 });
+    let rest = frames(&bench.hear(pong.clone()));
+    assert!(matches!(rest.as_slice(), [Frame::Have(have), Frame::Accept(_)] if have.leaves.len() == 1), "{rest:?}");
+    assert!(frames(&bench.hear(pong)).is_empty(), "ACCEPT is said once");
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::guest::{DirtyMap, Pending};
 use crate::session::record::Standing;
 use crate::session::{Dispatch, Encoded, Owner, Record, Source, SourceConfig};
-use crate::wire::{Accept, Ack, Buried, Bury, Digest, Pause, PeerLimits, Ping, Ready, Run, Running};
+use crate::wire::{Accept, Ack, Buried, Bury, Digest, Have, Pause, PeerLimits, Ping, Ready, Run, Running};
 
 fn config() -> SourceConfig {
     SourceConfig { lanes: 1, ..SourceConfig::default() }
@@ -427,4 +427,32 @@ fn a_silent_sink_is_taken_for_lost() {
     assert!(!asked!(bench.after(Duration::from_millis(9_900)), Output::CloseLane(_)));
     assert!(asked!(bench.after(Duration::from_millis(200)), Output::CloseLane(_)));
     assert!(asked!(bench.after(Duration::from_secs(1)), Output::Redial { .. }));
+}
+
+// spec: D-4, R-2
+#[test]
+fn what_the_sink_has_is_compared_with_and_read_all_the_same() {
+    let held = leaves();
+    let mut bench = Bench::new(Source::new(config(), offer(), Arc::clone(&held)));
+    bench.feed(Input::Start);
+    let leaf = crate::session::leaves::leaf(&[7; 4096]);
+    let have = |region, first| Frame::Have(Have { region: crate::RegionId(region), first, leaves: vec![leaf; 2] });
+    assert!(frames(&bench.hear(have(0, 5))).is_empty());
+    assert_eq!(held.get(crate::extent::FlatPage(6)), leaf);
+    bench.hear(accept());
+    bench.feed(harvested(&[]));
+    let sent = dispatches(bench.feed(Input::LaneUp { lane: LANE, credit: WIDE }));
+    assert_eq!((sent[0].extent.pages(), sent[0].known.get(5)), (64, true));
+    assert_eq!(error_code(&bench.hear(have(0, 5))), Some(ErrorCode::Unexpected), "after ACCEPT");
+}
+
+// spec: R-2
+#[test]
+fn a_have_outside_the_layout_is_refused() {
+    let leaf = crate::session::leaves::leaf(&[7; 4096]);
+    for (region, first) in [(9, 0), (0, u32::MAX), (0, offer().layout.region(crate::RegionId(0)).unwrap().pages - 1)] {
+        let mut bench = offered(config());
+        let have = Have { region: crate::RegionId(region), first, leaves: vec![leaf; 2] };
+        assert_eq!(error_code(&bench.hear(Frame::Have(have))), Some(ErrorCode::Unexpected), "{region} {first}");
+    }
 }
