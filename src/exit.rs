@@ -128,6 +128,9 @@ impl From<EndpointError> for Failure {
         let failure = Self::new(exit, error.to_string());
         match &error {
             EndpointError::Resolve { .. } => failure.advise("Check the host in --to, or use its address."),
+            EndpointError::Connect { .. } => {
+                failure.advise("Check that `dwcp receive` runs there, and that nothing blocks the port.")
+            }
             EndpointError::Timeout { .. } | EndpointError::Lost { .. } => {
                 failure.advise("Check that `dwcp receive` listens there, and try again.")
             }

@@ -240,6 +240,13 @@ impl Source {
         matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed)
     }
 
+    /// Plain and wire bytes per second to be expected: what the lanes deliver while they are busy, within
+    /// the limit. A limit makes lanes idle, and that does not show in what they measure.
+    fn rates(&self) -> (u64, u64) {
+        let (plain, wire) = self.lanes.rates();
+        self.pace.within(plain, wire)
+    }
+
     /// Slots that the shadow uses, 4096 bytes each.
     pub fn shadow_slots(&self) -> usize {
         self.shadow.slots()
@@ -451,7 +458,7 @@ impl Source {
 
     fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
         let took = now.since(self.round.started);
-        let (goodput, _) = self.lanes.rates();
+        let (goodput, _) = self.rates();
         let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
         self.begin_round(now);
         if self.round.more_certain {
@@ -658,7 +665,7 @@ impl Source {
 
     /// What follows when nothing can be sent: the next harvest, or the seal.
     fn after_sending(&mut self, now: Time) {
-        (self.progress.plain_rate, self.progress.wire_rate) = self.lanes.rates();
+        (self.progress.plain_rate, self.progress.wire_rate) = self.rates();
         if self.dirty.sendable() > 0 || self.lanes.unencoded() > 0 || self.round.harvesting {
             return;
         }
