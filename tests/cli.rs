@@ -57,11 +57,29 @@ impl Said {
         }
     }
 
+    /// The last line, of a `send` that ended in whatever way.
+    #[track_caller]
+    fn send_summary(&self) -> serde_json::Value {
+        let summary = self.summary();
+        whole(&summary);
+        summary
+    }
+
     fn summary(&self) -> serde_json::Value {
         let line = self.out.lines().last().unwrap_or_else(|| panic!("no line: {}", self.err));
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!((&value["schema"], &value["event"]), (&1.into(), &"summary".into()), "{line}");
         value
+    }
+}
+
+/// All fields stand in a summary of `send`, known or not.
+#[track_caller]
+fn whole(summary: &serde_json::Value) {
+    let fields = ["verdict", "transfer", "name", "error", "advice", "root_source", "root_sink", "rounds"];
+    let figures = ["resent_pages", "bytes_guest", "bytes_wire", "saved_pct", "mb_s", "downtime_ms", "seconds"];
+    for field in fields.into_iter().chain(figures) {
+        assert!(summary.get(field).is_some(), "no {field}: {summary}");
     }
 }
 
@@ -229,7 +247,7 @@ fn a_sparse_image_arrives_byte_for_byte_and_sparse() {
     assert!(blocks(&place.stored("vm1")) <= blocks(&image) + 64, "the image is not sparse");
     assert_eq!(place.stored("vm1").metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
-    let summary = said.summary();
+    let summary = said.send_summary();
     assert_eq!(summary["verdict"], "ok");
     assert_eq!(summary["root_source"], summary["root_sink"]);
     assert_eq!(summary["root_source"].as_str().unwrap().len(), 64);
@@ -310,7 +328,7 @@ fn strangers_are_turned_away_on_either_side() {
     command.arg("--identity").arg(place.path("a.id")).arg("--state-dir").arg(place.path("state"));
     let said = run(command.arg(&image));
     said.failed(5, &["not trusted", &place.receiver, "--trust"]);
-    assert_eq!(said.summary()["verdict"], "unauthorised");
+    assert_eq!(said.send_summary()["verdict"], "unauthorised");
     assert!(said.summary()["error"].is_string());
     // The receiver trusts somebody else.
     fs::rename(place.path("a.id"), place.path("c.id")).unwrap();
@@ -328,7 +346,8 @@ fn nobody_there_is_unreachable() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let said = run(place.send(&address, "vm1").arg("--json").arg(&image));
     said.failed(6, &["cannot connect", &address, "dwcp receive"]);
-    assert_eq!(said.summary()["verdict"], "unreachable");
+    assert_eq!(said.send_summary()["verdict"], "unreachable");
+    assert!(said.summary()["rounds"].is_null());
     run(place.send("no-such-host.invalid:1", "vm1").arg(&image)).failed(6, &["cannot resolve"]);
 }
 
@@ -365,7 +384,9 @@ fn sources_that_cannot_be_sent_are_named_before_anybody_is_asked() {
         (empty, ["empty", "0 bytes"]),
     ] {
         // Nobody listens at port 1: the file is looked at first.
-        run(place.send("127.0.0.1:1", "vm1").arg(path)).failed(1, &words);
+        let said = run(place.send("127.0.0.1:1", "vm1").arg("--json").arg(path));
+        said.failed(1, &words);
+        assert_eq!(said.send_summary()["verdict"], "failed");
     }
 }
 
@@ -470,6 +491,7 @@ fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
     let summary = sending.until("summary");
     let (code, err) = sending.end();
     assert_eq!((code, &summary["verdict"]), (7, &"interrupted".into()), "{err}");
+    whole(&summary);
     assert!(err.contains("The source is intact"), "{err}");
     // The name is free again once the receiver has said so.
     while receiver.lines.until("transfer")["name"] != "vm1" {}
