@@ -82,7 +82,7 @@ impl Exit {
             SessionError::PeerReports(frame) if frame.code.is_integrity() => Self::Integrity,
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,
-            SessionError::Unreachable { .. } => Self::Unreachable,
+            SessionError::Unreachable { .. } | SessionError::LanesUsedUp { .. } => Self::Unreachable,
             SessionError::Cancelled => Self::Interrupted,
             SessionError::PeerAborted { reason: AbortReason::Cancelled | AbortReason::Shutdown, .. } => {
                 Self::Interrupted

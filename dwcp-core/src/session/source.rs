@@ -550,7 +550,7 @@ impl Source {
         if !self.control.up || self.state == State::Ended {
             return Ok(());
         }
-        self.tend_lanes(now);
+        self.tend_lanes(now)?;
         if self.moving() {
             if self.round.log_cleared {
                 self.send_extents(now);
@@ -591,13 +591,13 @@ impl Source {
         Ok(())
     }
 
-    fn tend_lanes(&mut self, now: Time) {
+    fn tend_lanes(&mut self, now: Time) -> Result<(), SessionError> {
         for lane in self.lanes.stalled(now) {
             self.close_lane(lane);
         }
         let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
         if waits || !self.moving() {
-            return;
+            return Ok(());
         }
         let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
         while self.lanes.wanted_count() < wanted && self.lanes.ids_used() < MAX_LANE_IDS {
@@ -605,6 +605,10 @@ impl Source {
             self.outputs.push_back(Output::OpenLane(lane));
         }
         self.progress.lanes = self.lanes.open_count();
+        if self.lanes.wanted_count() == 0 && self.dirty.sendable() > 0 {
+            return Err(SessionError::LanesUsedUp { lanes: self.lanes.ids_used() });
+        }
+        Ok(())
     }
 
     fn send_extents(&mut self, now: Time) {
