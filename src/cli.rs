@@ -80,10 +80,10 @@ Examples:
   dwcp identity new --out a.id
   dwcp identity new --renew a.id --out a2.id && mv a2.id a.id
 
-Renewing reads the key of the old file and writes it with a new certificate to --out; the old file is
-left alone. Move the new one to the place of the old one, then start `dwcp receive` again. Peers that
-trust the fingerprint (--trust) notice nothing. Every certificate made here signs itself: peers that
-trust an authority (--trust-ca) need one from there instead, for the same key, in the same file.")]
+Renewing writes the key of the old file and a new certificate to --out; the old file stays as it
+is. Move the new one to its place, then start `dwcp receive` again. Peers that trust the fingerprint
+(--trust) notice nothing. Certificates made here sign themselves: for peers that trust an authority
+(--trust-ca) replace the certificate in the file by one from there.")]
     New {
         /// Where to; an existing file is never overwritten
         #[arg(long, value_name = "FILE")]
