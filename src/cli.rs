@@ -64,8 +64,8 @@ impl Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dwcp identity new --out a.id              make one, print its fingerprint for the peer's --trust
-  dwcp identity new --out b.id --renew a.id the same key and fingerprint, a new certificate
+  dwcp identity new --out a.id                 make one, print its fingerprint for the peer's --trust
+  dwcp identity new --renew a.id --out a2.id   the same key and fingerprint, a new certificate
   dwcp identity show a.id")]
 pub(crate) struct IdentityArgs {
     #[command(subcommand)]
@@ -75,13 +75,21 @@ pub(crate) struct IdentityArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdentityCommand {
     /// Make a key and a certificate, readable by you alone, and print the fingerprint
-    #[command(after_help = "Examples:\n  dwcp identity new --out a.id\n  dwcp identity new --out b.id --renew a.id")]
+    #[command(after_help = "\
+Examples:
+  dwcp identity new --out a.id
+  dwcp identity new --renew a.id --out a2.id && mv a2.id a.id
+
+Renewing writes the key of the old file and a new certificate to --out; the old file stays as it
+is. Move the new one to its place, then start `dwcp receive` again. Peers that trust the fingerprint
+(--trust) notice nothing. Certificates made here sign themselves: for peers that trust an authority
+(--trust-ca) replace the certificate in the file by one from there.")]
     New {
         /// Where to; an existing file is never overwritten
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Keep the key of this identity, so that peers need not be told
-        #[arg(long, value_name = "FILE")]
+        /// Renew this identity: its key and fingerprint with a new certificate, written to --out
+        #[arg(long, value_name = "OLD_FILE")]
         renew: Option<PathBuf>,
         /// Name in the certificate; matters only to peers that trust a certificate authority
         #[arg(long, default_value = "dwcp")]

@@ -82,7 +82,7 @@ impl Exit {
             SessionError::PeerReports(frame) if frame.code.is_integrity() => Self::Integrity,
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,
-            SessionError::Unreachable { .. } => Self::Unreachable,
+            SessionError::Unreachable { .. } | SessionError::LanesUsedUp { .. } => Self::Unreachable,
             SessionError::Cancelled => Self::Interrupted,
             SessionError::PeerAborted { reason: AbortReason::Cancelled | AbortReason::Shutdown, .. } => {
                 Self::Interrupted
@@ -128,6 +128,9 @@ impl From<EndpointError> for Failure {
         let failure = Self::new(exit, error.to_string());
         match &error {
             EndpointError::Resolve { .. } => failure.advise("Check the host in --to, or use its address."),
+            EndpointError::Connect { .. } => {
+                failure.advise("Check that `dwcp receive` runs there, and that nothing blocks the port.")
+            }
             EndpointError::Timeout { .. } | EndpointError::Lost { .. } => {
                 failure.advise("Check that `dwcp receive` listens there, and try again.")
             }

@@ -43,7 +43,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Send(args) => return send::run(args, report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
-        Command::Demo(args) => demo::run(&args, report).await,
+        Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,
     };
     result.unwrap_or_else(|failure| report.failed(&failure))

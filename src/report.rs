@@ -101,19 +101,20 @@ pub(crate) fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The figures of a transfer at its source, as every summary names them.
-#[derive(Clone, Debug, Serialize)]
+/// The figures of a transfer at its source, as every summary names them. Those of a transfer that
+/// never began are all unknown.
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     root_source: Option<String>,
     root_sink: Option<String>,
-    rounds: usize,
-    resent_pages: u64,
-    bytes_guest: u64,
-    bytes_wire: u64,
-    saved_pct: f64,
-    mb_s: f64,
+    rounds: Option<usize>,
+    resent_pages: Option<u64>,
+    bytes_guest: Option<u64>,
+    bytes_wire: Option<u64>,
+    saved_pct: Option<f64>,
+    mb_s: Option<f64>,
     downtime_ms: Option<f64>,
-    seconds: f64,
+    seconds: Option<f64>,
 }
 
 impl Figures {
@@ -124,14 +125,14 @@ impl Figures {
             root_source: progress.root.map(|root| root.to_string()),
             root_sink: progress.peer_root.map(|root| root.to_string()),
             // Sweeps that found nothing to send are no rounds.
-            rounds: progress.rounds.iter().filter(|round| round.pages > 0).count(),
-            resent_pages: progress.pages_resent,
-            bytes_guest: progress.guest_bytes,
-            bytes_wire: progress.wire_bytes,
-            saved_pct: rounded(progress.saved() * 100.0, 10.0),
-            mb_s: rounded(approximate(looked_at) / 1e6 / seconds, 10.0),
+            rounds: Some(progress.rounds.iter().filter(|round| round.pages > 0).count()),
+            resent_pages: Some(progress.pages_resent),
+            bytes_guest: Some(progress.guest_bytes),
+            bytes_wire: Some(progress.wire_bytes),
+            saved_pct: Some(rounded(progress.saved() * 100.0, 10.0)),
+            mb_s: Some(rounded(approximate(looked_at) / 1e6 / seconds, 10.0)),
             downtime_ms: progress.downtime.map(|downtime| rounded(downtime.as_secs_f64() * 1e3, 1e3)),
-            seconds: rounded(seconds, 1e3),
+            seconds: Some(rounded(seconds, 1e3)),
         }
     }
 
@@ -141,13 +142,13 @@ impl Figures {
         format!(
             "  image        {}; {} round(s), {} pages sent again\n  on the wire  {} ({:.1} % saved)\n  \
              time         {:.2} s, {:.0} MB/s{downtime}\n  root         {}, the same at both ends",
-            units::bytes(self.bytes_guest),
-            self.rounds,
-            self.resent_pages,
-            units::bytes(self.bytes_wire),
-            self.saved_pct,
-            self.seconds,
-            self.mb_s,
+            units::bytes(self.bytes_guest.unwrap_or_default()),
+            self.rounds.unwrap_or_default(),
+            self.resent_pages.unwrap_or_default(),
+            units::bytes(self.bytes_wire.unwrap_or_default()),
+            self.saved_pct.unwrap_or_default(),
+            self.seconds.unwrap_or_default(),
+            self.mb_s.unwrap_or_default(),
             self.root_source.as_deref().unwrap_or("-"),
         )
     }

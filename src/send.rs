@@ -32,13 +32,23 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
     let started = Instant::now();
     let begun = match begin(&args, report).await {
         Ok(begun) => begun,
-        Err(failure) => return report.failed(&failure),
+        Err(failure) => {
+            report.trouble(&failure);
+            return summarise(&args, report, None, &Figures::default(), Some(&failure));
+        }
     };
     let Begun { mut session, mut interrupts } = begun;
     let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
     let outcome = watch.until_over(&mut session, &mut interrupts).await;
     let progress = session.progress().borrow().clone();
-    summarise(&args, report, &watch, &outcome, &Figures::of(&progress, started.elapsed()))
+    let exit = Exit::of(&outcome);
+    let figures = Figures::of(&progress, started.elapsed());
+    let failure = failure(&args, &watch.transfer, exit, &outcome);
+    match &failure {
+        Some(failure) => report.trouble(failure),
+        None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
+    }
+    summarise(&args, report, Some(&watch.transfer), &figures, failure.as_ref())
 }
 
 struct Begun {
@@ -187,10 +197,11 @@ fn left(progress: &Progress) -> Outcome {
     Outcome { owner, error: Some(SessionError::Cancelled) }
 }
 
+/// The last line of `--json`. Every field stands in every summary; null is what nobody knows.
 #[derive(Serialize)]
 struct Summary<'a> {
     verdict: &'a str,
-    transfer: &'a str,
+    transfer: Option<&'a str>,
     name: &'a str,
     #[serde(flatten)]
     figures: &'a Figures,
@@ -198,24 +209,23 @@ struct Summary<'a> {
     advice: Option<&'a str>,
 }
 
-fn summarise(args: &SendArgs, report: &Report, watch: &Watch<'_>, outcome: &Outcome, figures: &Figures) -> Exit {
-    let exit = Exit::of(outcome);
-    let failure = failure(args, &watch.transfer, exit, outcome);
-    match &failure {
-        Some(failure) => report.trouble(failure),
-        None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
-    }
-    report.event(
-        "summary",
-        &Summary {
-            verdict: exit.word(),
-            transfer: &watch.transfer,
-            name: &watch.name,
-            figures,
-            error: failure.as_ref().map(|failure| failure.what.as_str()),
-            advice: failure.as_ref().and_then(|failure| failure.advice.as_deref()),
-        },
-    );
+fn summarise(
+    args: &SendArgs,
+    report: &Report,
+    transfer: Option<&str>,
+    figures: &Figures,
+    failure: Option<&Failure>,
+) -> Exit {
+    let exit = failure.map_or(Exit::Ok, |failure| failure.exit);
+    let summary = Summary {
+        verdict: exit.word(),
+        transfer,
+        name: args.name.as_str(),
+        figures,
+        error: failure.map(|failure| failure.what.as_str()),
+        advice: failure.and_then(|failure| failure.advice.as_deref()),
+    };
+    report.event("summary", &summary);
     exit
 }
 

@@ -9,8 +9,8 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -57,11 +57,29 @@ impl Said {
         }
     }
 
+    /// The last line, of a `send` that ended in whatever way.
+    #[track_caller]
+    fn send_summary(&self) -> serde_json::Value {
+        let summary = self.summary();
+        whole(&summary);
+        summary
+    }
+
     fn summary(&self) -> serde_json::Value {
         let line = self.out.lines().last().unwrap_or_else(|| panic!("no line: {}", self.err));
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!((&value["schema"], &value["event"]), (&1.into(), &"summary".into()), "{line}");
         value
+    }
+}
+
+/// All fields stand in a summary of `send`, known or not.
+#[track_caller]
+fn whole(summary: &serde_json::Value) {
+    let fields = ["verdict", "transfer", "name", "error", "advice", "root_source", "root_sink", "rounds"];
+    let figures = ["resent_pages", "bytes_guest", "bytes_wire", "saved_pct", "mb_s", "downtime_ms", "seconds"];
+    for field in fields.into_iter().chain(figures) {
+        assert!(summary.get(field).is_some(), "no {field}: {summary}");
     }
 }
 
@@ -182,6 +200,11 @@ impl Lines {
         text
     }
 
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     fn interrupt(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().unwrap().success());
@@ -190,6 +213,14 @@ impl Lines {
     fn end(mut self) -> (i32, String) {
         let text = self.errors();
         (self.child.wait().unwrap().code().expect("not killed"), text)
+    }
+}
+
+/// A test that fails leaves no process behind.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -229,7 +260,7 @@ fn a_sparse_image_arrives_byte_for_byte_and_sparse() {
     assert!(blocks(&place.stored("vm1")) <= blocks(&image) + 64, "the image is not sparse");
     assert_eq!(place.stored("vm1").metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
-    let summary = said.summary();
+    let summary = said.send_summary();
     assert_eq!(summary["verdict"], "ok");
     assert_eq!(summary["root_source"], summary["root_sink"]);
     assert_eq!(summary["root_source"].as_str().unwrap().len(), 64);
@@ -310,7 +341,7 @@ fn strangers_are_turned_away_on_either_side() {
     command.arg("--identity").arg(place.path("a.id")).arg("--state-dir").arg(place.path("state"));
     let said = run(command.arg(&image));
     said.failed(5, &["not trusted", &place.receiver, "--trust"]);
-    assert_eq!(said.summary()["verdict"], "unauthorised");
+    assert_eq!(said.send_summary()["verdict"], "unauthorised");
     assert!(said.summary()["error"].is_string());
     // The receiver trusts somebody else.
     fs::rename(place.path("a.id"), place.path("c.id")).unwrap();
@@ -328,7 +359,8 @@ fn nobody_there_is_unreachable() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let said = run(place.send(&address, "vm1").arg("--json").arg(&image));
     said.failed(6, &["cannot connect", &address, "dwcp receive"]);
-    assert_eq!(said.summary()["verdict"], "unreachable");
+    assert_eq!(said.send_summary()["verdict"], "unreachable");
+    assert!(said.summary()["rounds"].is_null());
     run(place.send("no-such-host.invalid:1", "vm1").arg(&image)).failed(6, &["cannot resolve"]);
 }
 
@@ -365,7 +397,9 @@ fn sources_that_cannot_be_sent_are_named_before_anybody_is_asked() {
         (empty, ["empty", "0 bytes"]),
     ] {
         // Nobody listens at port 1: the file is looked at first.
-        run(place.send("127.0.0.1:1", "vm1").arg(path)).failed(1, &words);
+        let said = run(place.send("127.0.0.1:1", "vm1").arg("--json").arg(path));
+        said.failed(1, &words);
+        assert_eq!(said.send_summary()["verdict"], "failed");
     }
 }
 
@@ -422,6 +456,11 @@ fn identities_are_secret_and_survive_renewal() {
     assert_ne!(fs::read(&renewed).unwrap(), before);
     let show = |file: &Path| run(dwcp().args(["identity", "show"]).arg(file));
     assert_eq!(show(&renewed).out.trim(), place.sender);
+    // As the help says: moved to the place of the old one, it is what the peer trusts.
+    fs::rename(&renewed, &a).unwrap();
+    let receiver = place.listen();
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.stop();
 
     fs::set_permissions(&a, fs::Permissions::from_mode(0o640)).unwrap();
     show(&a).failed(1, &["mode 0640", "chmod 600"]);
@@ -470,6 +509,7 @@ fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
     let summary = sending.until("summary");
     let (code, err) = sending.end();
     assert_eq!((code, &summary["verdict"]), (7, &"interrupted".into()), "{err}");
+    whole(&summary);
     assert!(err.contains("The source is intact"), "{err}");
     // The name is free again once the receiver has said so.
     while receiver.lines.until("transfer")["name"] != "vm1" {}
@@ -581,4 +621,156 @@ fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     assert_eq!(place.visible().len(), 2);
     place.listen().stop();
     assert_eq!(place.visible(), [format!(".dwcp-{ID}.part")]);
+}
+
+/// An authority, and what it issues.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, host: &str, to: &Path) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(to, key.serialize_pem() + &certificate.pem()).unwrap();
+        fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+// spec: H-8
+#[test]
+fn peers_of_one_authority_trust_each_other_and_nobody_else() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    fs::write(place.path("ours.pem"), &ours.pem).unwrap();
+    fs::write(place.path("theirs.pem"), &theirs.pem).unwrap();
+    ours.issue("127.0.0.1", &place.path("b.id"));
+    ours.issue("elsewhere.invalid", &place.path("elsewhere.id"));
+    ours.issue("a.invalid", &place.path("a.id"));
+    theirs.issue("a.invalid", &place.path("stranger.id"));
+
+    let listen = |identity: &str| {
+        let mut command = dwcp();
+        command.args(["receive", "--listen", "127.0.0.1:0", "--json", "--trust-ca"]).arg(place.path("ours.pem"));
+        Receiver::start(command.arg("--identity").arg(place.path(identity)).arg("--dir").arg(place.path("in")))
+    };
+    let send = |to: &Receiver, identity: &str, authority: &str| {
+        let mut command = dwcp();
+        command.args(["send", "--to", &to.address, "--as", "vm1", "--trust-ca"]).arg(place.path(authority));
+        command.arg("--identity").arg(place.path(identity)).arg("--state-dir").arg(place.path("state"));
+        run(command.arg(&image))
+    };
+    let receiver = listen("b.id");
+    send(&receiver, "stranger.id", "ours.pem").failed(5, &["refuses our identity", "UnknownCA", "--trust-ca"]);
+    send(&receiver, "a.id", "theirs.pem").failed(5, &["UnknownIssuer", "--trust-ca"]);
+    assert!(place.visible().is_empty());
+    let said = send(&receiver, "a.id", "ours.pem");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap(), "the bytes differ");
+    receiver.stop();
+    // A certificate is good for the host that it names.
+    let receiver = listen("elsewhere.id");
+    send(&receiver, "a.id", "ours.pem").failed(5, &["elsewhere.invalid", "the name that is dialled"]);
+    receiver.stop();
+}
+
+/// Passes on what a sender says until its record says that it gave up: RUN comes after that, and is
+/// the only thing that does.
+fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, receiver) = (listener.local_addr().unwrap().to_string(), receiver.to_owned());
+    let (tell, gave_up) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut sender in listener.incoming().map_while(Result::ok) {
+            let Ok(mut sink) = TcpStream::connect(&receiver) else { continue };
+            let (mut back, mut from_sink) = (sender.try_clone().unwrap(), sink.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_sink, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            let (state, tell) = (state.clone(), tell.clone());
+            std::thread::spawn(move || {
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = sender.read(&mut bytes) {
+                    let gave_up = Records::open(&state).unwrap().list().is_ok_and(|records| !records.is_empty());
+                    if gave_up {
+                        let _ = tell.send(());
+                    } else if sink.write_all(&bytes[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, gave_up)
+}
+
+#[test]
+fn an_interrupt_after_the_source_gave_up_ends_in_doubt_and_says_how_to_end_that() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (address, gave_up) = without_run(&receiver.address, place.path("state"));
+    let image = place.sparse("vm.mem");
+    let mut sending = Lines::start(place.send(&address, "vm1").arg("--json").arg(&image));
+    gave_up.recv_timeout(LIMIT).unwrap();
+    receiver.lines.kill();
+    sending.interrupt();
+    let summary = sending.until("summary");
+    whole(&summary);
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (8, &"in-doubt".into()), "{err}");
+    let id = summary["transfer"].as_str().unwrap();
+    let state = place.path("state").display().to_string();
+    for words in ["Do not use it here", &format!("dwcp resolve {id} --state-dir {state} --to {address}")] {
+        assert!(err.contains(words) && summary["advice"].as_str().unwrap().contains(words), "{err}");
+    }
+
+    // The receiver is started again, and asked: it has what it promised.
+    assert!(!place.visible().contains(&"vm1".to_owned()));
+    let receiver = place.listen();
+    let identity = place.path("a.id").display().to_string();
+    let said = resolve(&place, &[id, "--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap(), "the bytes differ");
+    receiver.stop();
+}
+
+/// A disk that is really full, without being root: a small file system in a name space of our own.
+#[test]
+fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
+    let can = Command::new("unshare").args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+        return;
+    }
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(8_000_000)).unwrap();
+    let mut small = Command::new("unshare");
+    small.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\""]).arg(place.path("in"));
+    let receive = place.receive();
+    let receiver = Receiver::start(small.arg(receive.get_program()).args(receive.get_args()).arg("--once"));
+    let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    said.failed(1, &["no space left", "send it again", "The source is intact"]);
+    assert_eq!(said.send_summary()["verdict"], "failed");
+    let (code, err) = receiver.lines.end();
+    assert_eq!(code, 1);
+    assert!(err.contains("no space left") && err.contains("Nothing of it became visible"), "{err}");
+    assert!(fs::read(&image).unwrap() == noise(8_000_000), "the source is as it was");
+    // Where there is room it is taken, whatever went before.
+    let receiver = place.listen();
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    receiver.stop();
 }

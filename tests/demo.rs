@@ -44,13 +44,32 @@ impl Demo {
         panic!("no {event}: {:#?}", self.seen);
     }
 
-    /// The summary is the last line.
+    /// The summary is the last line, and has all fields however the demo ended.
     fn end(mut self) -> (ExitStatus, Value) {
         let summary = self.until("summary", None);
+        for field in FIELDS {
+            assert!(summary.get(field).is_some(), "no {field}: {summary}");
+        }
         assert!(self.lines.next().is_none(), "nothing follows the summary");
         (self.process.wait().unwrap(), summary)
     }
 }
+
+const FIELDS: [&str; 13] = [
+    "verdict",
+    "owner",
+    "error",
+    "lost_writes",
+    "root_source",
+    "root_sink",
+    "rounds",
+    "resent_pages",
+    "bytes_guest",
+    "bytes_wire",
+    "saved_pct",
+    "mb_s",
+    "downtime_ms",
+];
 
 fn kill(pid: &Value) {
     let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
@@ -90,18 +109,52 @@ fn an_idle_guest_proves_nothing_and_says_so() {
 
 #[test]
 fn a_killed_node_leaves_the_guest_at_the_source() {
-    for node in ["pid_node_a", "pid_node_b"] {
+    for (node, name) in [("pid_node_a", "node A (source) died"), ("pid_node_b", "node B (sink) died")] {
+        // Before the transfer, and in the midst of it.
+        for copying in [false, true] {
+            let mut demo = Demo::start(&SLOW);
+            let started = demo.until("started", None);
+            if copying {
+                demo.until("phase", Some("copying"));
+            }
+            kill(&started[node]);
+            let (status, summary) = demo.end();
+            assert_eq!(summary["verdict"], "failed", "{node}: {summary}");
+            assert_eq!(summary["owner"], "source", "{node}: {summary}");
+            assert_eq!(summary["lost_writes"], 0, "{node}: {summary}");
+            assert!(summary["writes"].as_u64() > Some(0), "{node}: {summary}");
+            let error = summary["error"].as_str().unwrap_or_default();
+            assert!(error.starts_with(name) && !error.contains("dwcp receive"), "{node}: {summary}");
+            assert_eq!(status.code(), Some(1), "{node}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_guest_or_client_leaves_nothing_to_judge_and_a_whole_summary() {
+    for (pid, name) in [("pid_guest", "the guest at the source died"), ("pid_client", "the client died")] {
         let mut demo = Demo::start(&SLOW);
         let started = demo.until("started", None);
         demo.until("phase", Some("copying"));
-        kill(&started[node]);
+        kill(&started[pid]);
         let (status, summary) = demo.end();
-        assert_eq!(summary["verdict"], "failed", "{node}: {summary}");
-        assert_eq!(summary["owner"], "source", "{node}: {summary}");
-        assert_eq!(summary["lost_writes"], 0, "{node}: {summary}");
-        assert!(summary["error"].is_string(), "{node}: {summary}");
-        assert_eq!(status.code(), Some(1), "{node}");
+        assert_eq!((&summary["verdict"], &summary["error"]), (&"failed".into(), &name.into()), "{summary}");
+        assert!(summary["lost_writes"].is_null(), "{summary}");
+        assert_eq!(status.code(), Some(1));
     }
+}
+
+/// The limit makes lanes idle, so what they deliver while they are busy would fit the budget easily:
+/// the guest must not be paused for that.
+#[test]
+fn a_guest_that_outruns_the_link_stays_and_the_verdict_says_so() {
+    let (status, summary) =
+        Demo::start(&["--size", "8m", "--write-rate", "20000", "--bandwidth", "1MB", "--downtime", "500ms"]).end();
+    assert_eq!(summary["verdict"], "not-converged", "{summary}");
+    assert_eq!(status.code(), Some(3));
+    assert_eq!((&summary["owner"], &summary["lost_writes"]), (&"source".into(), &0.into()), "{summary}");
+    assert!(summary["error"].as_str().unwrap_or_default().contains("will not converge"), "{summary}");
+    assert!(summary["downtime_ms"].is_null(), "it was not paused: {summary}");
 }
 
 #[test]
@@ -140,7 +193,7 @@ fn ctrl_c_ends_everything_and_removes_the_folder() {
     let pid = demo.process.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let (status, summary) = demo.end();
-    assert_eq!(summary["verdict"], "failed");
+    assert_eq!(summary["verdict"], "interrupted");
     assert_eq!(status.code(), Some(7));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -51,7 +51,7 @@ Examples:
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
-  1  an acknowledged write is lost, or the guest did not move (the last line says which)
+  1  an acknowledged write is lost, or the guest did not move (the last line says which and why)
   3  the guest is written to faster than it can be moved; it runs at the source
   7  interrupted; nothing of the run is left
   8  in doubt: a node died between giving up and being told that the guest runs
@@ -96,14 +96,16 @@ impl DemoArgs {
     }
 }
 
-/// Runs the demo.
-///
-/// # Errors
-/// It could not be set up, or a process of it failed in a way that leaves nothing to judge.
-pub(crate) async fn run(args: &DemoArgs, report: &Report) -> Result<Exit, Failure> {
-    run::run(args, report).await.map_err(|error| {
-        Failure::new(Exit::Failed, sentence(&error)).advise("Nothing is left of this run: start it again.")
-    })
+/// Runs the demo. What could not be set up, or failed in a way that leaves nothing to judge, ends in
+/// a summary too.
+pub(crate) async fn run(args: &DemoArgs, report: &Report) -> Exit {
+    match run::run(args, report).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            let failure = Failure::new(Exit::Failed, sentence(&error));
+            verdict::unknown(report, &failure.advise("Nothing is left of this run: start it again."))
+        }
+    }
 }
 
 /// Runs one process of the demo until the command that started it is gone. That command has been

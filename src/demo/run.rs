@@ -40,16 +40,11 @@ pub(super) async fn run(args: &DemoArgs, report: &Report) -> anyhow::Result<Exit
     let course = course(args, &scene, &mut watch, &mut cast).await;
     watch.phases.end();
     cast.end().await;
-    let findings = match course {
-        Ok(findings) => findings,
-        Err(_) if watch.interrupted => {
-            report.event("summary", &json!({"verdict": "failed", "error": "interrupted"}));
-            report.say("interrupted: all processes of the demo are gone, and so is its folder");
-            return Ok(Exit::Interrupted);
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(verdict::tell(args, report, &findings))
+    match course {
+        Ok(findings) => Ok(verdict::tell(args, report, &findings)),
+        Err(_) if watch.interrupted => Ok(verdict::interrupted(report)),
+        Err(error) => Err(error),
+    }
 }
 
 async fn course(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut Cast) -> anyhow::Result<Findings> {
@@ -57,7 +52,8 @@ async fn course(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut Ca
     if !filled {
         bail!("the client has not filled the store in {} s", STORE_LIMIT.as_secs());
     }
-    cast.node_a.order(Order::Go).await?;
+    // A node that cannot be told anything is dead; that is heard next.
+    let _ = cast.node_a.order(Order::Go).await;
     let ending = transfer(args, scene, watch, cast).await?;
     let verified = if ending.owner == Owner::InDoubt { None } else { Some(verify(watch, cast).await?) };
     let sink = watch.seen.sink.take().map(|over| over.figures);
@@ -77,14 +73,27 @@ async fn transfer(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut 
     let at_rate = args.bandwidth.map_or(0, |rate| args.size / rate.0 * 3);
     let limit = MOVE_LIMIT + Duration::from_secs(at_rate);
     let over = |seen: &Seen| seen.source.is_some() || seen.gone.contains(&Who::NodeA);
-    if !watch.until(limit, over).await? {
-        cast.node_a.order(Order::Cancel).await?;
+    let in_time = watch.until(limit, over).await?;
+    if !in_time {
+        let _ = cast.node_a.order(Order::Cancel).await;
         watch.until(ANSWER_LIMIT, over).await?;
     }
-    let Some(ending) = watch.seen.source.take() else { return orphaned(scene, watch, cast).await };
+    let mut ending = match watch.seen.source.take() {
+        Some(ending) => ending,
+        None => orphaned(scene, watch, cast).await?,
+    };
     if ending.owner == Owner::Sink {
         // The root of the sink is what the sink says.
         watch.until(ANSWER_LIMIT, |seen| seen.sink.is_some() || seen.gone.contains(&Who::NodeB)).await?;
+    } else if watch.seen.gone.contains(&Who::NodeB) {
+        // What node A says of it, a refused connection or silence, is only what follows from it.
+        let then = ending.error.map_or(String::new(), |error| format!("; {error}"));
+        ending.error = Some(format!("{} died{then}", Who::NodeB));
+    } else if !in_time && ending.owner == Owner::Source && !watch.seen.gone.contains(&Who::NodeA) {
+        // Cancelled by us, for no reason but this.
+        ending.converged = false;
+        let rounds = ending.figures.rounds.len();
+        ending.error = Some(format!("not moved within {} s, in {rounds} rounds", limit.as_secs()));
     }
     Ok(ending)
 }
@@ -93,7 +102,7 @@ async fn transfer(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut 
 /// if the node had paused it, somebody must let it go on. After GIVE_UP only the sink may run it.
 async fn orphaned(scene: &Scene, watch: &mut Watch, cast: &mut Cast) -> anyhow::Result<Ending> {
     let failed = watch.seen.failed.take();
-    let error = Some(failed.unwrap_or_else(|| "node A died".to_owned()));
+    let error = Some(failed.unwrap_or_else(|| format!("{} died", Who::NodeA)));
     let figures = watch.seen.last.clone().unwrap_or_default();
     let owner = if !scene.source_gave_up()? {
         cast.guest_a.order(Order::Run).await?;
@@ -198,7 +207,12 @@ impl Watch {
 
     async fn until_ready(&mut self, all: &[Who]) -> anyhow::Result<()> {
         let ready = |seen: &Seen| all.iter().all(|who| seen.ready.contains(who));
-        if !self.until(START_LIMIT, ready).await? {
+        let started =
+            self.until(START_LIMIT, |seen| ready(seen) || all.iter().any(|who| seen.gone.contains(who))).await?;
+        if let Some(who) = all.iter().find(|who| self.seen.gone.contains(who) && !self.seen.ready.contains(who)) {
+            bail!("{}", self.seen.failed.take().unwrap_or_else(|| format!("{who} died at its start")));
+        }
+        if !started {
             bail!("not all processes of the demo have started in {} s", START_LIMIT.as_secs());
         }
         Ok(())

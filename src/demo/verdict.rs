@@ -1,11 +1,11 @@
 //! What the demo found, for people and for programs.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::DemoArgs;
 use super::message::{Figures, Owner, Verified};
 use super::run::Ending;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::report::Report;
 
 /// How the demo ended.
@@ -31,7 +31,9 @@ impl Verdict {
             Self::Ok => "ok",
             Self::Lost => "lost",
             Self::NotExercised => "not-exercised",
-            Self::Failed | Self::NotConverged | Self::InDoubt => "failed",
+            Self::Failed => "failed",
+            Self::NotConverged => "not-converged",
+            Self::InDoubt => "in-doubt",
         }
     }
 
@@ -82,6 +84,31 @@ impl Findings {
     }
 }
 
+/// The last line of `--json`. Every field stands in every summary; null is what nobody knows.
+#[derive(Debug, Default, Serialize)]
+struct Summary<'a> {
+    verdict: &'a str,
+    owner: Option<&'a str>,
+    error: Option<&'a str>,
+    advice: Option<&'a str>,
+    lost_writes: Option<u64>,
+    root_source: Option<&'a str>,
+    root_sink: Option<&'a str>,
+    rounds: Option<usize>,
+    resent_pages: Option<u64>,
+    bytes_guest: Option<u64>,
+    bytes_read: Option<u64>,
+    bytes_wire: Option<u64>,
+    saved_pct: Option<f64>,
+    mb_s: Option<f64>,
+    downtime_ms: Option<f64>,
+    over_budget: Option<bool>,
+    client_gap_ms: Option<u64>,
+    writes: Option<u64>,
+    write_rate: Option<u64>,
+    keys: Option<u64>,
+}
+
 /// Tells what was found and what to think of it.
 pub(super) fn tell(args: &DemoArgs, report: &Report, findings: &Findings) -> Exit {
     let verdict = findings.verdict();
@@ -90,31 +117,48 @@ pub(super) fn tell(args: &DemoArgs, report: &Report, findings: &Findings) -> Exi
     verdict.exit()
 }
 
-fn summary(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> Value {
+/// Tells that somebody wanted it to end.
+pub(super) fn interrupted(report: &Report) -> Exit {
+    let exit = Exit::Interrupted;
+    report.event("summary", &Summary { verdict: exit.word(), error: Some("interrupted"), ..Summary::default() });
+    report.say("interrupted: all processes of the demo are gone, and so is its folder");
+    exit
+}
+
+/// Tells why there is nothing to judge.
+pub(super) fn unknown(report: &Report, failure: &Failure) -> Exit {
+    report.trouble(failure);
+    let (error, advice) = (Some(failure.what.as_str()), failure.advice.as_deref());
+    report.event("summary", &Summary { verdict: failure.exit.word(), error, advice, ..Summary::default() });
+    failure.exit
+}
+
+fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Summary<'a> {
     let Findings { ending, sink, verified } = findings;
     let figures = &ending.figures;
     let verified = verified.as_ref();
-    json!({
-        "verdict": verdict.as_str(),
-        "owner": owner(ending.owner),
-        "error": ending.error,
-        "lost_writes": verified.map(|verified| verified.lost_writes),
-        "root_source": figures.root,
-        "root_sink": sink.as_ref().and_then(|sink| sink.root.clone()),
-        "rounds": figures.rounds.len(),
-        "resent_pages": figures.pages_resent,
-        "bytes_guest": figures.bytes_guest,
-        "bytes_read": figures.bytes_read,
-        "bytes_wire": figures.bytes_wire,
-        "saved_pct": rounded(figures.saved * 100.0),
-        "mb_s": rounded(findings.speed()),
-        "downtime_ms": figures.downtime_us.map(millis),
-        "over_budget": over_budget(args, figures),
-        "client_gap_ms": verified.map(|verified| verified.gap_ms),
-        "writes": verified.map(|verified| verified.writes),
-        "write_rate": verified.map(|verified| verified.rate),
-        "keys": verified.map(|verified| verified.keys),
-    })
+    Summary {
+        verdict: verdict.as_str(),
+        owner: Some(owner(ending.owner)),
+        error: ending.error.as_deref(),
+        advice: None,
+        lost_writes: verified.map(|verified| verified.lost_writes),
+        root_source: figures.root.as_deref(),
+        root_sink: sink.as_ref().and_then(|sink| sink.root.as_deref()),
+        rounds: Some(figures.rounds.len()),
+        resent_pages: Some(figures.pages_resent),
+        bytes_guest: Some(args.size),
+        bytes_read: Some(figures.bytes_read),
+        bytes_wire: Some(figures.bytes_wire),
+        saved_pct: Some(rounded(figures.saved * 100.0)),
+        mb_s: Some(rounded(findings.speed())),
+        downtime_ms: figures.downtime_us.map(millis),
+        over_budget: Some(over_budget(args, figures)),
+        client_gap_ms: verified.map(|verified| verified.gap_ms),
+        writes: verified.map(|verified| verified.writes),
+        write_rate: verified.map(|verified| verified.rate),
+        keys: verified.map(|verified| verified.keys),
+    }
 }
 
 fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
@@ -175,11 +219,12 @@ fn sentence(findings: &Findings, verdict: Verdict) -> String {
             findings.ending.figures.rounds.len(),
             findings.ending.figures.pages_resent,
         ),
-        Verdict::Failed | Verdict::NotConverged if findings.ending.owner == Owner::Source => {
+        Verdict::Failed if findings.ending.owner == Owner::Source => {
             format!("FAILED: {error}; the guest runs at the source; nothing was lost")
         }
+        Verdict::NotConverged => format!("NOT CONVERGED: {error}; the guest runs at the source; nothing was lost"),
         Verdict::InDoubt => format!("IN DOUBT: {error}; the guest stands still at both ends; its memory is intact"),
-        Verdict::Failed | Verdict::NotConverged => "FAILED: the roots of source and sink differ".to_owned(),
+        Verdict::Failed => "FAILED: the roots of source and sink differ".to_owned(),
     }
 }
 

@@ -252,6 +252,14 @@ pub enum GuestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The guest answers nothing, and so many requests to it wait already.
+    #[error(
+        "the guest is stuck: {waiting} requests to it wait, and one more was not made; look why it does not answer"
+    )]
+    Stuck {
+        /// Requests that wait.
+        waiting: usize,
+    },
     /// Anything that a guest outside this crate reports.
     #[error("{0}")]
     Other(String),

@@ -168,17 +168,21 @@ impl Dialer {
             Some(rustls::Error::AlertReceived(alert)) => EndpointError::Unauthorised {
                 address,
                 what: format!(
-                    "the peer refuses our identity ({alert:?}); give it our fingerprint with --trust, \
-                     see `dwcp identity show`"
+                    "the peer refuses our identity ({alert:?}); give it our fingerprint with --trust, see \
+                     `dwcp identity show`, or the authority of our certificate with --trust-ca"
                 ),
             },
             Some(rustls::Error::General(what)) => EndpointError::Unauthorised {
                 address,
                 what: format!("{what}; if this is the right host, pass its fingerprint with --trust"),
             },
-            Some(rustls::Error::InvalidCertificate(reason)) => {
-                EndpointError::Unauthorised { address, what: format!("its certificate is not valid: {reason:?}") }
-            }
+            Some(rustls::Error::InvalidCertificate(reason)) => EndpointError::Unauthorised {
+                address,
+                what: format!(
+                    "its certificate is not one that we trust: {reason}; if this is the right host, it needs one for \
+                     the name that is dialled from an authority in --trust-ca, or pass its fingerprint with --trust"
+                ),
+            },
             Some(_) => EndpointError::Tls { address, source },
             None => EndpointError::Lost { address, source },
         }

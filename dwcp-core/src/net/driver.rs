@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsStream;
 
@@ -10,7 +11,7 @@ use super::clock::Clock;
 use super::control::ControlLink;
 use super::dial::Socket;
 use super::records::Records;
-use crate::guest::{DirtyMap, Guest};
+use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
 use crate::wire::{Frame, LaneId, TransferId};
 
@@ -157,15 +158,23 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     fn drain(&mut self) -> Option<Outcome> {
         let mut finished = None;
         let mut mute = false;
+        let mut refused = None;
         while let Some(output) = self.machine.poll() {
             match self.hands.perform(output) {
                 Some(Output::Control(frame)) => {
                     mute |= self.control.as_ref().is_some_and(|control| !control.send(frame));
                 }
                 Some(Output::Finished(outcome)) => finished = Some(outcome),
-                Some(chore) => self.chores.queue(chore),
+                Some(chore) => {
+                    let refusal = self.chores.queue(chore);
+                    refused = refused.or(refusal);
+                }
                 None => {}
             }
+        }
+        if let Some(refusal) = refused.filter(|_| finished.is_none()) {
+            // What was asked for will never be answered: the session cannot go on.
+            return self.feed(refusal);
         }
         if mute && finished.is_none() {
             self.control = None;
@@ -198,6 +207,9 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
 pub(super) struct Chores {
     queue: mpsc::Sender<Output>,
     worker: tokio::task::JoinHandle<()>,
+    /// Found no place, and must be done all the same before the session is over: a guest that nobody
+    /// resumes stands still for ever. A session that lost a chore is at its end, so these are few.
+    late: Vec<Output>,
 }
 
 /// Chores that may wait. A machine asks for three at a time at most.
@@ -214,16 +226,28 @@ impl Chores {
                 }
             }
         });
-        Self { queue, worker }
+        Self { queue, worker, late: Vec::new() }
     }
 
-    fn queue(&self, chore: Output) {
-        if self.queue.try_send(chore).is_err() {
-            tracing::error!("the guest is so slow that a request to it was lost");
+    /// Asks for a chore. When too many wait already, how the machine is told that it will not be done.
+    fn queue(&mut self, chore: Output) -> Option<Input> {
+        let Err(TrySendError::Full(chore) | TrySendError::Closed(chore)) = self.queue.try_send(chore) else {
+            return None;
+        };
+        let stuck = GuestError::Stuck { waiting: CHORES };
+        match chore {
+            // Not done for certain, which the source must know: it has not given up.
+            Output::Persist(_) => return Some(Input::PersistFailed { text: stuck.to_string() }),
+            Output::Resume | Output::Discard | Output::Forget(_) => self.late.push(chore),
+            _ => {}
         }
+        Some(Input::GuestFailed(stuck))
     }
 
     async fn finish(self) {
+        for chore in self.late {
+            let _ = self.queue.send(chore).await;
+        }
         drop(self.queue);
         let _ = self.worker.await;
     }

@@ -23,7 +23,7 @@ pub enum EndpointError {
         source: io::Error,
     },
     /// Nobody answers there.
-    #[error("cannot connect to {address}: {source}; is `dwcp receive` running there, and is the port open?")]
+    #[error("cannot connect to {address}: {source}")]
     Connect {
         /// Where.
         address: String,

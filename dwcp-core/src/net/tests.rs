@@ -1,20 +1,22 @@
 //! What only the drivers can get wrong, and only from inside can be seen.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, mpsc as blocking};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::clock::Clock;
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
+use super::driver::{Chores, Driver, EVENTS, Hands, Stream};
 use super::lane_source::{Press, ShadowBytes, SourceLanes};
 use super::tls::Tls;
-use super::{Endpoint, EndpointError, Identity, Trust};
+use super::{Endpoint, EndpointError, Identity, Records, Trust};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{DirtyMap, Guest, GuestError, Pending};
 use crate::session::binding::Key;
 use crate::session::leaves::{extent_digest, leaf};
-use crate::session::{Dispatch, Leaves};
+use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};
 use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, LaneId, SessionId};
 
 fn dialer(to: String) -> Dialer {
@@ -97,4 +99,106 @@ fn what_is_hashed_is_what_is_sent() {
     for (page, digest) in (1..4).zip(sent) {
         assert_eq!(leaves.get(crate::extent::FlatPage(page)), digest, "the leaf that the root is made of");
     }
+}
+
+/// A guest that answers nothing until the test ends, and counts how often it was resumed.
+struct Mute {
+    layout: Layout,
+    released: Mutex<blocking::Receiver<()>>,
+    resumed: AtomicU8,
+}
+
+impl Guest for Mute {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn read(&self, _: RegionId, _: u32, _: &mut [u8]) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn harvest(&self, _: &mut DirtyMap) -> Result<Pending, GuestError> {
+        let _ = self.released.lock().unwrap().recv();
+        Ok(Pending::Unknown)
+    }
+
+    fn resume(&self) -> Result<(), GuestError> {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A machine that asks for more than any guest is asked for, and that resumes the guest when it fails.
+#[derive(Default)]
+struct Greedy {
+    outputs: std::collections::VecDeque<Output>,
+    progress: Progress,
+    holds: Option<blocking::Sender<()>>,
+}
+
+impl Machine for Greedy {
+    fn handle(&mut self, _: Time, input: Input) {
+        match input {
+            Input::Start => self.outputs.extend((0..100).map(|_| Output::Harvest)),
+            Input::GuestFailed(error) => {
+                self.holds = None;
+                self.outputs.push_back(Output::Resume);
+                let error = Some(SessionError::Guest(error));
+                self.outputs.push_back(Output::Finished(Outcome { owner: Owner::Source, error }));
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+struct NoHands;
+
+impl Hands for NoHands {
+    fn perform(&mut self, output: Output) -> Option<Output> {
+        Some(output)
+    }
+
+    fn hold_lane(&mut self, _: LaneId, _: Stream) -> bool {
+        false
+    }
+
+    async fn stop(&mut self) {}
+}
+
+#[tokio::test]
+async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_same() {
+    let (hold, released) = blocking::channel();
+    let layout = Layout::new(&[4096]).unwrap();
+    let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
+    let (events, queue) = tokio::sync::mpsc::channel(EVENTS);
+    let driver = Driver {
+        machine: Greedy { holds: Some(hold), ..Greedy::default() },
+        hands: NoHands,
+        control: None,
+        generation: 0,
+        chores: Chores::start(Arc::<Mute>::clone(&guest), Records::none(), events.clone()),
+        events,
+        queue,
+        clock: Clock::start(),
+        progress: tokio::sync::watch::channel(Progress::default()).0,
+        published: Time::default(),
+    };
+    let outcome = driver.run(vec![]).await;
+    let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {
+        panic!("{outcome:?}")
+    };
+    assert!(error.to_string().contains("look why it does not answer"), "{error}");
+    assert_eq!(guest.resumed.load(Ordering::Relaxed), 1);
 }

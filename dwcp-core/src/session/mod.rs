@@ -370,6 +370,15 @@ pub enum SessionError {
         /// How long.
         silence: Duration,
     },
+    /// Lanes were lost again and again until their ids were used up, and pages are left to be sent.
+    #[error(
+        "all {lanes} lane ids of this session are used up, because its lanes are lost again and again; check the link \
+         and what stands between the hosts, and start the transfer again"
+    )]
+    LanesUsedUp {
+        /// Lanes that were opened.
+        lanes: u16,
+    },
     /// Dirty pages come faster than they can be sent.
     #[error(transparent)]
     NotConverging(#[from] Verdict),
@@ -403,7 +412,9 @@ impl SessionError {
             Self::PeerViolation { code, lane, position, what } | Self::Integrity { code, lane, position, what } => {
                 Some(Frame::Error(ErrorFrame { code: *code, lane: *lane, position: *position, text: what.clone() }))
             }
-            Self::Guest(_) | Self::Record { .. } => abort(AbortReason::LocalFailure, self.to_string()),
+            Self::Guest(_) | Self::Record { .. } | Self::LanesUsedUp { .. } => {
+                abort(AbortReason::LocalFailure, self.to_string())
+            }
             Self::NotConverging(_) => abort(AbortReason::NotConverging, self.to_string()),
             Self::Cancelled => abort(AbortReason::Cancelled, self.to_string()),
             _ => None,

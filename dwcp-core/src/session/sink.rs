@@ -233,9 +233,9 @@ impl Sink {
             Frame::Pause(pause) => self.paused(now, pause),
             Frame::DeviceState(part) => self.device_state(now, &part),
             Frame::Run(run) => self.run(&run),
-            Frame::Abort(abort) if self.ran() => {
-                Err(SessionError::unexpected(format!("ABORT ({}) after RUN", abort.text)))
-            }
+            // The source has given up (S-6): whatever it says now, the guest runs here. A doubt would be
+            // ours alone, and no fault of the guest that is being started.
+            Frame::Abort(_) | Frame::Error(_) if self.ran() => Ok(()),
             Frame::Abort(abort) => Err(SessionError::PeerAborted { reason: abort.reason, text: abort.text }),
             Frame::Error(error) => Err(SessionError::PeerReports(error)),
             Frame::Ping(ping) => {

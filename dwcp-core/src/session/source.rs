@@ -240,6 +240,13 @@ impl Source {
         matches!(self.state, State::Copying | State::Pausing | State::Draining | State::Sealed)
     }
 
+    /// Plain and wire bytes per second to be expected: what the lanes deliver while they are busy, within
+    /// the limit. A limit makes lanes idle, and that does not show in what they measure.
+    fn rates(&self) -> (u64, u64) {
+        let (plain, wire) = self.lanes.rates();
+        self.pace.within(plain, wire)
+    }
+
     /// Slots that the shadow uses, 4096 bytes each.
     pub fn shadow_slots(&self) -> usize {
         self.shadow.slots()
@@ -469,7 +476,7 @@ impl Source {
 
     fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
         let took = now.since(self.round.started);
-        let (goodput, _) = self.lanes.rates();
+        let (goodput, _) = self.rates();
         let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
         self.begin_round(now);
         if self.round.more_certain {
@@ -561,7 +568,7 @@ impl Source {
         if !self.control.up || self.state == State::Ended {
             return Ok(());
         }
-        self.tend_lanes(now);
+        self.tend_lanes(now)?;
         if self.moving() {
             if self.round.log_cleared {
                 self.send_extents(now);
@@ -602,13 +609,13 @@ impl Source {
         Ok(())
     }
 
-    fn tend_lanes(&mut self, now: Time) {
+    fn tend_lanes(&mut self, now: Time) -> Result<(), SessionError> {
         for lane in self.lanes.stalled(now) {
             self.close_lane(lane);
         }
         let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
         if waits || !self.moving() {
-            return;
+            return Ok(());
         }
         let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
         while self.lanes.wanted_count() < wanted && self.lanes.ids_used() < MAX_LANE_IDS {
@@ -616,6 +623,10 @@ impl Source {
             self.outputs.push_back(Output::OpenLane(lane));
         }
         self.progress.lanes = self.lanes.open_count();
+        if self.lanes.wanted_count() == 0 && self.dirty.sendable() > 0 {
+            return Err(SessionError::LanesUsedUp { lanes: self.lanes.ids_used() });
+        }
+        Ok(())
     }
 
     fn send_extents(&mut self, now: Time) {
@@ -676,7 +687,7 @@ impl Source {
 
     /// What follows when nothing can be sent: the next harvest, or the seal.
     fn after_sending(&mut self, now: Time) {
-        (self.progress.plain_rate, self.progress.wire_rate) = self.lanes.rates();
+        (self.progress.plain_rate, self.progress.wire_rate) = self.rates();
         if self.dirty.sendable() > 0 || self.lanes.unencoded() > 0 || self.round.harvesting {
             return;
         }

@@ -59,6 +59,13 @@ impl Pace {
         }
     }
 
+    /// What is left of a plain and a wire rate under the limit.
+    pub(super) fn within(&self, plain: u64, wire: u64) -> (u64, u64) {
+        let Some(limit) = self.rate.map(NonZeroU64::get).filter(|&limit| limit < wire) else { return (plain, wire) };
+        let plain = u128::from(plain) * u128::from(limit) / u128::from(wire);
+        (u64::try_from(plain).unwrap_or(u64::MAX), limit)
+    }
+
     pub(super) fn open_at(&self) -> Option<Time> {
         let rate = self.rate.filter(|_| !self.open())?;
         let missing = self.tokens.unsigned_abs() + 1;
@@ -89,5 +96,20 @@ impl Backoff {
 
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rate_is_expected_above_the_limit() {
+        let pace = |rate| Pace { rate: NonZeroU64::new(rate), tokens: 0, filled_at: Time::default() };
+        assert_eq!(pace(0).within(900, 300), (900, 300));
+        assert_eq!(pace(300).within(900, 300), (900, 300));
+        assert_eq!(pace(100).within(900, 300), (300, 100), "pages are as compressible as before");
+        assert_eq!(pace(1).within(0, 0), (0, 0));
+        assert_eq!(pace(u64::MAX - 1).within(u64::MAX, u64::MAX), (u64::MAX - 1, u64::MAX - 1));
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Sealed {
 impl Source {
     /// How long the guest would stand still if it were paused now.
     pub(super) fn downtime_estimate(&self) -> Duration {
-        let (plain_rate, wire_rate) = self.lanes.rates();
+        let (plain_rate, wire_rate) = self.rates();
         let dirty = duration_at(self.dirty.pages().saturating_mul(4096), plain_rate);
         let flying = duration_at(self.lanes.flight_bytes(), wire_rate);
         dirty + flying + self.control.rtt * 2 + SWITCH_COST
@@ -186,7 +186,7 @@ impl Source {
         if estimate <= self.config.pause_limit {
             return Ok(());
         }
-        let (goodput, _) = self.lanes.rates();
+        let (goodput, _) = self.rates();
         Err(SessionError::NotConverging(Verdict {
             rounds: u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX),
             dirty_pages: self.dirty.pages(),

@@ -8,7 +8,8 @@ use crate::session::record::Standing;
 use crate::session::{Applied, Owner, Record, Sink, SinkConfig};
 use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{
-    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, Have, Pause, Ping, Ready, Run, Running,
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorFrame, Have, Pause, Ping, Ready,
+    Run, Running,
 };
 
 const DEVICES: &[u8] = b"devices";
@@ -320,6 +321,27 @@ fn the_source_may_end_a_ready_sink_by_abort() {
     let outputs = ready().hear(Frame::Abort(Abort { reason: AbortReason::Cancelled, text: String::new() }));
     assert!(asked!(outputs, Output::Discard) && asked!(outputs, Output::Forget(_)));
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: S-6, S-7
+#[test]
+fn once_run_is_here_no_abort_makes_a_doubt_of_it() {
+    let late = [
+        Frame::Abort(Abort { reason: AbortReason::Cancelled, text: String::new() }),
+        Frame::Error(ErrorFrame { code: ErrorCode::Unexpected, lane: LANE, position: 0, text: String::new() }),
+    ];
+    for frame in late {
+        let mut bench = ready();
+        assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+        for input in [None, Some(Input::Running), Some(Input::Persisted)] {
+            let outputs = input.map(|input| bench.feed(input)).unwrap_or_default();
+            assert!(outcome(&outputs).is_none(), "{outputs:?}");
+            let outputs = bench.hear(frame.clone());
+            assert!(outputs.is_empty(), "{outputs:?}");
+        }
+        assert_eq!(frames(&bench.hear(Frame::Run(run(1)))), [running()]);
+        assert_eq!(outcome(&bench.feed(Input::ControlDown { clean: true })).unwrap().owner, Owner::Sink);
+    }
 }
 
 // spec: T-1

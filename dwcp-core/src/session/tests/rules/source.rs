@@ -456,3 +456,37 @@ fn a_have_outside_the_layout_is_refused() {
         assert_eq!(error_code(&bench.hear(Frame::Have(have))), Some(ErrorCode::Unexpected), "{region} {first}");
     }
 }
+
+// spec: L-2
+#[test]
+fn a_session_whose_lane_ids_are_used_up_ends_and_says_so() {
+    let (mut bench, _) = copying();
+    let mut outputs = Vec::new();
+    for id in (1..=4096).map(LaneId) {
+        assert!(outcome(&outputs).is_none(), "after {id}");
+        bench.feed(Input::LaneDown { lane: id });
+        bench.hear(Frame::Buried(Buried { lane: id, applied: 0 }));
+        outputs = bench.after(Duration::from_secs(3));
+    }
+    let Some(Outcome { owner: Owner::Source, error: Some(error) }) = outcome(&outputs) else { panic!("{outputs:?}") };
+    assert!(error.to_string().contains("all 4096 lane ids of this session are used up"), "{error}");
+    assert!(matches!(frames(&outputs)[..], [Frame::Abort(_)]), "{outputs:?}");
+}
+
+// spec: S-1
+#[test]
+fn a_session_that_needs_no_lane_any_more_goes_on_without_lane_ids() {
+    let (mut bench, _) = copying();
+    encoded(&mut bench, LANE, 0);
+    assert!(asked!(bench.hear(ack(LANE, 1)), Output::Harvest));
+    for id in (1..=4096).map(LaneId) {
+        bench.feed(Input::LaneDown { lane: id });
+        bench.hear(Frame::Buried(Buried { lane: id, applied: u64::from(id == LANE) }));
+        assert!(outcome(&bench.after(Duration::from_secs(3))).is_none(), "after {id}");
+    }
+    assert!(asked!(bench.feed(harvested(&[])), Output::Pause));
+    bench.feed(Input::Paused);
+    bench.feed(harvested(&[]));
+    let pause = pause(&bench.feed(Input::Devices(Bytes::new()))).unwrap();
+    assert!(asked!(bench.hear(Frame::Ready(ready(&pause))), Output::Persist(_)));
+}
