@@ -384,7 +384,7 @@ fn much_that_is_held_is_told_at_the_pace_of_the_source() {
     let offer = Offer { layout: crate::Layout::new(&[4096 * 64 * 2048 * 2]).unwrap(), ..offer() };
     let held = Arc::new(crate::session::Leaves::new(&offer.layout));
     (0..64 * 2048 + 1).for_each(|page| held.set(crate::extent::FlatPage(page), leaf(&[7; 4096])));
-    let mut bench = Bench::new(Sink::new(config(), offer.clone(), held));
+    let mut bench = Bench::new(Sink::new(config(), offer, held));
     let outputs = bench.feed(Input::Start);
     assert!(asked!(outputs, Output::Control(Frame::Ping(_))));
     let first = frames(&outputs);
