@@ -81,9 +81,10 @@ fn recover(
 ) -> Result<(), Failure> {
     for record in state::standing(endpoint.records(), Standing::Ready)? {
         report.warn(&format!(
-            "note: transfer {} ({}) is stored here and waits for its sender, or for `dwcp resolve --dir {}`",
+            "note: transfer {} ({}) is stored here and waits for its sender {}, or for `dwcp resolve --dir {}`",
             record.transfer,
             record.name,
+            record.peer,
             dir.display()
         ));
         report.event("ready", &Shown::from(&record));

@@ -90,9 +90,10 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
         report.say(&format!("nothing is in doubt in {}", place.records_folder().display()));
     }
     for record in &records {
+        let peer = record.peer;
         let state = match place {
-            Place::Source(_) => "given up here; ask the receiver: dwcp resolve TRANSFER --to HOST:PORT ...",
-            Place::Sink(_) => "stored here; waits for its sender to say that it may be used",
+            Place::Source(_) => format!("given up here to {peer}; ask it: dwcp resolve TRANSFER --to HOST:PORT ..."),
+            Place::Sink(_) => format!("stored here; waits for its sender {peer} to say that it may be used"),
         };
         report.say(&format!("{}  {}  {state}", record.transfer, record.name));
         report.event("in-doubt", &Shown::from(record));

@@ -44,6 +44,7 @@ pub(crate) struct Shown {
     transfer: String,
     name: String,
     standing: &'static str,
+    peer: String,
     root: String,
 }
 
@@ -53,6 +54,7 @@ impl From<&Record> for Shown {
             transfer: record.transfer.to_string(),
             name: record.name.to_string(),
             standing: record.standing.as_str(),
+            peer: record.peer.to_string(),
             root: record.root.to_string(),
         }
     }

@@ -495,15 +495,16 @@ fn a_receiver_that_is_interrupted_keeps_nothing() {
 
 const ID: TransferId = TransferId([0xab; 16]);
 
-fn record(standing: Standing) -> Record {
+fn record(standing: Standing, peer: &str) -> Record {
+    let (name, layout, peer) = (Name::new("vm1").unwrap(), Layout::new(&[5000]).unwrap(), peer.parse().unwrap());
     let (epoch, root) = (FenceEpoch(1), Digest([5; 32]));
-    Record { transfer: ID, epoch, attempt: 1, root, name: Name::new("vm1").unwrap(), standing }
+    Record { transfer: ID, epoch, attempt: 1, root, name, layout, peer, standing }
 }
 
 /// Both ends as a crash between GIVE_UP and RUN leaves them.
 fn in_doubt(place: &Place) {
-    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp)).unwrap();
-    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready)).unwrap();
+    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp, &place.receiver)).unwrap();
+    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready, &place.sender)).unwrap();
     let layout = Layout::new(&[5000]).unwrap();
     let staging = ImageStaging::create(place.path("in"), &Name::new("vm1").unwrap(), ID, layout, false).unwrap();
     staging.write(RegionId(0), 0, &vec![1; 8192]).unwrap();
@@ -527,7 +528,9 @@ fn a_doubt_is_told_and_ended_by_asking() {
     let id = ID.to_string();
     let list = resolve(&place, &[]);
     assert!(list.code == 0 && list.out.contains(&id) && list.out.contains("vm1"), "{}{}", list.out, list.err);
-    assert!(resolve_sink(&place, &[]).out.contains(&id));
+    assert!(list.out.contains(&place.receiver), "{}", list.out);
+    let list = resolve_sink(&place, &[]).out;
+    assert!(list.contains(&id) && list.contains(&place.sender), "{list}");
 
     let mut receiver = place.listen();
     // A running receiver holds the transfer: nobody ends it behind its back.

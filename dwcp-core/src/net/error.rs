@@ -133,9 +133,6 @@ pub enum IdentityError {
         /// Why.
         text: String,
     },
-    /// Text that is no fingerprint.
-    #[error("a fingerprint is sha256: and 64 hexadecimal digits, as `dwcp identity show FILE` prints it")]
-    Fingerprint,
     /// Nobody is trusted.
     #[error("nobody is trusted: give at least one fingerprint or certificate authority")]
     NoTrust,

@@ -109,7 +109,8 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Standing;
+    use crate::extent::Layout;
+    use crate::session::{Fingerprint, Standing};
     use crate::wire::{Digest, FenceEpoch, Name};
 
     // spec: P-2
@@ -123,6 +124,8 @@ mod tests {
             attempt: 1,
             root: Digest([2; 32]),
             name: Name::new("vm").unwrap(),
+            layout: Layout::new(&[4096]).unwrap(),
+            peer: Fingerprint([3; 32]),
             standing: Standing::Ready,
         };
         assert_eq!(records.load(record.transfer).unwrap(), None);

@@ -16,6 +16,7 @@ pub mod binding;
 mod budget;
 mod converge;
 mod dirty;
+mod fingerprint;
 mod lanes;
 pub mod leaves;
 pub mod page_hash;
@@ -29,6 +30,7 @@ mod stats;
 pub use self::budget::EffortPolicy;
 pub use self::converge::{OnStall, Verdict};
 pub use self::dirty::DirtySet;
+pub use self::fingerprint::{Fingerprint, FingerprintError};
 pub use self::leaves::Leaves;
 #[cfg(feature = "planted-bugs")]
 pub use self::planted::Bug;

@@ -24,6 +24,7 @@ use self::switch_over::SwitchOver;
 use super::budget::{Budget, Cost, EffortPolicy};
 use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
+use super::fingerprint::Fingerprint;
 use super::lanes::{BadAck, Flight, Lanes};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
@@ -101,6 +102,8 @@ const MAX_ROUNDS_KEPT: usize = 1000;
 pub struct Source {
     config: SourceConfig,
     offer: Offer,
+    /// To whom, for the record.
+    peer: Fingerprint,
     layout: Layout,
     leaves: Arc<Leaves>,
     tree: Tree,
@@ -168,8 +171,8 @@ struct Round {
 }
 
 impl Source {
-    /// A source of this offer. `leaves` is shared with the workers of its lanes.
-    pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>) -> Self {
+    /// A source of this offer to `peer`. `leaves` is shared with the workers of its lanes.
+    pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>, peer: Fingerprint) -> Self {
         let layout = offer.layout.clone();
         let progress =
             Progress { guest_bytes: layout.bytes(), downtime_budget: config.downtime_budget, ..Progress::default() };
@@ -202,6 +205,7 @@ impl Source {
             planted: Planted::default(),
             config,
             offer,
+            peer,
             layout,
             leaves,
             progress,
@@ -211,7 +215,7 @@ impl Source {
     /// A source that gave up before a crash and only asks whether the sink runs. spec: S-8
     pub fn recover(config: SourceConfig, offer: Offer, record: &Record) -> Self {
         let leaves = Arc::new(Leaves::new(&offer.layout));
-        let mut source = Self::new(config, offer, leaves);
+        let mut source = Self::new(config, offer, leaves, record.peer);
         source.state = State::GaveUp;
         source.progress.phase = Phase::Handing;
         let Record { transfer, epoch, attempt, root, .. } = *record;

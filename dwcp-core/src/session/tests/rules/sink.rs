@@ -18,7 +18,7 @@ fn config() -> SinkConfig {
 }
 
 fn receiving() -> Bench<Sink> {
-    let mut bench = Bench::new(Sink::new(config(), offer(), leaves()));
+    let mut bench = Bench::new(Sink::new(config(), offer(), leaves(), PEER));
     let accept = Frame::Accept(Accept { transfer: offer().transfer });
     assert_eq!(frames(&bench.feed(Input::Start)), [accept]);
     bench
@@ -139,7 +139,7 @@ fn credit_is_granted_again_when_half_of_it_is_used() {
 // spec: C-3
 #[test]
 fn a_window_always_has_room_for_an_extent() {
-    let mut bench = Bench::new(Sink::new(SinkConfig { lane_window: 1, ..config() }, offer(), leaves()));
+    let mut bench = Bench::new(Sink::new(SinkConfig { lane_window: 1, ..config() }, offer(), leaves(), PEER));
     bench.feed(Input::Start);
     let outputs = bench.feed(Input::LaneJoin { lane: LANE });
     let least = u64::try_from(MAX_EXTENT_BYTES).unwrap();
@@ -203,7 +203,7 @@ fn ready_is_said_when_everything_is_here_staged_and_recorded() {
     assert!(asked!(bench.feed(applied(1)), Output::Stage { .. }));
     let outputs = bench.feed(Input::Staged);
     let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
-    assert_eq!((record.standing, record.attempt, record.root), (Standing::Ready, 1, root()));
+    assert_eq!(*record, Record::of(&offer(), 1, root(), PEER, Standing::Ready));
     assert!(frames(&outputs).is_empty(), "not durable yet");
     assert_eq!(frames(&bench.feed(Input::Persisted)), [expected_ready(1)]);
 }
@@ -263,8 +263,7 @@ fn the_guest_is_started_once_and_running_is_said_when_that_is_recorded() {
 // spec: S-8
 #[test]
 fn a_sink_that_crashed_answers_by_its_record() {
-    let Offer { transfer, epoch, name, .. } = offer();
-    let record = |standing| Record { transfer, epoch, attempt: 1, root: root(), name: name.clone(), standing };
+    let record = |standing| Record::of(&offer(), 1, root(), PEER, standing);
     let mut bench = Bench::new(Sink::recover(config(), offer(), &record(Standing::Ran)));
     assert!(frames(&bench.feed(Input::Start)).is_empty());
     let outputs = bench.hear(Frame::Run(run(1)));
