@@ -238,7 +238,7 @@ impl Desk<'_> {
             }
             return;
         }
-        match ImageStaging::reopen(&self.args.dir, &record.name, record.transfer, self.args.replace) {
+        match ImageStaging::reopen(&self.args.dir, &record, self.args.replace) {
             Ok(staging) => {
                 self.names.insert(record.transfer, record.name);
                 let session = incoming.accept(Arc::new(staging), self.config());

@@ -575,6 +575,31 @@ fn a_doubt_is_ended_by_the_operator_who_fences() {
 }
 
 #[test]
+fn a_file_of_the_promised_name_is_not_taken_for_the_image() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = &*ID.to_string();
+    // The crash came between the rename and its record, or somebody put a file there.
+    fs::remove_file(place.stored(&format!(".dwcp-{ID}.part"))).unwrap();
+    fs::write(place.stored("vm1"), noise(5000)).unwrap();
+    for owner in ["sink", "source"] {
+        let said = resolve_sink(&place, &[id, "--owner", owner, "--fenced"]);
+        said.failed(1, &["in/vm1 is not the image that was received", ".record", "move that file away"]);
+    }
+    let mut receiver = place.listen();
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    resolve(&place, &[&[id][..], &ask].concat()).failed(8, &["is not the image that was received"]);
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "in-doubt");
+    assert!(fs::read(place.stored("vm1")).unwrap() == noise(5000));
+    receiver.lines.interrupt();
+    assert_eq!(receiver.lines.end().0, 8);
+
+    fs::rename(place.stored("vm1"), place.path("away")).unwrap();
+    assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
+}
+
+#[test]
 fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     let place = Place::new();
     in_doubt(&place);

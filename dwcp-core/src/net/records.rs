@@ -85,7 +85,8 @@ impl Records {
         }
     }
 
-    fn path(&self, transfer: TransferId) -> Option<PathBuf> {
+    /// Where the record of a transfer is, or would be; for messages.
+    pub fn path(&self, transfer: TransferId) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(format!("{transfer}.{EXTENSION}")))
     }
 }
