@@ -79,7 +79,11 @@ fn recover(
     report: &Report,
     names: &mut HashMap<TransferId, Name>,
 ) -> Result<(), Failure> {
-    for record in state::standing(endpoint.records(), Standing::Ready)? {
+    let listing = state::look(endpoint.records(), Standing::Ready)?;
+    for damaged in &listing.damaged {
+        state::tell_damaged(damaged, report);
+    }
+    for record in listing.records {
         report.warn(&format!(
             "note: transfer {} ({}) is stored here and waits for its sender {}, or for `dwcp resolve --dir {}`",
             record.transfer,
@@ -90,7 +94,9 @@ fn recover(
         report.event("ready", &Shown::from(&record));
         names.insert(record.transfer, record.name);
     }
-    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer))? {
+    // What belongs to a record that cannot be read may have been promised.
+    let unread = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
+    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer) || unread(transfer))? {
         tracing::info!(file = removed, "removed what an earlier receiver did not finish");
     }
     Ok(())
@@ -339,6 +345,18 @@ struct Ended<'a> {
 }
 
 impl Watch {
+    /// The image is here, but something was left undone that matters when the sender asks again.
+    fn warn(&self, transfer: &str, error: &str) {
+        let (dir, name) = (self.dir.display(), &self.peer.name);
+        self.report.warn(&format!(
+            "warning: transfer {transfer} ({name}) arrived, but its end went wrong: {error}\n         \
+             If `dwcp resolve --dir {dir}` still lists it, mend that, stop this receiver, and run: \
+             dwcp resolve {transfer} --dir {dir} --owner sink --fenced"
+        ));
+        let (transfer, error) = (Some(transfer.to_owned()), error.to_owned());
+        self.report.event("warning", &state::Warning { transfer, error });
+    }
+
     async fn until_over(self, mut session: Session, mut stopped: watch::Receiver<bool>) -> Done {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
@@ -378,9 +396,15 @@ impl Watch {
             Exit::Ok => {
                 let path = self.dir.join(name.as_str());
                 self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
+                if let Some(error) = &error {
+                    self.warn(transfer, error);
+                }
             }
             Exit::InDoubt => failure(
-                "is in doubt: it is stored here, and its sender did not say whether it gave it up",
+                &format!(
+                    "is in doubt: it is stored here, but may not be used before its sender says so: {}",
+                    error.as_deref().unwrap_or("no reason given")
+                ),
                 format!(
                     "Start the receiver again and let the sender ask, or see: dwcp resolve --dir {}",
                     self.dir.display()

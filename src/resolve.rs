@@ -83,14 +83,18 @@ impl Place {
 struct Summary<'a> {
     verdict: &'a str,
     transfers: usize,
+    damaged: usize,
 }
 
 fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
-    let records = state::standing(&place.records()?, place.standing())?;
-    if records.is_empty() {
+    let listing = state::look(&place.records()?, place.standing())?;
+    for damaged in &listing.damaged {
+        state::tell_damaged(damaged, report);
+    }
+    if listing.is_empty() {
         report.say(&format!("nothing is in doubt in {}", place.records_folder().display()));
     }
-    for record in &records {
+    for record in &listing.records {
         let peer = record.peer;
         let state = match place {
             Place::Source(_) => format!("given up here to {peer}; ask it: dwcp resolve TRANSFER --to HOST:PORT ..."),
@@ -99,7 +103,8 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
         report.say(&format!("{}  {}  {state}", record.transfer, record.name));
         report.event("in-doubt", &Shown::from(record));
     }
-    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers: records.len() });
+    let (transfers, damaged) = (listing.records.len(), listing.damaged.len());
+    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers, damaged });
     Ok(Exit::Ok)
 }
 

@@ -17,10 +17,12 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use dwcp_core::extent::FlatPage;
 use dwcp_core::guest::ImageStaging;
 use dwcp_core::net::Records;
-use dwcp_core::session::{Record, Standing};
-use dwcp_core::wire::{Digest, FenceEpoch, Name, TransferId};
+use dwcp_core::session::leaves::{Tree, leaf};
+use dwcp_core::session::{Leaves, Record, Standing};
+use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
 
 /// Nothing here takes a second on an idle machine.
@@ -497,7 +499,12 @@ const ID: TransferId = TransferId([0xab; 16]);
 
 fn record(standing: Standing, peer: &str) -> Record {
     let (name, layout, peer) = (Name::new("vm1").unwrap(), Layout::new(&[5000]).unwrap(), peer.parse().unwrap());
-    let (epoch, root) = (FenceEpoch(1), Digest([5; 32]));
+    let (leaves, mut plain) = (Leaves::new(&layout), vec![0; 8192]);
+    plain[..5000].fill(1);
+    for (page, flat) in plain.chunks(4096).zip(0..) {
+        leaves.set(FlatPage(flat), leaf(page));
+    }
+    let (epoch, root) = (FenceEpoch(1), Tree::new(&layout).root(&leaves));
     Record { transfer: ID, epoch, attempt: 1, root, name, layout, peer, standing }
 }
 
@@ -597,6 +604,49 @@ fn a_file_of_the_promised_name_is_not_taken_for_the_image() {
 
     fs::rename(place.stored("vm1"), place.path("away")).unwrap();
     assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
+}
+
+#[test]
+fn a_damaged_record_is_told_and_stops_nothing_else() {
+    let place = Place::new();
+    in_doubt(&place);
+    let torn = TransferId([1; 16]);
+    let name = format!("{torn}.record");
+    fs::write(place.path("in/.dwcp").join(&name), "dwcp record 2\n").unwrap();
+    let layout = Layout::new(&[5000]).unwrap();
+    ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), torn, layout, false).unwrap();
+
+    let list = resolve_sink(&place, &["--json"]);
+    assert!(list.code == 0 && list.err.contains(&name) && list.out.contains(&ID.to_string()), "{}", list.err);
+    assert_eq!((&list.summary()["transfers"], &list.summary()["damaged"]), (&1.into(), &1.into()));
+    let receiver = place.listen();
+    assert_eq!(run(place.send(&receiver.address, "vm3").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert!(code == 0 && err.contains(&name) && err.contains("dwcp resolve"), "{err}");
+    assert!(place.visible().contains(&format!(".dwcp-{torn}.part")), "it may have been promised");
+}
+
+#[test]
+fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = &*ID.to_string();
+    let mut receiver = place.listen();
+    // Where the next record would be written first.
+    fs::create_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    assert_eq!(resolve(&place, &[&[id][..], &ask].concat()).code, 0);
+    let warning = receiver.lines.until("warning");
+    assert!(warning["transfer"] == id && warning["error"].as_str().unwrap().contains("record"), "{warning}");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert!(code == 0 && err.contains("went wrong") && err.contains("--owner sink"), "{err}");
+    fs::remove_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    assert_eq!(resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]).code, 0);
+    assert!(resolve_sink(&place, &[]).out.contains("nothing is in doubt"));
 }
 
 #[test]

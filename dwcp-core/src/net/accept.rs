@@ -243,6 +243,8 @@ impl First {
         let Seat { place, events, queue } = seat;
         let shared = Arc::new(SinkLanes { guest: Arc::clone(&guest), leaves, epoch: offer.epoch });
         let hands = SinkHands {
+            transfer: offer.transfer,
+            peer: self.peer,
             shared,
             threads: self.gate.endpoint.threads.clone(),
             events: events.clone(),

@@ -154,7 +154,10 @@ pub enum RecordsError {
         source: io::Error,
     },
     /// A file is no record.
-    #[error("{path}: {source}; if it was torn by a crash before anything was promised, remove it", path = .path.display())]
+    #[error(
+        "{path}: {source}; learn at the other end what became of this transfer (`dwcp resolve`), then remove this file",
+        path = .path.display()
+    )]
     Record {
         /// Which file.
         path: PathBuf,

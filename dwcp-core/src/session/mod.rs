@@ -230,6 +230,9 @@ pub enum Output {
     Run,
     /// Sink: throw away what was written.
     Discard,
+    /// Sink: READY was promised and lane 0 is lost, so nobody here knows whether the source gave up.
+    /// For the log: an operator may have to end it.
+    Adrift,
     /// Make this record durable.
     Persist(Record),
     /// Remove the record of this transfer.

@@ -517,6 +517,9 @@ impl Sink {
         if clean && self.state == State::Running {
             return self.finish(Owner::Sink, None);
         }
+        if self.promised() {
+            self.outputs.push_back(Output::Adrift);
+        }
         self.close_lanes();
     }
 

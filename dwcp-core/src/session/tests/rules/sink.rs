@@ -274,6 +274,17 @@ fn a_sink_that_crashed_answers_by_its_record() {
     assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
 }
 
+// spec: S-10
+#[test]
+fn a_promise_whose_connection_is_lost_is_told_to_the_log() {
+    assert!(asked!(ready().feed(Input::ControlDown { clean: false }), Output::Adrift));
+    assert!(asked!(ready().after(Duration::from_secs(11)), Output::Adrift), "silence is a loss, too");
+    assert!(!asked!(joined().feed(Input::ControlDown { clean: false }), Output::Adrift));
+    let mut bench = ready();
+    bench.hear(Frame::Run(run(1)));
+    assert!(!asked!(bench.feed(Input::ControlDown { clean: false }), Output::Adrift), "RUN has come");
+}
+
 // spec: S-9
 #[test]
 fn an_extent_or_a_new_pause_voids_the_ready() {
