@@ -2,9 +2,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::{ImageStaging, Memory};
-use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Session};
+use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
@@ -39,7 +40,8 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     report.say(&format!("listening on {address}, storing in {}", args.dir.display()));
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
     let (stop, stopped) = watch::channel(false);
-    let mut desk = Desk { args, report, names, running: JoinSet::new(), stopped, tally: Tally::default() };
+    let records = endpoint.records().clone();
+    let mut desk = Desk { args, report, names, records, running: JoinSet::new(), stopped, tally: Tally::default() };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
     Ok(desk.close())
 }
@@ -72,6 +74,23 @@ fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
     })
 }
 
+/// How long a sender that gave up may come back and be told that its image is here. spec: P-4
+const RAN_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Records of what was handed over are small, but nobody else ever removes them.
+#[expect(clippy::disallowed_methods, reason = "files tell their age by the wall clock")]
+fn prune(records: &Records) {
+    match records.prune(SystemTime::now(), RAN_KEPT) {
+        Ok(pruned) => {
+            for transfer in pruned {
+                tracing::info!(%transfer, "forgot a transfer that was handed over more than 7 days ago");
+            }
+        }
+        // It costs some disk, no more.
+        Err(error) => tracing::warn!(%error, "old records cannot be removed"),
+    }
+}
+
 /// What an earlier process left: promises are kept, the rest is swept away.
 fn recover(
     dir: &Path,
@@ -79,6 +98,7 @@ fn recover(
     report: &Report,
     names: &mut HashMap<TransferId, Name>,
 ) -> Result<(), Failure> {
+    prune(endpoint.records());
     let listing = state::look(endpoint.records(), Standing::Ready)?;
     for damaged in &listing.damaged {
         state::tell_damaged(damaged, report);
@@ -108,6 +128,7 @@ struct Desk<'a> {
     report: &'a Report,
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
+    records: Records,
     running: JoinSet<Done>,
     stopped: watch::Receiver<bool>,
     tally: Tally,
@@ -282,6 +303,7 @@ impl Desk<'_> {
         }
         if exit == Exit::Ok {
             self.tally.received += 1;
+            prune(&self.records);
         } else {
             self.tally.failed += 1;
             self.tally.cut |= self.tally.interrupted;

@@ -649,6 +649,27 @@ fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
     assert!(resolve_sink(&place, &[]).out.contains("nothing is in doubt"));
 }
 
+// spec: P-4
+#[test]
+fn what_was_handed_over_long_ago_is_forgotten() {
+    let place = Place::new();
+    let records = Records::open(place.path("in/.dwcp")).unwrap();
+    let path = records.path(ID).unwrap();
+    let hand_over_long_ago = || {
+        records.store(&record(Standing::Ran, &place.sender)).unwrap();
+        File::open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    };
+    hand_over_long_ago();
+    let mut receiver = place.listen();
+    assert!(!path.exists(), "at the start");
+    hand_over_long_ago();
+    assert_eq!(run(place.send(&receiver.address, "vm2").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert!(!path.exists(), "when another has arrived");
+    assert_eq!(records.list().unwrap().records.len(), 1, "the new one stays");
+}
+
 #[test]
 fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     let place = Place::new();

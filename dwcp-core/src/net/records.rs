@@ -3,9 +3,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::error::RecordsError;
-use crate::session::Record;
+use crate::session::{Record, Standing};
 use crate::wire::TransferId;
 
 /// The folder of records: one small fsynced file for each transfer, written beside its place and
@@ -93,6 +94,33 @@ impl Records {
         }
     }
 
+    /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose
+    /// they were. A source that asks later is told that the transfer is not known: it stays in doubt,
+    /// never runs, and its operator decides. Other records are promises, and stay. spec: P-4
+    ///
+    /// # Errors
+    /// The folder cannot be read, or a file in it not be removed.
+    pub fn prune(&self, now: SystemTime, age: Duration) -> Result<Vec<TransferId>, RecordsError> {
+        let mut pruned = Vec::new();
+        let Some(folder) = &self.folder else { return Ok(pruned) };
+        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
+        for entry in fs::read_dir(folder).map_err(at_folder)? {
+            let path = entry.map_err(at_folder)?.path();
+            let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            // A clock that went back makes a file young, which is safe.
+            let old = written.is_ok_and(|at| now.duration_since(at).is_ok_and(|passed| passed > age));
+            if old
+                && path.extension().is_some_and(|extension| extension == EXTENSION)
+                && let Ok(Some(record)) = read(&path)
+                && record.standing == Standing::Ran
+            {
+                self.forget(record.transfer)?;
+                pruned.push(record.transfer);
+            }
+        }
+        Ok(pruned)
+    }
+
     /// Where the record of a transfer is, or would be; for messages.
     pub fn path(&self, transfer: TransferId) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(format!("{transfer}.{EXTENSION}")))
@@ -144,7 +172,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::extent::Layout;
-    use crate::session::{Fingerprint, Standing};
+    use crate::session::Fingerprint;
     use crate::wire::{Digest, FenceEpoch, Name};
 
     fn record() -> Record {
@@ -194,5 +222,26 @@ mod tests {
         assert!(told[0].0.is_none() && told[0].1.contains("x.record"), "{told:?}");
         assert!(told[1].0 == Some(torn) && told[1].1.contains(&torn.to_string()), "{told:?}");
         assert!(matches!(records.load(torn), Err(RecordsError::Record { .. })), "not none");
+    }
+
+    // spec: P-4
+    #[test]
+    fn only_old_records_of_what_ran_are_pruned() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let (day, now) = (Duration::from_secs(86_400), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31));
+        let all = [(Standing::Ran, 8), (Standing::Ran, 6), (Standing::Ready, 8), (Standing::GaveUp, 8)];
+        for ((standing, days), id) in all.into_iter().zip(0..) {
+            let record = Record { transfer: TransferId([id; 16]), standing, ..record() };
+            records.store(&record).unwrap();
+            let file = File::open(records.path(record.transfer).unwrap()).unwrap();
+            file.set_modified(now - day * days).unwrap();
+        }
+        let torn = records.path(TransferId([9; 16])).unwrap();
+        fs::write(&torn, "torn").unwrap();
+        File::open(&torn).unwrap().set_modified(now - day * 8).unwrap();
+        assert_eq!(records.prune(now, day * 7).unwrap(), [TransferId([0; 16])]);
+        assert_eq!(records.list().unwrap().records.len(), 3);
+        assert!(torn.exists());
     }
 }
