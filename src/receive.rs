@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::{ImageStaging, Memory};
-use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
+use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -41,7 +41,17 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
     let (stop, stopped) = watch::channel(false);
     let records = endpoint.records().clone();
-    let mut desk = Desk { args, report, names, records, running: JoinSet::new(), stopped, tally: Tally::default() };
+    let mut desk = Desk {
+        args,
+        report,
+        names,
+        records,
+        held: HashMap::new(),
+        waiting: HashMap::new(),
+        running: JoinSet::new(),
+        stopped,
+        tally: Tally::default(),
+    };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
     Ok(desk.close())
 }
@@ -129,9 +139,19 @@ struct Desk<'a> {
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
     records: Records,
+    /// Sessions that are followed.
+    held: HashMap<TransferId, Held>,
+    /// Offers for the end of the session that holds their name.
+    waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
     stopped: watch::Receiver<bool>,
     tally: Tally,
+}
+
+/// A session that is followed, and how to ask it for its place.
+struct Held {
+    peer: Fingerprint,
+    supersede: mpsc::Sender<oneshot::Sender<bool>>,
 }
 
 /// A transfer that ended.
@@ -167,7 +187,11 @@ impl Desk<'_> {
         loop {
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
-                    Some(Incoming::Offer(offer)) => self.offered(offer),
+                    Some(Incoming::Offer(offer)) => {
+                        if let Some(offer) = self.taken_over(offer).await {
+                            self.offered(offer);
+                        }
+                    }
                     Some(Incoming::Ask(ask)) => self.asked(ask),
                     Some(_) => {}
                     None => open = false,
@@ -193,17 +217,38 @@ impl Desk<'_> {
         }
     }
 
+    /// A sender that was killed comes back under the name that its lost session still holds: that one
+    /// ends first, and gives the offer back through [`Done`]. Otherwise the offer comes back at once.
+    async fn taken_over(&mut self, incoming: IncomingOffer) -> Option<IncomingOffer> {
+        let (name, peer) = (&incoming.offer().name, incoming.peer());
+        let holder = self.names.iter().find(|(_, taken)| *taken == name).map(|(transfer, _)| *transfer);
+        let Some((transfer, held)) = holder.and_then(|transfer| Some((transfer, self.held.get(&transfer)?))) else {
+            return Some(incoming);
+        };
+        // With --once there is no next one, and one that waits is enough.
+        if held.peer != peer || self.args.once || self.waiting.contains_key(&transfer) {
+            return Some(incoming);
+        }
+        let (ends, answer) = oneshot::channel();
+        if held.supersede.send(ends).await.is_err() || !answer.await.unwrap_or(false) {
+            return Some(incoming);
+        }
+        tracing::info!(%transfer, %peer, "its lost session is over, because its sender came back");
+        self.waiting.insert(transfer, incoming);
+        None
+    }
+
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
             Ok(staging) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
-                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer().to_string() };
-                tracing::info!(%transfer, %name, peer = peer.peer, address = %incoming.address(), "accepted");
+                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
+                tracing::info!(%transfer, %name, peer = %peer.peer, address = %incoming.address(), "accepted");
                 let shown = Accepted {
                     transfer: transfer.to_string(),
                     name: name.as_str(),
-                    peer: &peer.peer,
+                    peer: peer.peer.to_string(),
                     bytes: offer.layout.bytes(),
                 };
                 self.report.event("started", &shown);
@@ -256,7 +301,7 @@ impl Desk<'_> {
     /// A sender that gave up before a crash asks whether its image is here.
     fn asked(&mut self, incoming: IncomingAsk) {
         let record = incoming.record().clone();
-        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer().to_string() };
+        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer() };
         if record.standing == Standing::Ran {
             // The image was handed over; where it is by now is its owner's business.
             if let Ok(layout) = Layout::new(&[1]) {
@@ -289,9 +334,11 @@ impl Desk<'_> {
     }
 
     fn follow(&mut self, session: Session, peer: Peer) {
+        let (supersede, superseded) = mpsc::channel(1);
+        self.held.insert(peer.transfer, Held { peer: peer.peer, supersede });
         let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
         let stopped = self.stopped.clone();
-        self.running.spawn(watch.until_over(session, stopped));
+        self.running.spawn(watch.until_over(session, stopped, superseded));
     }
 
     fn done(&mut self, done: Option<&Done>) {
@@ -301,6 +348,10 @@ impl Desk<'_> {
         if let Some(done) = done.filter(|_| exit != Exit::InDoubt) {
             self.names.remove(&done.transfer);
         }
+        let next = done.and_then(|done| {
+            self.held.remove(&done.transfer);
+            self.waiting.remove(&done.transfer)
+        });
         if exit == Exit::Ok {
             self.tally.received += 1;
             prune(&self.records);
@@ -309,6 +360,9 @@ impl Desk<'_> {
             self.tally.cut |= self.tally.interrupted;
             // A doubt is what an operator must hear of, whatever else fails later.
             self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
+        }
+        if let Some(incoming) = next {
+            self.offered(incoming);
         }
     }
 
@@ -338,14 +392,14 @@ struct Summary<'a> {
 struct Peer {
     transfer: TransferId,
     name: Name,
-    peer: String,
+    peer: Fingerprint,
 }
 
 #[derive(Serialize)]
 struct Accepted<'a> {
     transfer: String,
     name: &'a str,
-    peer: &'a str,
+    peer: String,
     bytes: u64,
 }
 
@@ -379,7 +433,12 @@ impl Watch {
         self.report.event("warning", &state::Warning { transfer, error });
     }
 
-    async fn until_over(self, mut session: Session, mut stopped: watch::Receiver<bool>) -> Done {
+    async fn until_over(
+        self,
+        mut session: Session,
+        mut stopped: watch::Receiver<bool>,
+        mut superseded: mpsc::Receiver<oneshot::Sender<bool>>,
+    ) -> Done {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
@@ -394,6 +453,9 @@ impl Watch {
                         told = Instant::now();
                         self.report.event("progress", &Step::of(&transfer, &now));
                     }
+                }
+                Some(ends) = superseded.recv() => {
+                    let _ = ends.send(session.supersede().await);
                 }
                 Ok(()) = stopped.changed(), if !cancelled => {
                     cancelled = true;

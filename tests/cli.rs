@@ -482,6 +482,29 @@ fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
 }
 
 #[test]
+fn a_killed_sender_has_its_name_back_at_once_and_nobody_else() {
+    let place = Place::new();
+    let mut receiver = Receiver::start(place.receive().args(["--trust", &place.receiver]));
+    let (image, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    sending.child.kill().unwrap();
+    sending.child.wait().unwrap();
+    // Another peer has no business with it.
+    let mut other = dwcp();
+    other.args(["send", "--to", &receiver.address, "--as", "vm1", "--trust", &place.receiver]);
+    other.arg("--identity").arg(place.path("b.id")).arg("--state-dir").arg(place.path("other")).arg(&image);
+    run(&mut other).failed(1, &["the name vm1 is taken"]);
+    // The kernel may tell of the kill a moment later than of the next sender.
+    let mut tries = std::iter::repeat_with(|| run(place.send(&receiver.address, "vm1").arg(&image))).take(20);
+    assert!(tries.any(|said| said.code == 0), "the name stayed taken");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "interrupted");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!(place.visible(), ["vm1"]);
+}
+
+#[test]
 fn a_receiver_that_is_interrupted_keeps_nothing() {
     let place = Place::new();
     let receiver = place.listen();

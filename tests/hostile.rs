@@ -16,7 +16,7 @@ use std::sync::Arc;
 use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Records, Transfer, Trust};
 use dwcp_core::session::binding::{self, Key, Speaker};
-use dwcp_core::session::leaves::{extent_digest, leaf};
+use dwcp_core::session::leaves::{Leaves, Tree, extent_digest, leaf};
 use dwcp_core::session::{Outcome, Owner, Record, SessionError, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::*;
 use dwcp_core::{Extent, Guest, Layout, PAGE_BYTES, RegionId, Run as PageRun};
@@ -416,6 +416,35 @@ async fn a_trusted_peer_learns_nothing_of_anothers_transfer() {
         assert_eq!((asked.peer(), asked.record().standing), (sink.peers[0].fingerprint(), standing));
         // While one of its sessions waits for an answer, too.
         assert_eq!(sink.begin(1, &ask(offer().transfer)).await.hear_error().await, never_was);
+    }
+}
+
+// spec: S-10
+#[tokio::test]
+async fn a_session_yields_its_place_only_when_lost_and_never_after_ready() {
+    let mut sink = Remembering::sink().await;
+    let control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    let guest = Arc::new(Memory::new(offer().layout));
+    let mut session = incoming.accept(Arc::clone(&guest) as Arc<dyn Guest>, SinkConfig::default());
+    assert!(!session.supersede().await, "its source is there");
+    drop(control);
+    while !session.supersede().await {}
+    assert_eq!(session.outcome().await.owner, Owner::Source);
+
+    let mut control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    let session = incoming.accept(guest, SinkConfig::default());
+    assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
+    let layout = offer().layout;
+    let root = Tree::new(&layout).root(&Leaves::new(&layout));
+    let device_digest = Digest(*blake3::hash(&[]).as_bytes());
+    control.say(&Frame::Pause(Pause { attempt: 1, root, device_bytes: 0, device_digest, finals: vec![] })).await;
+    assert!(matches!(control.hear().await.unwrap(), Frame::Ready(_)));
+    drop(control);
+    // The loss is seen after some of these questions; none may be answered with yes.
+    for _ in 0..5000 {
+        assert!(!session.supersede().await, "READY was promised");
     }
 }
 
