@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use dwcp_core::guest::{DirtyMap, Pending};
-use dwcp_core::session::{Dispatch, Encoded, Input, Leaves, Machine, Output, Source, SourceConfig, Time};
+use dwcp_core::session::{Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Output, Source, SourceConfig, Time};
 use dwcp_core::wire::{Accept, Ack, FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, PeerLimits, Ping, TransferId};
 use dwcp_core::{Layout, RegionId};
 
@@ -96,7 +96,7 @@ impl Bench {
         let limits = PeerLimits { extent_pages, lanes: LANES };
         let config = SourceConfig { lanes: LANES, limits, shadow_bytes, ..SourceConfig::default() };
         let mut bench = Self {
-            source: Source::new(config, offer, Arc::new(Leaves::new(&layout))),
+            source: Source::new(config, offer, Arc::new(Leaves::new(&layout)), Fingerprint([0; 32])),
             layout,
             now: Time::default(),
             inputs: VecDeque::new(),

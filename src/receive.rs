@@ -2,14 +2,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::{ImageStaging, Memory};
-use dwcp_core::net::{Endpoint, Incoming, IncomingAsk, IncomingOffer, Listener, Session};
+use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -39,7 +40,18 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     report.say(&format!("listening on {address}, storing in {}", args.dir.display()));
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
     let (stop, stopped) = watch::channel(false);
-    let mut desk = Desk { args, report, names, running: JoinSet::new(), stopped, tally: Tally::default() };
+    let records = endpoint.records().clone();
+    let mut desk = Desk {
+        args,
+        report,
+        names,
+        records,
+        held: HashMap::new(),
+        waiting: HashMap::new(),
+        running: JoinSet::new(),
+        stopped,
+        tally: Tally::default(),
+    };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
     Ok(desk.close())
 }
@@ -72,6 +84,23 @@ fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
     })
 }
 
+/// How long a sender that gave up may come back and be told that its image is here. spec: P-4
+const RAN_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Records of what was handed over are small, but nobody else ever removes them.
+#[expect(clippy::disallowed_methods, reason = "files tell their age by the wall clock")]
+fn prune(records: &Records) {
+    match records.prune(SystemTime::now(), RAN_KEPT) {
+        Ok(pruned) => {
+            for transfer in pruned {
+                tracing::info!(%transfer, "forgot a transfer that was handed over more than 7 days ago");
+            }
+        }
+        // It costs some disk, no more.
+        Err(error) => tracing::warn!(%error, "old records cannot be removed"),
+    }
+}
+
 /// What an earlier process left: promises are kept, the rest is swept away.
 fn recover(
     dir: &Path,
@@ -79,17 +108,25 @@ fn recover(
     report: &Report,
     names: &mut HashMap<TransferId, Name>,
 ) -> Result<(), Failure> {
-    for record in state::standing(endpoint.records(), Standing::Ready)? {
+    prune(endpoint.records());
+    let listing = state::look(endpoint.records(), Standing::Ready)?;
+    for damaged in &listing.damaged {
+        state::tell_damaged(damaged, report);
+    }
+    for record in listing.records {
         report.warn(&format!(
-            "note: transfer {} ({}) is stored here and waits for its sender, or for `dwcp resolve --dir {}`",
+            "note: transfer {} ({}) is stored here and waits for its sender {}, or for `dwcp resolve --dir {}`",
             record.transfer,
             record.name,
+            record.peer,
             dir.display()
         ));
         report.event("ready", &Shown::from(&record));
         names.insert(record.transfer, record.name);
     }
-    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer))? {
+    // What belongs to a record that cannot be read may have been promised.
+    let unread = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
+    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer) || unread(transfer))? {
         tracing::info!(file = removed, "removed what an earlier receiver did not finish");
     }
     Ok(())
@@ -101,9 +138,20 @@ struct Desk<'a> {
     report: &'a Report,
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
+    records: Records,
+    /// Sessions that are followed.
+    held: HashMap<TransferId, Held>,
+    /// Offers for the end of the session that holds their name.
+    waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
     stopped: watch::Receiver<bool>,
     tally: Tally,
+}
+
+/// A session that is followed, and how to ask it for its place.
+struct Held {
+    peer: Fingerprint,
+    supersede: mpsc::Sender<oneshot::Sender<bool>>,
 }
 
 /// A transfer that ended.
@@ -139,7 +187,11 @@ impl Desk<'_> {
         loop {
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
-                    Some(Incoming::Offer(offer)) => self.offered(offer),
+                    Some(Incoming::Offer(offer)) => {
+                        if let Some(offer) = self.taken_over(offer).await {
+                            self.offered(offer);
+                        }
+                    }
                     Some(Incoming::Ask(ask)) => self.asked(ask),
                     Some(_) => {}
                     None => open = false,
@@ -165,17 +217,38 @@ impl Desk<'_> {
         }
     }
 
+    /// A sender that was killed comes back under the name that its lost session still holds: that one
+    /// ends first, and gives the offer back through [`Done`]. Otherwise the offer comes back at once.
+    async fn taken_over(&mut self, incoming: IncomingOffer) -> Option<IncomingOffer> {
+        let (name, peer) = (&incoming.offer().name, incoming.peer());
+        let holder = self.names.iter().find(|(_, taken)| *taken == name).map(|(transfer, _)| *transfer);
+        let Some((transfer, held)) = holder.and_then(|transfer| Some((transfer, self.held.get(&transfer)?))) else {
+            return Some(incoming);
+        };
+        // With --once there is no next one, and one that waits is enough.
+        if held.peer != peer || self.args.once || self.waiting.contains_key(&transfer) {
+            return Some(incoming);
+        }
+        let (ends, answer) = oneshot::channel();
+        if held.supersede.send(ends).await.is_err() || !answer.await.unwrap_or(false) {
+            return Some(incoming);
+        }
+        tracing::info!(%transfer, %peer, "its lost session is over, because its sender came back");
+        self.waiting.insert(transfer, incoming);
+        None
+    }
+
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
             Ok(staging) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
-                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer().to_string() };
-                tracing::info!(%transfer, %name, peer = peer.peer, address = %incoming.address(), "accepted");
+                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
+                tracing::info!(%transfer, %name, peer = %peer.peer, address = %incoming.address(), "accepted");
                 let shown = Accepted {
                     transfer: transfer.to_string(),
                     name: name.as_str(),
-                    peer: &peer.peer,
+                    peer: peer.peer.to_string(),
                     bytes: offer.layout.bytes(),
                 };
                 self.report.event("started", &shown);
@@ -228,7 +301,7 @@ impl Desk<'_> {
     /// A sender that gave up before a crash asks whether its image is here.
     fn asked(&mut self, incoming: IncomingAsk) {
         let record = incoming.record().clone();
-        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer().to_string() };
+        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer() };
         if record.standing == Standing::Ran {
             // The image was handed over; where it is by now is its owner's business.
             if let Ok(layout) = Layout::new(&[1]) {
@@ -237,7 +310,7 @@ impl Desk<'_> {
             }
             return;
         }
-        match ImageStaging::reopen(&self.args.dir, &record.name, record.transfer, self.args.replace) {
+        match ImageStaging::reopen(&self.args.dir, &record, self.args.replace) {
             Ok(staging) => {
                 self.names.insert(record.transfer, record.name);
                 let session = incoming.accept(Arc::new(staging), self.config());
@@ -261,9 +334,11 @@ impl Desk<'_> {
     }
 
     fn follow(&mut self, session: Session, peer: Peer) {
+        let (supersede, superseded) = mpsc::channel(1);
+        self.held.insert(peer.transfer, Held { peer: peer.peer, supersede });
         let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
         let stopped = self.stopped.clone();
-        self.running.spawn(watch.until_over(session, stopped));
+        self.running.spawn(watch.until_over(session, stopped, superseded));
     }
 
     fn done(&mut self, done: Option<&Done>) {
@@ -273,13 +348,21 @@ impl Desk<'_> {
         if let Some(done) = done.filter(|_| exit != Exit::InDoubt) {
             self.names.remove(&done.transfer);
         }
+        let next = done.and_then(|done| {
+            self.held.remove(&done.transfer);
+            self.waiting.remove(&done.transfer)
+        });
         if exit == Exit::Ok {
             self.tally.received += 1;
+            prune(&self.records);
         } else {
             self.tally.failed += 1;
             self.tally.cut |= self.tally.interrupted;
             // A doubt is what an operator must hear of, whatever else fails later.
             self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
+        }
+        if let Some(incoming) = next {
+            self.offered(incoming);
         }
     }
 
@@ -309,14 +392,14 @@ struct Summary<'a> {
 struct Peer {
     transfer: TransferId,
     name: Name,
-    peer: String,
+    peer: Fingerprint,
 }
 
 #[derive(Serialize)]
 struct Accepted<'a> {
     transfer: String,
     name: &'a str,
-    peer: &'a str,
+    peer: String,
     bytes: u64,
 }
 
@@ -338,7 +421,24 @@ struct Ended<'a> {
 }
 
 impl Watch {
-    async fn until_over(self, mut session: Session, mut stopped: watch::Receiver<bool>) -> Done {
+    /// The image is here, but something was left undone that matters when the sender asks again.
+    fn warn(&self, transfer: &str, error: &str) {
+        let (dir, name) = (self.dir.display(), &self.peer.name);
+        self.report.warn(&format!(
+            "warning: transfer {transfer} ({name}) arrived, but its end went wrong: {error}\n         \
+             If `dwcp resolve --dir {dir}` still lists it, mend that, stop this receiver, and run: \
+             dwcp resolve {transfer} --dir {dir} --owner sink --fenced"
+        ));
+        let (transfer, error) = (Some(transfer.to_owned()), error.to_owned());
+        self.report.event("warning", &state::Warning { transfer, error });
+    }
+
+    async fn until_over(
+        self,
+        mut session: Session,
+        mut stopped: watch::Receiver<bool>,
+        mut superseded: mpsc::Receiver<oneshot::Sender<bool>>,
+    ) -> Done {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
@@ -353,6 +453,9 @@ impl Watch {
                         told = Instant::now();
                         self.report.event("progress", &Step::of(&transfer, &now));
                     }
+                }
+                Some(ends) = superseded.recv() => {
+                    let _ = ends.send(session.supersede().await);
                 }
                 Ok(()) = stopped.changed(), if !cancelled => {
                     cancelled = true;
@@ -377,9 +480,15 @@ impl Watch {
             Exit::Ok => {
                 let path = self.dir.join(name.as_str());
                 self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
+                if let Some(error) = &error {
+                    self.warn(transfer, error);
+                }
             }
             Exit::InDoubt => failure(
-                "is in doubt: it is stored here, and its sender did not say whether it gave it up",
+                &format!(
+                    "is in doubt: it is stored here, but may not be used before its sender says so: {}",
+                    error.as_deref().unwrap_or("no reason given")
+                ),
                 format!(
                     "Start the receiver again and let the sender ask, or see: dwcp resolve --dir {}",
                     self.dir.display()

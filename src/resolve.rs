@@ -1,11 +1,12 @@
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dwcp_core::Guest;
 use dwcp_core::guest::ImageStaging;
 use dwcp_core::net::Records;
 use dwcp_core::session::{Owner, Record, SourceConfig, Standing};
 use dwcp_core::wire::TransferId;
+use dwcp_core::{Guest, GuestError};
 use serde::Serialize;
 
 use crate::cli::{Credentials, OwnerArg, ResolveArgs};
@@ -82,22 +83,28 @@ impl Place {
 struct Summary<'a> {
     verdict: &'a str,
     transfers: usize,
+    damaged: usize,
 }
 
 fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
-    let records = state::standing(&place.records()?, place.standing())?;
-    if records.is_empty() {
+    let listing = state::look(&place.records()?, place.standing())?;
+    for damaged in &listing.damaged {
+        state::tell_damaged(damaged, report);
+    }
+    if listing.is_empty() {
         report.say(&format!("nothing is in doubt in {}", place.records_folder().display()));
     }
-    for record in &records {
+    for record in &listing.records {
+        let peer = record.peer;
         let state = match place {
-            Place::Source(_) => "given up here; ask the receiver: dwcp resolve TRANSFER --to HOST:PORT ...",
-            Place::Sink(_) => "stored here; waits for its sender to say that it may be used",
+            Place::Source(_) => format!("given up here to {peer}; ask it: dwcp resolve TRANSFER --to HOST:PORT ..."),
+            Place::Sink(_) => format!("stored here; waits for its sender {peer} to say that it may be used"),
         };
         report.say(&format!("{}  {}  {state}", record.transfer, record.name));
         report.event("in-doubt", &Shown::from(record));
     }
-    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers: records.len() });
+    let (transfers, damaged) = (listing.records.len(), listing.damaged.len());
+    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers, damaged });
     Ok(Exit::Ok)
 }
 
@@ -184,18 +191,22 @@ fn at_source(record: &Record, owner: OwnerArg) -> String {
 }
 
 fn at_sink(dir: &Path, records: &Records, record: &Record, owner: OwnerArg, replace: bool) -> Result<String, Failure> {
-    let staging = ImageStaging::reopen(dir, &record.name, record.transfer, replace);
+    let staging = match ImageStaging::reopen(dir, record, replace) {
+        // Gone already, when it is the sender's, is what was wanted.
+        Err(GuestError::Io { source, .. }) if owner == OwnerArg::Source && source.kind() == ErrorKind::NotFound => None,
+        staging => Some(staging.map_err(|error| look_first(error, record, records))?),
+    };
     let path = dir.join(record.name.as_str());
-    match owner {
-        OwnerArg::Sink => {
-            staging?.resume()?;
+    match (owner, staging) {
+        (OwnerArg::Sink, Some(staging)) => {
+            staging.resume().map_err(|error| look_first(error, record, records))?;
             records.store(&Record { standing: Standing::Ran, ..record.clone() })?;
             Ok(format!("{} is visible and may be used", path.display()))
         }
-        OwnerArg::Source => {
-            // A staging file that is gone already is what was wanted.
-            if let Ok(staging) = staging {
+        (_, staging) => {
+            if let Some(staging) = staging {
                 if staging.is_visible()? {
+                    staging.verify().map_err(|error| look_first(error, record, records))?;
                     return Err(already_visible(&path, record));
                 }
                 staging.discard();
@@ -204,6 +215,19 @@ fn at_sink(dir: &Path, records: &Records, record: &Record, owner: OwnerArg, repl
             Ok(format!("what was stored of {} is removed; it is the sender's", record.name))
         }
     }
+}
+
+/// A file of its name that may be the guest, used since, or anything else: no program can tell.
+fn look_first(error: GuestError, record: &Record, records: &Records) -> Failure {
+    let foreign = matches!(error, GuestError::NotStaged { .. });
+    let failure = Failure::from(error);
+    let Some(path) = records.path(record.transfer).filter(|_| foreign) else { return failure };
+    failure.advise(format!(
+        "If it is this guest, in use since the crash, the receiver has it: remove {path} here and use --owner sink at \
+         the sender. If it is another file and the guest is lost here, move that file away and use --owner source at \
+         both ends.",
+        path = path.display()
+    ))
 }
 
 /// RUN had been obeyed before the crash, so the source did give it up: its word cannot be taken back.

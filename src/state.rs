@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use dwcp_core::net::Records;
+use dwcp_core::net::{Damaged, Listing, Records};
 use dwcp_core::session::{Record, Standing};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::report::Report;
 
 /// The folder that was named, or the user's own.
 pub(crate) fn folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
@@ -31,11 +32,36 @@ pub(crate) fn make(path: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Records with this standing, oldest name first.
+/// Records with this standing, by name. What cannot be read is told in the log: it may be one of them.
 pub(crate) fn standing(records: &Records, standing: Standing) -> Result<Vec<Record>, Failure> {
-    let mut found: Vec<Record> = records.list()?.into_iter().filter(|record| record.standing == standing).collect();
-    found.sort_by(|a, b| (&a.name, a.transfer).cmp(&(&b.name, b.transfer)));
-    Ok(found)
+    let listing = look(records, standing)?;
+    for damaged in &listing.damaged {
+        tracing::warn!("a record cannot be read: {}", damaged.error);
+    }
+    Ok(listing.records)
+}
+
+/// Records with this standing, by name, and files that are no record.
+pub(crate) fn look(records: &Records, standing: Standing) -> Result<Listing, Failure> {
+    let mut listing = records.list()?;
+    listing.records.retain(|record| record.standing == standing);
+    listing.records.sort_by(|a, b| (&a.name, a.transfer).cmp(&(&b.name, b.transfer)));
+    Ok(listing)
+}
+
+/// A file that is no record, for people and in a JSON line.
+pub(crate) fn tell_damaged(damaged: &Damaged, report: &Report) {
+    let error = damaged.error.to_string();
+    report.warn(&format!("warning: a record cannot be read: {error}"));
+    let transfer = damaged.transfer.map(|transfer| transfer.to_string());
+    report.event("warning", &Warning { transfer, error });
+}
+
+/// Something that went on, but that an operator must look at.
+#[derive(Debug, Serialize)]
+pub(crate) struct Warning {
+    pub(crate) transfer: Option<String>,
+    pub(crate) error: String,
 }
 
 /// A transfer in a JSON line.
@@ -44,6 +70,7 @@ pub(crate) struct Shown {
     transfer: String,
     name: String,
     standing: &'static str,
+    peer: String,
     root: String,
 }
 
@@ -53,6 +80,7 @@ impl From<&Record> for Shown {
             transfer: record.transfer.to_string(),
             name: record.name.to_string(),
             standing: record.standing.as_str(),
+            peer: record.peer.to_string(),
             root: record.root.to_string(),
         }
     }

@@ -17,10 +17,12 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use dwcp_core::extent::FlatPage;
 use dwcp_core::guest::ImageStaging;
 use dwcp_core::net::Records;
-use dwcp_core::session::{Record, Standing};
-use dwcp_core::wire::{Digest, FenceEpoch, Name, TransferId};
+use dwcp_core::session::leaves::{Tree, leaf};
+use dwcp_core::session::{Leaves, Record, Standing};
+use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
 
 /// Nothing here takes a second on an idle machine.
@@ -520,6 +522,29 @@ fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
 }
 
 #[test]
+fn a_killed_sender_has_its_name_back_at_once_and_nobody_else() {
+    let place = Place::new();
+    let mut receiver = Receiver::start(place.receive().args(["--trust", &place.receiver]));
+    let (image, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    sending.child.kill().unwrap();
+    sending.child.wait().unwrap();
+    // Another peer has no business with it.
+    let mut other = dwcp();
+    other.args(["send", "--to", &receiver.address, "--as", "vm1", "--trust", &place.receiver]);
+    other.arg("--identity").arg(place.path("b.id")).arg("--state-dir").arg(place.path("other")).arg(&image);
+    run(&mut other).failed(1, &["the name vm1 is taken"]);
+    // The kernel may tell of the kill a moment later than of the next sender.
+    let mut tries = std::iter::repeat_with(|| run(place.send(&receiver.address, "vm1").arg(&image))).take(20);
+    assert!(tries.any(|said| said.code == 0), "the name stayed taken");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "interrupted");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!(place.visible(), ["vm1"]);
+}
+
+#[test]
 fn a_receiver_that_is_interrupted_keeps_nothing() {
     let place = Place::new();
     let receiver = place.listen();
@@ -535,15 +560,21 @@ fn a_receiver_that_is_interrupted_keeps_nothing() {
 
 const ID: TransferId = TransferId([0xab; 16]);
 
-fn record(standing: Standing) -> Record {
-    let (epoch, root) = (FenceEpoch(1), Digest([5; 32]));
-    Record { transfer: ID, epoch, attempt: 1, root, name: Name::new("vm1").unwrap(), standing }
+fn record(standing: Standing, peer: &str) -> Record {
+    let (name, layout, peer) = (Name::new("vm1").unwrap(), Layout::new(&[5000]).unwrap(), peer.parse().unwrap());
+    let (leaves, mut plain) = (Leaves::new(&layout), vec![0; 8192]);
+    plain[..5000].fill(1);
+    for (page, flat) in plain.chunks(4096).zip(0..) {
+        leaves.set(FlatPage(flat), leaf(page));
+    }
+    let (epoch, root) = (FenceEpoch(1), Tree::new(&layout).root(&leaves));
+    Record { transfer: ID, epoch, attempt: 1, root, name, layout, peer, standing }
 }
 
 /// Both ends as a crash between GIVE_UP and RUN leaves them.
 fn in_doubt(place: &Place) {
-    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp)).unwrap();
-    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready)).unwrap();
+    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp, &place.receiver)).unwrap();
+    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready, &place.sender)).unwrap();
     let layout = Layout::new(&[5000]).unwrap();
     let staging = ImageStaging::create(place.path("in"), &Name::new("vm1").unwrap(), ID, layout, false).unwrap();
     staging.write(RegionId(0), 0, &vec![1; 8192]).unwrap();
@@ -567,7 +598,9 @@ fn a_doubt_is_told_and_ended_by_asking() {
     let id = ID.to_string();
     let list = resolve(&place, &[]);
     assert!(list.code == 0 && list.out.contains(&id) && list.out.contains("vm1"), "{}{}", list.out, list.err);
-    assert!(resolve_sink(&place, &[]).out.contains(&id));
+    assert!(list.out.contains(&place.receiver), "{}", list.out);
+    let list = resolve_sink(&place, &[]).out;
+    assert!(list.contains(&id) && list.contains(&place.sender), "{list}");
 
     let mut receiver = place.listen();
     // A running receiver holds the transfer: nobody ends it behind its back.
@@ -609,6 +642,95 @@ fn a_doubt_is_ended_by_the_operator_who_fences() {
     assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
     assert!(place.visible().is_empty());
     resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).failed(1, &["is not in doubt"]);
+}
+
+#[test]
+fn a_file_of_the_promised_name_is_not_taken_for_the_image() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = &*ID.to_string();
+    // The crash came between the rename and its record, or somebody put a file there.
+    fs::remove_file(place.stored(&format!(".dwcp-{ID}.part"))).unwrap();
+    fs::write(place.stored("vm1"), noise(5000)).unwrap();
+    for owner in ["sink", "source"] {
+        let said = resolve_sink(&place, &[id, "--owner", owner, "--fenced"]);
+        said.failed(1, &["in/vm1 is not the image that was received", ".record", "move that file away"]);
+    }
+    let mut receiver = place.listen();
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    resolve(&place, &[&[id][..], &ask].concat()).failed(8, &["is not the image that was received"]);
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "in-doubt");
+    assert!(fs::read(place.stored("vm1")).unwrap() == noise(5000));
+    receiver.lines.interrupt();
+    assert_eq!(receiver.lines.end().0, 8);
+
+    fs::rename(place.stored("vm1"), place.path("away")).unwrap();
+    assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
+}
+
+#[test]
+fn a_damaged_record_is_told_and_stops_nothing_else() {
+    let place = Place::new();
+    in_doubt(&place);
+    let torn = TransferId([1; 16]);
+    let name = format!("{torn}.record");
+    fs::write(place.path("in/.dwcp").join(&name), "dwcp record 2\n").unwrap();
+    let layout = Layout::new(&[5000]).unwrap();
+    ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), torn, layout, false).unwrap();
+
+    let list = resolve_sink(&place, &["--json"]);
+    assert!(list.code == 0 && list.err.contains(&name) && list.out.contains(&ID.to_string()), "{}", list.err);
+    assert_eq!((&list.summary()["transfers"], &list.summary()["damaged"]), (&1.into(), &1.into()));
+    let receiver = place.listen();
+    assert_eq!(run(place.send(&receiver.address, "vm3").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert!(code == 0 && err.contains(&name) && err.contains("dwcp resolve"), "{err}");
+    assert!(place.visible().contains(&format!(".dwcp-{torn}.part")), "it may have been promised");
+}
+
+#[test]
+fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = &*ID.to_string();
+    let mut receiver = place.listen();
+    // Where the next record would be written first.
+    fs::create_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    assert_eq!(resolve(&place, &[&[id][..], &ask].concat()).code, 0);
+    let warning = receiver.lines.until("warning");
+    assert!(warning["transfer"] == id && warning["error"].as_str().unwrap().contains("record"), "{warning}");
+    assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert!(code == 0 && err.contains("went wrong") && err.contains("--owner sink"), "{err}");
+    fs::remove_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    assert_eq!(resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]).code, 0);
+    assert!(resolve_sink(&place, &[]).out.contains("nothing is in doubt"));
+}
+
+// spec: P-4
+#[test]
+fn what_was_handed_over_long_ago_is_forgotten() {
+    let place = Place::new();
+    let records = Records::open(place.path("in/.dwcp")).unwrap();
+    let path = records.path(ID).unwrap();
+    let hand_over_long_ago = || {
+        records.store(&record(Standing::Ran, &place.sender)).unwrap();
+        File::open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    };
+    hand_over_long_ago();
+    let mut receiver = place.listen();
+    assert!(!path.exists(), "at the start");
+    hand_over_long_ago();
+    assert_eq!(run(place.send(&receiver.address, "vm2").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert!(!path.exists(), "when another has arrived");
+    assert_eq!(records.list().unwrap().records.len(), 1, "the new one stays");
 }
 
 #[test]

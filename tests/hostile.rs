@@ -14,10 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dwcp_core::guest::Memory;
-use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Transfer, Trust};
+use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Records, Transfer, Trust};
 use dwcp_core::session::binding::{self, Key, Speaker};
-use dwcp_core::session::leaves::{extent_digest, leaf};
-use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, SourceConfig};
+use dwcp_core::session::leaves::{Leaves, Tree, extent_digest, leaf};
+use dwcp_core::session::{Outcome, Owner, Record, SessionError, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::*;
 use dwcp_core::{Extent, Guest, Layout, PAGE_BYTES, RegionId, Run as PageRun};
 use rustls::pki_types::pem::PemObject;
@@ -358,6 +358,135 @@ async fn a_lane_id_joins_once() {
     let mac = binding::join_mac(&session_key, &fresh.key(binding::CONNECTION_LABEL), inside.session, LaneId(2));
     fresh.say(&Frame::Join(Join { session: inside.session, lane: LaneId(2), mac })).await;
     assert!(matches!(fresh.hear().await.unwrap(), Frame::Joined(_)), "a lane that was never used may join");
+}
+
+/// A sink with records that trusts two peers, and says nothing to what it is offered.
+struct Remembering {
+    listener: Listener,
+    records: Records,
+    folder: tempfile::TempDir,
+    peers: [Identity; 2],
+}
+
+impl Remembering {
+    async fn sink() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, a, b] = ["sink", "a", "b"].map(|name| Identity::generate(name).unwrap());
+        let endpoint = Endpoint::new(&own, &Trust::fingerprints([a.fingerprint(), b.fingerprint()])).unwrap();
+        let endpoint = endpoint.with_records(folder.path()).unwrap();
+        let listener = endpoint.listen("127.0.0.1:0").await.unwrap();
+        Self { listener, records: endpoint.records().clone(), folder, peers: [a, b] }
+    }
+
+    /// A new session of one of the peers that begins with this frame.
+    async fn begin(&self, peer: usize, first: &Frame) -> Raw {
+        let mut raw = Raw::connect(self.listener.local_addr(), Some(&self.peers[peer]), b"dwcp/3").await.unwrap();
+        let (ack, hello) = raw.hello(|_| {}).await;
+        raw.bind(&hello, &ack).await;
+        raw.say(first).await;
+        raw
+    }
+
+    fn remember(&self, standing: Standing) {
+        let record = Record::of(&offer(), 1, Digest([4; 32]), self.peers[0].fingerprint(), standing);
+        self.records.store(&record).unwrap();
+    }
+
+    fn damage(&self) {
+        std::fs::write(self.folder.path().join(format!("{}.record", offer().transfer)), "torn").unwrap();
+    }
+}
+
+fn ask(transfer: TransferId) -> Frame {
+    Frame::Run(Run { transfer, epoch: offer().epoch, attempt: 1, root: Digest([4; 32]) })
+}
+
+// spec: P-3
+#[tokio::test]
+async fn a_trusted_peer_learns_nothing_of_anothers_transfer() {
+    let mut sink = Remembering::sink().await;
+    for standing in [Standing::Ready, Standing::Ran] {
+        sink.remember(standing);
+        let other = sink.begin(1, &ask(offer().transfer)).await.hear_error().await;
+        let never_was = sink.begin(1, &ask(TransferId([9; 16]))).await.hear_error().await;
+        assert_eq!(other.code, ErrorCode::Unknown);
+        assert_eq!(other, never_was);
+        let _asking = sink.begin(0, &ask(offer().transfer)).await;
+        let Some(Incoming::Ask(asked)) = sink.listener.accept().await else { panic!() };
+        assert_eq!((asked.peer(), asked.record().standing), (sink.peers[0].fingerprint(), standing));
+        // While one of its sessions waits for an answer, too.
+        assert_eq!(sink.begin(1, &ask(offer().transfer)).await.hear_error().await, never_was);
+    }
+}
+
+// spec: S-10
+#[tokio::test]
+async fn a_session_yields_its_place_only_when_lost_and_never_after_ready() {
+    let mut sink = Remembering::sink().await;
+    let control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    let guest = Arc::new(Memory::new(offer().layout));
+    let mut session = incoming.accept(Arc::clone(&guest) as Arc<dyn Guest>, SinkConfig::default());
+    assert!(!session.supersede().await, "its source is there");
+    drop(control);
+    while !session.supersede().await {}
+    assert_eq!(session.outcome().await.owner, Owner::Source);
+
+    let mut control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    let session = incoming.accept(guest, SinkConfig::default());
+    assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
+    let layout = offer().layout;
+    let root = Tree::new(&layout).root(&Leaves::new(&layout));
+    let device_digest = Digest(*blake3::hash(&[]).as_bytes());
+    control.say(&Frame::Pause(Pause { attempt: 1, root, device_bytes: 0, device_digest, finals: vec![] })).await;
+    assert!(matches!(control.hear().await.unwrap(), Frame::Ready(_)));
+    drop(control);
+    // The loss is seen after some of these questions; none may be answered with yes.
+    for _ in 0..5000 {
+        assert!(!session.supersede().await, "READY was promised");
+    }
+}
+
+/// What an offer is turned away with.
+async fn turned_away(raw: &mut Raw) -> String {
+    match raw.hear().await.unwrap() {
+        Frame::Abort(Abort { reason: AbortReason::Refused, text }) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+// spec: O-5
+#[tokio::test]
+async fn a_transfer_is_offered_in_one_session_and_once() {
+    let mut sink = Remembering::sink().await;
+    let first = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    for peer in [0, 1] {
+        let text = turned_away(&mut sink.begin(peer, &Frame::Offer(offer())).await).await;
+        assert!(text.contains("another session"), "{text}");
+    }
+    // Nobody wants it: it may be offered again.
+    drop((incoming, first));
+    let _again = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    drop(incoming);
+    for standing in [Standing::GaveUp, Standing::Ready, Standing::Ran] {
+        sink.remember(standing);
+        let text = turned_away(&mut sink.begin(0, &Frame::Offer(offer())).await).await;
+        assert!(text.contains("was here before"), "{text}");
+    }
+}
+
+// spec: P-1, O-5
+#[tokio::test]
+async fn a_damaged_record_is_not_no_record() {
+    let sink = Remembering::sink().await;
+    sink.damage();
+    for first in [Frame::Offer(offer()), ask(offer().transfer)] {
+        let error = sink.begin(0, &first).await.hear_error().await;
+        assert_eq!(error.code, ErrorCode::Local, "{error:?}");
+    }
 }
 
 // spec: H-5

@@ -12,16 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwcp_core::guest::Memory;
-use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Transfer, Trust};
+use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Transfer, Trust};
 use dwcp_core::session::{Outcome, Owner, Record, SessionError, ShadowFill, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::{Digest, FenceEpoch, GuestKind, Name, TransferId};
 use dwcp_core::{Guest, Layout, PAGE_BYTES, RegionId};
 
 fn pair() -> (Endpoint, Endpoint) {
+    let (source, sink, ..) = pair_with_keys();
+    (source, sink)
+}
+
+fn pair_with_keys() -> (Endpoint, Endpoint, Fingerprint, Fingerprint) {
     let (a, b) = (Identity::generate("a").unwrap(), Identity::generate("b").unwrap());
     let source = Endpoint::new(&a, &Trust::fingerprints([b.fingerprint()])).unwrap();
     let sink = Endpoint::new(&b, &Trust::fingerprints([a.fingerprint()])).unwrap();
-    (source, sink)
+    (source, sink, a.fingerprint(), b.fingerprint())
 }
 
 fn transfer() -> Transfer {
@@ -125,13 +130,16 @@ async fn a_guest_that_writes_all_the_while_arrives_whole() {
     assert!(progress.pages_resent > 0 && progress.rounds.len() >= 2, "{progress:?}");
 }
 
-fn record(standing: Standing) -> Record {
+/// The same promise, as either end remembers it.
+fn record(standing: Standing, peer: Fingerprint) -> Record {
     Record {
         transfer: TransferId([9; 16]),
         epoch: FenceEpoch(1),
         attempt: 1,
         root: Digest([7; 32]),
         name: Name::new("vm1").unwrap(),
+        layout: Layout::new(&[4096]).unwrap(),
+        peer,
         standing,
     }
 }
@@ -140,9 +148,9 @@ fn record(standing: Standing) -> Record {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_ran_says_so_by_its_record_and_touches_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (source, sink) = pair();
+    let (source, sink, a, b) = pair_with_keys();
     let sink = sink.with_records(folder.path()).unwrap();
-    sink.records().store(&record(Standing::Ran)).unwrap();
+    sink.records().store(&record(Standing::Ran, a)).unwrap();
     let mut listener = sink.listen("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().to_string();
     let guest = Arc::new(Memory::new(Layout::new(&[4096]).unwrap()));
@@ -154,7 +162,7 @@ async fn a_sink_that_ran_says_so_by_its_record_and_touches_nothing() {
             ask.accept(guest, SinkConfig::default()).outcome().await
         }
     });
-    let mut session = source.ask(&to, &record(Standing::GaveUp), SourceConfig::default()).await.unwrap();
+    let mut session = source.ask(&to, &record(Standing::GaveUp, b), SourceConfig::default()).await.unwrap();
     let outcome = session.outcome().await;
     assert!(outcome.owner == Owner::Sink && outcome.error.is_none(), "{outcome:?}");
     assert_eq!(answer.await.unwrap().owner, Owner::Sink);
@@ -164,9 +172,9 @@ async fn a_sink_that_ran_says_so_by_its_record_and_touches_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_that_is_turned_away_leaves_the_doubt() {
     let folder = tempfile::tempdir().unwrap();
-    let (source, sink) = pair();
+    let (source, sink, a, b) = pair_with_keys();
     let sink = sink.with_records(folder.path()).unwrap();
-    sink.records().store(&record(Standing::Ready)).unwrap();
+    sink.records().store(&record(Standing::Ready, a)).unwrap();
     let mut listener = sink.listen("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().to_string();
     let answer = tokio::spawn(async move {
@@ -174,11 +182,24 @@ async fn a_question_that_is_turned_away_leaves_the_doubt() {
         ask.refuse("cannot be found here");
         listener
     });
-    let mut session = source.ask(&to, &record(Standing::GaveUp), SourceConfig::default()).await.unwrap();
+    let mut session = source.ask(&to, &record(Standing::GaveUp, b), SourceConfig::default()).await.unwrap();
     let outcome = session.outcome().await;
     assert_eq!(outcome.owner, Owner::InDoubt);
     let told =
         matches!(&outcome.error, Some(SessionError::PeerReports(frame)) if frame.text.contains("cannot be found"));
     assert!(told, "{outcome:?}");
     drop(answer.await.unwrap());
+}
+
+// spec: P-3
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_asks_nobody_but_the_peer_that_it_gave_the_guest_to() {
+    let (source, sink, _, b) = pair_with_keys();
+    let listener = sink.listen("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().to_string();
+    let other = Fingerprint([1; 32]);
+    let error = source.ask(&to, &record(Standing::GaveUp, other), SourceConfig::default()).await.unwrap_err();
+    let named = matches!(&error, EndpointError::Unauthorised { what, .. }
+        if what.contains(&b.to_string()) && what.contains(&other.to_string()));
+    assert!(named, "{error}");
 }

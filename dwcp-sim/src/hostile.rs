@@ -20,6 +20,8 @@ use dwcp_core::wire::{
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
 use dwcp_hde::Bases;
 
+use crate::PEER;
+
 /// Bytes as one frame on any lane: it is refused, or it is a frame that can be written and read again.
 pub fn check_frame(data: &[u8]) {
     let Some((head, body)) = data.split_first_chunk::<FRAME_HEADER_BYTES>() else { return };
@@ -126,8 +128,8 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
     };
     let mut bytes = Script { data };
     let source = SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), ..SourceConfig::default() };
-    let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)));
-    let sink = Sink::new(SinkConfig::default(), offer, Arc::new(Leaves::new(&layout)));
+    let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)), PEER);
+    let sink = Sink::new(SinkConfig::default(), offer, Arc::new(Leaves::new(&layout)), PEER);
     let mut source = Driven::new(source, &layout);
     let mut sink = Driven::new(sink, &layout);
     source.feed(Input::Start);

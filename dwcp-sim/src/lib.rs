@@ -25,6 +25,11 @@ pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use dwcp_core::session::Fingerprint;
+
+/// Whom each end takes the other for. Keys are beneath what is simulated.
+const PEER: Fingerprint = Fingerprint([1; 32]);
+
 pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};
 pub use self::props::{Ending, Property, Report, Violation};

@@ -244,6 +244,15 @@ pub enum GuestError {
         /// What exists.
         what: String,
     },
+    /// The file under the final name is not what was staged.
+    #[error(
+        "{what} is not the image that was received: another file, or changed since; nothing was done with it - look \
+         at it before you decide who has the guest"
+    )]
+    NotStaged {
+        /// Which file.
+        what: String,
+    },
     /// The operating system refused.
     #[error("{what}: {source}")]
     Io {

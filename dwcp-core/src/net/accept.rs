@@ -17,14 +17,13 @@ use super::driver::{Chores, Driver, EVENTS, Event, Stream};
 use super::endpoint::Endpoint;
 use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, turn_away, write_frame};
-use super::identity::Fingerprint;
 use super::lane_sink::SinkLanes;
 use super::session::Session;
 use super::sink_hands::SinkHands;
 use super::tls::{Channel, channel};
 use crate::guest::Guest;
 use crate::session::binding::{self, Key, Speaker};
-use crate::session::{Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
+use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
 use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES, MAX_LANES};
 use crate::wire::{
     Abort, AbortReason, ErrorCode, Frame, GuestKind, Hello, HelloAck, Join, Offer, PeerLimits, Run, SessionId,
@@ -60,6 +59,7 @@ pub enum Incoming {
 #[derive(Debug)]
 pub struct IncomingOffer {
     first: First,
+    seat: Seat,
     offer: Offer,
 }
 
@@ -67,8 +67,8 @@ pub struct IncomingOffer {
 #[derive(Debug)]
 pub struct IncomingAsk {
     first: First,
+    seat: Seat,
     record: Record,
-    run: Run,
 }
 
 /// A control connection whose first frame has been read.
@@ -83,11 +83,35 @@ struct First {
     limits: PeerLimits,
 }
 
+/// The one session of a transfer, from its first frame on: what comes for it before somebody accepts
+/// it waits in `queue`.
+#[derive(Debug)]
+struct Seat {
+    place: Place,
+    events: mpsc::Sender<Event>,
+    queue: mpsc::Receiver<Event>,
+}
+
+/// Among the sessions that are alive; left when this is dropped.
+#[derive(Debug)]
+struct Place {
+    sessions: Sessions,
+    session: SessionId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
+    }
+}
+
+type Sessions = Arc<Mutex<HashMap<SessionId, Known>>>;
+
 /// What all connections of a listener share.
 #[derive(Clone, Debug)]
 struct Gate {
     endpoint: Endpoint,
-    sessions: Arc<Mutex<HashMap<SessionId, Known>>>,
+    sessions: Sessions,
     half_open: Arc<Semaphore>,
     offers: mpsc::Sender<Incoming>,
 }
@@ -159,19 +183,14 @@ impl IncomingOffer {
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
         let config = SinkConfig { lanes: config.lanes.min(self.first.limits.lanes), ..config };
-        let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves));
-        self.first.drive(&self.offer, machine, leaves, guest, None)
+        let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
+        self.first.drive(self.seat, &self.offer, machine, leaves, guest)
     }
 
     /// Turns it away with a sentence for the operator at the other end.
     pub fn refuse(self, text: &str) {
-        let abort = Frame::Abort(Abort { reason: AbortReason::Refused, text: text.into() });
-        let mut stream = self.first.stream;
-        tokio::spawn(async move {
-            let _ = write_frame(&mut stream, &abort).await;
-            // Wait for the peer to hang up first, lest a reset swallow the sentence.
-            let _ = tokio::time::timeout(HANDSHAKE_LIMIT, read_frame(&mut stream, 64, &mut Vec::new())).await;
-        });
+        let text = text.to_owned();
+        tokio::spawn(async move { self.first.refuse(&text).await });
     }
 }
 
@@ -200,22 +219,32 @@ impl IncomingAsk {
         let leaves = Arc::new(Leaves::new(&layout));
         let offer = Offer { transfer, epoch, kind: GuestKind::Image, name, layout };
         let machine = Sink::recover(config, offer.clone(), &self.record);
-        self.first.drive(&offer, machine, leaves, guest, Some(Frame::Run(self.run)))
+        self.first.drive(self.seat, &offer, machine, leaves, guest)
     }
 }
 
 impl First {
-    fn drive(
-        self,
-        offer: &Offer,
-        machine: Sink,
-        leaves: Arc<Leaves>,
-        guest: Arc<dyn Guest>,
-        frame: Option<Frame>,
-    ) -> Session {
+    /// The place of this session, or else, if its transfer has one already, the way to that when it
+    /// is this peer's. spec: O-5
+    fn seat(&self, transfer: TransferId) -> Result<Seat, Option<mpsc::Sender<Event>>> {
         let (events, queue) = mpsc::channel(EVENTS);
+        let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
+        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone() };
+        let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
+            return Err((other.peer == self.peer).then(|| other.events.clone()));
+        }
+        sessions.insert(self.session, known);
+        let place = Place { sessions: Arc::clone(&self.gate.sessions), session: self.session };
+        Ok(Seat { place, events, queue })
+    }
+
+    fn drive(self, seat: Seat, offer: &Offer, machine: Sink, leaves: Arc<Leaves>, guest: Arc<dyn Guest>) -> Session {
+        let Seat { place, events, queue } = seat;
         let shared = Arc::new(SinkLanes { guest: Arc::clone(&guest), leaves, epoch: offer.epoch });
         let hands = SinkHands {
+            transfer: offer.transfer,
+            peer: self.peer,
             shared,
             threads: self.gate.endpoint.threads.clone(),
             events: events.clone(),
@@ -223,33 +252,22 @@ impl First {
             lanes: BTreeMap::new(),
             waiting: BTreeMap::new(),
         };
-        let known = Known {
-            peer: self.peer,
-            transfer: offer.transfer,
-            key: self.key,
-            limits: self.limits,
-            attempt: 0,
-            events: events.clone(),
-        };
-        let sessions = Arc::clone(&self.gate.sessions);
-        sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(self.session, known);
         let (progress, watch) = watch::channel(machine.progress().clone());
         let driver = Driver {
             machine,
             hands,
             control: Some(ControlLink::start(self.stream, 0, events.clone())),
             generation: 0,
-            chores: Chores::start(guest, self.gate.endpoint.records.clone(), events.clone()),
+            chores: Chores::start(guest, self.gate.endpoint.records, events.clone()),
             events: events.clone(),
             queue,
             clock: Clock::start(),
             progress,
             published: Time::default(),
         };
-        let session = self.session;
         let task = tokio::spawn(async move {
-            let outcome = driver.run(frame.map(Input::Frame).into_iter().collect()).await;
-            sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+            let outcome = driver.run(Vec::new()).await;
+            drop(place);
             outcome
         });
         Session::new(offer.transfer, events, watch, task)
@@ -393,23 +411,13 @@ impl Gate {
         };
         let _ = known.events.send(Event::Join { lane: join.lane, stream: Box::new(stream) }).await;
     }
-
-    /// A live session of this transfer with this peer.
-    fn session_of(&self, transfer: TransferId, peer: Fingerprint) -> Option<mpsc::Sender<Event>> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = sessions.values().find(|known| known.transfer == transfer && known.peer == peer)?;
-        Some(known.events.clone())
-    }
 }
 
 impl First {
     /// A new session begins with an offer, or with the question of a source that gave up. spec: S-8
     async fn read(mut self) {
         match read_frame(&mut self.stream, MAX_CONTROL_BYTES, &mut Vec::new()).await {
-            Ok(Frame::Offer(offer)) => {
-                let offers = self.gate.offers.clone();
-                let _ = offers.send(Incoming::Offer(IncomingOffer { first: self, offer })).await;
-            }
+            Ok(Frame::Offer(offer)) => self.offered(offer).await,
             Ok(Frame::Run(run)) => self.asked(run).await,
             Ok(other) => {
                 let text = format!("a session begins with OFFER or RUN, not with {:?}", other.frame_type());
@@ -422,18 +430,57 @@ impl First {
         }
     }
 
-    async fn asked(mut self, run: Run) {
-        if let Some(events) = self.gate.session_of(run.transfer, self.peer) {
-            let made = Event::ControlMade { stream: Box::new(self.stream), first: Some(Frame::Run(run)) };
-            let _ = events.send(made).await;
-            return;
-        }
-        match self.gate.endpoint.records.load(run.transfer) {
-            Ok(Some(record)) if matches!(record.standing, Standing::Ready | Standing::Ran) => {
+    /// One session a transfer, and one transfer an id: what is recorded here is no longer offered.
+    /// spec: O-5
+    async fn offered(mut self, offer: Offer) {
+        let Ok(seat) = self.seat(offer.transfer) else {
+            let text = "this transfer is under way here in another session; end that, or begin a new transfer";
+            return self.refuse(text).await;
+        };
+        match self.gate.endpoint.records.load(offer.transfer) {
+            Ok(None) => {
                 let offers = self.gate.offers.clone();
-                let _ = offers.send(Incoming::Ask(IncomingAsk { first: self, record, run })).await;
+                let _ = offers.send(Incoming::Offer(IncomingOffer { first: self, seat, offer })).await;
             }
-            Ok(_) => turn_away(&mut self.stream, ErrorCode::Unknown, "this transfer is not known here").await,
+            Ok(Some(_)) => {
+                let text = "this transfer was here before: ask what became of it (`dwcp resolve`), or begin a new one";
+                self.refuse(text).await;
+            }
+            Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
+        }
+    }
+
+    /// Turns an offer away with a sentence for the operator at the other end.
+    async fn refuse(mut self, text: &str) {
+        let abort = Frame::Abort(Abort { reason: AbortReason::Refused, text: text.into() });
+        let _ = write_frame(&mut self.stream, &abort).await;
+        // Wait for the peer to hang up first, lest a reset swallow the sentence.
+        let _ = tokio::time::timeout(HANDSHAKE_LIMIT, read_frame(&mut self.stream, 64, &mut Vec::new())).await;
+    }
+
+    /// Another peer than the record's is told what it would be told of a transfer that never was.
+    /// spec: P-3
+    async fn asked(mut self, run: Run) {
+        let unknown = "this transfer is not known here";
+        let (transfer, run) = (run.transfer, Frame::Run(run));
+        let seat = match self.seat(transfer) {
+            Ok(seat) => seat,
+            Err(Some(events)) => {
+                let made = Event::ControlMade { stream: Box::new(self.stream), first: Some(run) };
+                let _ = events.send(made).await;
+                return;
+            }
+            Err(None) => return turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
+        };
+        match self.gate.endpoint.records.load(transfer) {
+            Ok(Some(record)) if record.peer == self.peer && record.standing != Standing::GaveUp => {
+                // The session hears it as soon as somebody accepts; the queue was made a moment ago
+                // and has room.
+                let _ = seat.events.try_send(Event::Input(Input::Frame(run)));
+                let offers = self.gate.offers.clone();
+                let _ = offers.send(Incoming::Ask(IncomingAsk { first: self, seat, record })).await;
+            }
+            Ok(_) => turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
             Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
         }
     }

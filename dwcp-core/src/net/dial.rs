@@ -13,6 +13,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, write_frame};
 use super::tls::{Channel, Tls, channel};
+use crate::session::Fingerprint;
 use crate::session::binding::{self, FEATURES, Key, NegotiationError, Speaker, VERSIONS};
 use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_LANES};
 use crate::wire::{
@@ -38,6 +39,9 @@ pub(super) fn socket(stream: TcpStream) -> Socket {
 pub(super) struct Dialer {
     /// As the operator wrote it: host and port.
     pub(super) to: String,
+    /// The one peer that may answer, once it is known: what is promised to one trusted peer is no
+    /// business of another. spec: P-3
+    pub(super) peer: Option<Fingerprint>,
     pub(super) tls: Tls,
     pub(super) sockets: Sockets,
 }
@@ -142,6 +146,13 @@ impl Dialer {
         let (_, state) = stream.get_ref();
         let exported = channel(state, |label| state.export_keying_material([0; 32], label, None));
         let channel = exported.map_err(|error| self.tls_error(io::Error::other(error)))?;
+        if let Some(peer) = self.peer.filter(|&peer| peer != channel.peer) {
+            let what = format!(
+                "it has the key {}, but this transfer went to {peer}; name the host that has that key",
+                channel.peer
+            );
+            return Err(EndpointError::Unauthorised { address: address(), what });
+        }
         Ok((stream, channel))
     }
 

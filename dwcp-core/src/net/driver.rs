@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 
 use super::clock::Clock;
@@ -12,7 +12,7 @@ use super::control::ControlLink;
 use super::dial::Socket;
 use super::records::Records;
 use crate::guest::{DirtyMap, Guest, GuestError};
-use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
+use crate::session::{Input, Machine, Outcome, Output, Owner, Phase, Progress, Record, SessionError, Time};
 use crate::wire::{Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
@@ -31,6 +31,8 @@ pub(super) enum Event {
     RedialFailed { session_unknown: bool },
     /// Sink: a connection with a valid proof wants to be a lane.
     Join { lane: LaneId, stream: Box<Stream> },
+    /// Sink: somebody else wants its place; ends it if its source is lost. Answers whether it ends.
+    Supersede { ends: oneshot::Sender<bool> },
     /// From a worker, a guest or the embedder: passed on as it is.
     Input(Input),
 }
@@ -128,8 +130,16 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                     None
                 }
             }
+            Event::Supersede { ends } => self.supersede(ends),
             Event::Input(input) => self.feed(input),
         }
+    }
+
+    /// Decided here, where connection and promise cannot change meanwhile. spec: S-10
+    fn supersede(&mut self, ends: oneshot::Sender<bool>) -> Option<Outcome> {
+        let lost = self.control.is_none() && self.machine.progress().phase != Phase::Handing;
+        let _ = ends.send(lost);
+        if lost { self.feed(Input::Cancel) } else { None }
     }
 
     fn control_made(&mut self, stream: Stream, first: Option<Frame>) -> Option<Outcome> {

@@ -108,7 +108,7 @@ impl Endpoint {
     /// [`Owner::Sink`](crate::session::Owner::Sink) or stays in doubt.
     ///
     /// # Errors
-    /// As [`Endpoint::send`].
+    /// As [`Endpoint::send`]; whoever answers is not the peer that the record names.
     pub async fn ask(&self, to: &str, record: &Record, config: SourceConfig) -> Result<Session, EndpointError> {
         let layout = Layout::new(&[1])
             .map_err(|error| EndpointError::Unexpected { address: to.to_owned(), what: error.to_string() })?;
@@ -126,8 +126,11 @@ impl Endpoint {
         config: SourceConfig,
         record: Option<&Record>,
     ) -> Result<Session, EndpointError> {
-        let dialer = Dialer { to: to.to_owned(), tls: self.tls.clone(), sockets: self.sockets.clone() };
+        let (peer, to) = (record.map(|record| record.peer), to.to_owned());
+        let mut dialer = Dialer { to, peer, tls: self.tls.clone(), sockets: self.sockets.clone() };
         let made = dialer.control(None).await?;
+        let peer = made.channel.peer;
+        dialer.peer = Some(peer);
         let config = SourceConfig { limits: crate::session::binding::narrow(config.limits, made.limits), ..config };
         let leaves = Arc::new(Leaves::new(&offer.layout));
         let transfer = offer.transfer;
@@ -142,7 +145,7 @@ impl Endpoint {
         });
         let machine = match record {
             Some(record) => Source::recover(config, offer, record),
-            None => Source::new(config, offer, leaves),
+            None => Source::new(config, offer, leaves, peer),
         };
         let (events, queue) = mpsc::channel(EVENTS);
         let hands = SourceHands {

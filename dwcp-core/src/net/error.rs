@@ -138,9 +138,6 @@ pub enum IdentityError {
         /// Why.
         text: String,
     },
-    /// Text that is no fingerprint.
-    #[error("a fingerprint is sha256: and 64 hexadecimal digits, as `dwcp identity show FILE` prints it")]
-    Fingerprint,
     /// Nobody is trusted.
     #[error("nobody is trusted: give at least one fingerprint or certificate authority")]
     NoTrust,
@@ -162,7 +159,10 @@ pub enum RecordsError {
         source: io::Error,
     },
     /// A file is no record.
-    #[error("{path}: {source}; if it was torn by a crash before anything was promised, remove it", path = .path.display())]
+    #[error(
+        "{path}: {source}; learn at the other end what became of this transfer (`dwcp resolve`), then remove this file",
+        path = .path.display()
+    )]
     Record {
         /// Which file.
         path: PathBuf,

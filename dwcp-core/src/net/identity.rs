@@ -5,6 +5,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::ParsedCertificate;
 
 use super::error::IdentityError;
+use crate::session::Fingerprint;
 
 /// A node's key and certificate.
 ///
@@ -83,11 +84,6 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// SHA-256 of a public key (its SubjectPublicKeyInfo, DER). `openssl x509 -pubkey -noout | openssl
-/// pkey -pubin -outform der | sha256sum` prints the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Fingerprint(pub [u8; 32]);
-
 impl Fingerprint {
     /// The fingerprint of a certificate's key.
     ///
@@ -100,34 +96,6 @@ impl Fingerprint {
         let mut fingerprint = [0; 32];
         for (place, byte) in fingerprint.iter_mut().zip(digest.as_ref()) {
             *place = *byte;
-        }
-        Ok(Self(fingerprint))
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl std::str::FromStr for Fingerprint {
-    type Err = IdentityError;
-
-    fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64 && digits.is_ascii());
-        let digits = digits.ok_or(IdentityError::Fingerprint)?;
-        let mut fingerprint = [0; 32];
-        for (byte, at) in fingerprint.iter_mut().zip((0..64).step_by(2)) {
-            let pair = digits.get(at..at + 2).ok_or(IdentityError::Fingerprint)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| IdentityError::Fingerprint)?;
         }
         Ok(Self(fingerprint))
     }
@@ -183,15 +151,6 @@ mod tests {
         let renewed = read.renewed("node-a").unwrap();
         assert_eq!(renewed.fingerprint(), identity.fingerprint());
         assert_ne!(renewed.to_pem(), identity.to_pem(), "a new certificate");
-    }
-
-    #[test]
-    fn fingerprints_are_text() {
-        let fingerprint = Identity::generate("x").unwrap().fingerprint();
-        assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
-        for bad in ["", "sha256:", "sha1:00", &"0".repeat(71), &format!("sha256:{}", "g".repeat(64))] {
-            assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
-        }
     }
 
     #[test]

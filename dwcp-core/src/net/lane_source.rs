@@ -311,7 +311,7 @@ mod tests {
             guest,
             shadow: ShadowBytes::default(),
             epoch: FenceEpoch(1),
-            dialer: Dialer { to: String::new(), tls, sockets: Sockets::default() },
+            dialer: Dialer { to: String::new(), peer: None, tls, sockets: Sockets::default() },
             session: SessionId([0; 16]),
             key: Key::new([0; 32]),
         }

@@ -34,9 +34,10 @@ mod tls;
 pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
 pub use self::endpoint::{Endpoint, Transfer};
 pub use self::error::{EndpointError, IdentityError, RecordsError};
-pub use self::identity::{Fingerprint, Identity, Trust};
-pub use self::records::Records;
+pub use self::identity::{Identity, Trust};
+pub use self::records::{Damaged, Listing, Records};
 pub use self::session::Session;
+pub use crate::session::Fingerprint;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,12 @@
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::error::RecordsError;
-use crate::session::Record;
+use crate::session::{Record, Standing};
 use crate::wire::TransferId;
 
 /// The folder of records: one small fsynced file for each transfer, written beside its place and
@@ -31,21 +33,28 @@ impl Records {
         Self { folder: None }
     }
 
-    /// All records, in no order.
+    /// All records, in no order, and beside them the files that are none: one torn file must not stop
+    /// a node, nor be overlooked.
     ///
     /// # Errors
-    /// The folder or a file in it cannot be read, or is no record.
-    pub fn list(&self) -> Result<Vec<Record>, RecordsError> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+    /// The folder cannot be read.
+    pub fn list(&self) -> Result<Listing, RecordsError> {
+        let mut listing = Listing::default();
+        let Some(folder) = &self.folder else { return Ok(listing) };
         let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
-        let mut records = Vec::new();
         for entry in fs::read_dir(folder).map_err(at_folder)? {
             let path = entry.map_err(at_folder)?.path();
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                records.extend(read(&path)?);
+                match read(&path) {
+                    Ok(record) => listing.records.extend(record),
+                    Err(error) => {
+                        let transfer = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
+                        listing.damaged.push(Damaged { transfer, error });
+                    }
+                }
             }
         }
-        Ok(records)
+        Ok(listing)
     }
 
     /// The record of one transfer.
@@ -85,12 +94,65 @@ impl Records {
         }
     }
 
-    fn path(&self, transfer: TransferId) -> Option<PathBuf> {
+    /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose
+    /// they were. A source that asks later is told that the transfer is not known: it stays in doubt,
+    /// never runs, and its operator decides. Other records are promises, and stay. spec: P-4
+    ///
+    /// # Errors
+    /// The folder cannot be read, or a file in it not be removed.
+    pub fn prune(&self, now: SystemTime, age: Duration) -> Result<Vec<TransferId>, RecordsError> {
+        let mut pruned = Vec::new();
+        let Some(folder) = &self.folder else { return Ok(pruned) };
+        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
+        for entry in fs::read_dir(folder).map_err(at_folder)? {
+            let path = entry.map_err(at_folder)?.path();
+            let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            // A clock that went back makes a file young, which is safe.
+            let old = written.is_ok_and(|at| now.duration_since(at).is_ok_and(|passed| passed > age));
+            if old
+                && path.extension().is_some_and(|extension| extension == EXTENSION)
+                && let Ok(Some(record)) = read(&path)
+                && record.standing == Standing::Ran
+            {
+                self.forget(record.transfer)?;
+                pruned.push(record.transfer);
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Where the record of a transfer is, or would be; for messages.
+    pub fn path(&self, transfer: TransferId) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(format!("{transfer}.{EXTENSION}")))
     }
 }
 
 const EXTENSION: &str = "record";
+
+/// What a folder of records holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What can be read.
+    pub records: Vec<Record>,
+    /// What cannot. Of such a transfer nothing may be thrown away or promised.
+    pub damaged: Vec<Damaged>,
+}
+
+impl Listing {
+    /// Whether there is nothing at all, readable or not.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// A file in the place of a record that is none. spec: P-1
+#[derive(Debug)]
+pub struct Damaged {
+    /// Of which transfer, by the name of the file.
+    pub transfer: Option<TransferId>,
+    /// Which file, and what is wrong with it.
+    pub error: RecordsError,
+}
 
 fn read(path: &Path) -> Result<Option<Record>, RecordsError> {
     match fs::read_to_string(path) {
@@ -109,39 +171,77 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Standing;
+    use crate::extent::Layout;
+    use crate::session::Fingerprint;
     use crate::wire::{Digest, FenceEpoch, Name};
+
+    fn record() -> Record {
+        Record {
+            transfer: TransferId([1; 16]),
+            epoch: FenceEpoch(1),
+            attempt: 1,
+            root: Digest([2; 32]),
+            name: Name::new("vm").unwrap(),
+            layout: Layout::new(&[4096]).unwrap(),
+            peer: Fingerprint([3; 32]),
+            standing: Standing::Ready,
+        }
+    }
 
     // spec: P-2
     #[test]
     fn a_record_is_stored_replaced_and_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(folder.path().join("deep/er")).unwrap();
-        let mut record = Record {
-            transfer: TransferId([1; 16]),
-            epoch: FenceEpoch(1),
-            attempt: 1,
-            root: Digest([2; 32]),
-            name: Name::new("vm").unwrap(),
-            standing: Standing::Ready,
-        };
+        let mut record = record();
         assert_eq!(records.load(record.transfer).unwrap(), None);
         records.store(&record).unwrap();
         record.standing = Standing::Ran;
         records.store(&record).unwrap();
-        assert_eq!(records.list().unwrap(), [record.clone()]);
+        assert_eq!(records.list().unwrap().records, [record.clone()]);
         assert_eq!(records.load(record.transfer).unwrap(), Some(record.clone()));
         records.forget(record.transfer).unwrap();
         records.forget(record.transfer).unwrap();
-        assert_eq!(records.list().unwrap(), []);
+        assert!(records.list().unwrap().is_empty());
     }
 
+    // spec: P-1
     #[test]
-    fn a_damaged_record_is_an_error_with_its_path() {
+    fn a_damaged_record_is_told_by_name_and_hides_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(folder.path()).unwrap();
-        fs::write(folder.path().join("x.record"), "dwcp record 1\n").unwrap();
-        let error = records.list().unwrap_err().to_string();
-        assert!(error.contains("x.record"), "{error}");
+        records.store(&record()).unwrap();
+        let torn = TransferId([5; 16]);
+        fs::write(records.path(torn).unwrap(), "dwcp record 2\n").unwrap();
+        fs::write(folder.path().join("x.record"), [0xff]).unwrap();
+        let mut listing = records.list().unwrap();
+        assert_eq!(listing.records, [record()]);
+        listing.damaged.sort_by_key(|damaged| damaged.transfer);
+        let told: Vec<_> =
+            listing.damaged.iter().map(|damaged| (damaged.transfer, damaged.error.to_string())).collect();
+        assert!(told[0].0.is_none() && told[0].1.contains("x.record"), "{told:?}");
+        assert!(told[1].0 == Some(torn) && told[1].1.contains(&torn.to_string()), "{told:?}");
+        assert!(matches!(records.load(torn), Err(RecordsError::Record { .. })), "not none");
+    }
+
+    // spec: P-4
+    #[test]
+    fn only_old_records_of_what_ran_are_pruned() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let (day, now) = (Duration::from_secs(86_400), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31));
+        let all = [(Standing::Ran, 8), (Standing::Ran, 6), (Standing::Ready, 8), (Standing::GaveUp, 8)];
+        for ((standing, days), id) in all.into_iter().zip(0..) {
+            let record = Record { transfer: TransferId([id; 16]), standing, ..record() };
+            records.store(&record).unwrap();
+            let file = File::open(records.path(record.transfer).unwrap()).unwrap();
+            file.set_modified(now - day * days).unwrap();
+        }
+        let torn = records.path(TransferId([9; 16])).unwrap();
+        fs::write(&torn, "torn").unwrap();
+        File::open(&torn).unwrap().set_modified(now - day * 8).unwrap();
+        assert_eq!(records.prune(now, day * 7).unwrap(), [TransferId([0; 16])]);
+        assert_eq!(records.list().unwrap().records.len(), 3);
+        assert!(torn.exists());
     }
 }

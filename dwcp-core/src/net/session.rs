@@ -1,6 +1,6 @@
 use std::num::NonZeroU64;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::driver::Event;
@@ -42,6 +42,14 @@ impl Session {
     /// the outcome is in doubt.
     pub fn cancel(&self) {
         self.tell(Input::Cancel);
+    }
+
+    /// At a sink: ends the session if its connection is lost and nothing was promised, because its
+    /// source has come back with another. Returns whether it ends.
+    pub async fn supersede(&self) -> bool {
+        let (ends, answer) = oneshot::channel();
+        // A session that is over already answers by dropping the question.
+        self.events.send(Event::Supersede { ends }).await.is_err() || answer.await.unwrap_or(true)
     }
 
     /// Limits all lanes together to so many bytes per second, from now on.

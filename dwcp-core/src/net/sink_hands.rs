@@ -11,10 +11,12 @@ use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::handshake::{turn_away, write_frame};
 use super::lane_sink::{SinkLanes, run};
-use crate::session::{Input, Output};
-use crate::wire::{ErrorCode, Frame, Joined, LaneId};
+use crate::session::{Fingerprint, Input, Output};
+use crate::wire::{ErrorCode, Frame, Joined, LaneId, TransferId};
 
 pub(super) struct SinkHands {
+    pub(super) transfer: TransferId,
+    pub(super) peer: Fingerprint,
     pub(super) shared: Arc<SinkLanes>,
     pub(super) threads: LaneThreads,
     pub(super) events: mpsc::Sender<Event>,
@@ -55,6 +57,11 @@ impl Hands for SinkHands {
                     tokio::spawn(async move { events.send(Event::Input(Input::LaneDown { lane })).await });
                 }
             },
+            Output::Adrift => tracing::warn!(
+                transfer = %self.transfer, peer = %self.peer,
+                "the connection to the sender was lost after all of the transfer had come; it is kept, unused, until \
+                 the sender asks again, or somebody ends it with `dwcp resolve`"
+            ),
             other => return Some(other),
         }
         None

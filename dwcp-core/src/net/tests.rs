@@ -22,7 +22,7 @@ use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, LaneId, SessionId}
 fn dialer(to: String) -> Dialer {
     let identity = Identity::generate("a").unwrap();
     let trust = Trust::fingerprints([identity.fingerprint()]);
-    Dialer { to, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default() }
+    Dialer { to, peer: None, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default() }
 }
 
 // spec: H-9

@@ -11,7 +11,8 @@ use rustls::{
 };
 
 use super::error::IdentityError;
-use super::identity::{Fingerprint, Identity, Trust};
+use super::identity::{Identity, Trust};
+use crate::session::Fingerprint;
 use crate::session::binding::{CONNECTION_LABEL, Key, SESSION_LABEL};
 
 /// The application protocol. spec: H-1

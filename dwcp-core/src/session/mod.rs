@@ -16,6 +16,7 @@ pub mod binding;
 mod budget;
 mod converge;
 mod dirty;
+mod fingerprint;
 mod lanes;
 pub mod leaves;
 pub mod page_hash;
@@ -29,6 +30,7 @@ mod stats;
 pub use self::budget::EffortPolicy;
 pub use self::converge::{OnStall, Verdict};
 pub use self::dirty::DirtySet;
+pub use self::fingerprint::{Fingerprint, FingerprintError};
 pub use self::leaves::Leaves;
 #[cfg(feature = "planted-bugs")]
 pub use self::planted::Bug;
@@ -228,6 +230,9 @@ pub enum Output {
     Run,
     /// Sink: throw away what was written.
     Discard,
+    /// Sink: READY was promised and lane 0 is lost, so nobody here knows whether the source gave up.
+    /// For the log: an operator may have to end it.
+    Adrift,
     /// Make this record durable.
     Persist(Record),
     /// Remove the record of this transfer.

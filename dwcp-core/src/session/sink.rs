@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::fingerprint::Fingerprint;
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
 use super::record::{Record, Standing};
@@ -64,6 +65,8 @@ const ACK_DELAY: Duration = Duration::from_millis(2);
 pub struct Sink {
     config: SinkConfig,
     offer: Offer,
+    /// Who offered, for the record.
+    peer: Fingerprint,
     leaves: Arc<Leaves>,
     tree: Tree,
     state: State,
@@ -137,13 +140,14 @@ struct Promise {
 }
 
 impl Sink {
-    /// A sink that takes this offer. `leaves` is shared with the workers of its lanes.
-    pub fn new(config: SinkConfig, offer: Offer, leaves: Arc<Leaves>) -> Self {
+    /// A sink that takes this offer of `peer`. `leaves` is shared with the workers of its lanes.
+    pub fn new(config: SinkConfig, offer: Offer, leaves: Arc<Leaves>, peer: Fingerprint) -> Self {
         let progress = Progress { guest_bytes: offer.layout.bytes(), ..Progress::default() };
         Self {
             tree: Tree::new(&offer.layout),
             config,
             offer,
+            peer,
             leaves,
             state: State::Idle,
             lanes: BTreeMap::new(),
@@ -165,7 +169,7 @@ impl Sink {
     /// The offer gives name and layout; the root is the record's.
     pub fn recover(config: SinkConfig, offer: Offer, record: &Record) -> Self {
         let leaves = Arc::new(Leaves::new(&offer.layout));
-        let mut sink = Self::new(config, offer, leaves);
+        let mut sink = Self::new(config, offer, leaves, record.peer);
         sink.state = if record.standing == Standing::Ran { State::Running } else { State::Ready };
         sink.progress.phase = Phase::Handing;
         sink.progress.root = Some(record.root);
@@ -461,9 +465,8 @@ impl Sink {
 
     fn persist(&mut self, standing: Standing) {
         let Some(promise) = &self.promise else { return };
-        let Offer { transfer, epoch, .. } = self.offer;
-        let (attempt, root, name) = (promise.attempt, promise.root, self.offer.name.clone());
-        self.outputs.push_back(Output::Persist(Record { transfer, epoch, attempt, root, name, standing }));
+        let Promise { attempt, root, .. } = *promise;
+        self.outputs.push_back(Output::Persist(Record::of(&self.offer, attempt, root, self.peer, standing)));
     }
 
     fn persisted(&mut self, now: Time) -> Result<(), SessionError> {
@@ -552,6 +555,9 @@ impl Sink {
         self.control_since = now;
         if clean && self.state == State::Running {
             return self.finish(Owner::Sink, None);
+        }
+        if self.promised() {
+            self.outputs.push_back(Output::Adrift);
         }
         self.close_lanes();
     }

@@ -11,6 +11,7 @@
 //!     └── cancelled, failed, not converging: the guest runs at the source
 //! ```
 
+mod control;
 mod pace;
 mod switch_over;
 
@@ -19,11 +20,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::control::Control;
+pub(super) use self::control::SILENCE_LIMIT;
 use self::pace::{Backoff, Pace};
 use self::switch_over::SwitchOver;
 use super::budget::{Budget, Cost, EffortPolicy};
 use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
+use super::fingerprint::Fingerprint;
 use super::lanes::{BadAck, Flight, Lanes};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
@@ -34,7 +38,7 @@ use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionEr
 use crate::extent::{Extent, FlatPage, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Have, LaneId, Offer, PeerLimits, Ping, Run};
+use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Have, LaneId, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -81,10 +85,6 @@ impl Default for SourceConfig {
     }
 }
 
-/// A question on lane 0 once a second (spec: T-1): often enough to know the round trip and to notice silence.
-const PING_EVERY: Duration = Duration::from_secs(1);
-/// A control lane that brings nothing for this long is dead. spec: T-2
-pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// Wait after a harvest that brought nothing.
 const IDLE_HARVEST: Duration = Duration::from_millis(5);
 /// Limits are broken when they are exceeded, so a deadline is just after its limit.
@@ -101,6 +101,8 @@ const MAX_ROUNDS_KEPT: usize = 1000;
 pub struct Source {
     config: SourceConfig,
     offer: Offer,
+    /// To whom, for the record.
+    peer: Fingerprint,
     layout: Layout,
     leaves: Arc<Leaves>,
     tree: Tree,
@@ -137,21 +139,6 @@ enum State {
     Ended,
 }
 
-/// The control connection.
-#[derive(Debug)]
-struct Control {
-    up: bool,
-    down_since: Time,
-    heard_at: Time,
-    ping_at: Time,
-    pings: VecDeque<(u64, Time)>,
-    next_ping: u64,
-    redial: Backoff,
-    /// The sink no longer knows the session: begin a new one, to ask about the transfer.
-    fresh: bool,
-    rtt: Duration,
-}
-
 /// The round in progress.
 #[derive(Debug, Default)]
 struct Round {
@@ -168,8 +155,8 @@ struct Round {
 }
 
 impl Source {
-    /// A source of this offer. `leaves` is shared with the workers of its lanes.
-    pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>) -> Self {
+    /// A source of this offer to `peer`. `leaves` is shared with the workers of its lanes.
+    pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>, peer: Fingerprint) -> Self {
         let layout = offer.layout.clone();
         let progress =
             Progress { guest_bytes: layout.bytes(), downtime_budget: config.downtime_budget, ..Progress::default() };
@@ -187,21 +174,12 @@ impl Source {
             round: Round::default(),
             switch: SwitchOver::default(),
             state: State::Idle,
-            control: Control {
-                up: true,
-                down_since: Time::default(),
-                heard_at: Time::default(),
-                ping_at: Time::default(),
-                pings: VecDeque::new(),
-                next_ping: 0,
-                redial: Backoff::default(),
-                fresh: false,
-                rtt: Duration::ZERO,
-            },
+            control: Control::default(),
             outputs: VecDeque::new(),
             planted: Planted::default(),
             config,
             offer,
+            peer,
             layout,
             leaves,
             progress,
@@ -211,7 +189,7 @@ impl Source {
     /// A source that gave up before a crash and only asks whether the sink runs. spec: S-8
     pub fn recover(config: SourceConfig, offer: Offer, record: &Record) -> Self {
         let leaves = Arc::new(Leaves::new(&offer.layout));
-        let mut source = Self::new(config, offer, leaves);
+        let mut source = Self::new(config, offer, leaves, record.peer);
         source.state = State::GaveUp;
         source.progress.phase = Phase::Handing;
         let Record { transfer, epoch, attempt, root, .. } = *record;
@@ -397,50 +375,6 @@ impl Source {
         Ok(())
     }
 
-    fn control_down(&mut self, now: Time) {
-        if self.state == State::Ended {
-            return;
-        }
-        if !self.control.up {
-            // It could not be re-made: try again later.
-            return self.control.redial.schedule(now);
-        }
-        self.control.up = false;
-        self.control.down_since = now;
-        self.control.pings.clear();
-        self.control.redial.schedule(now);
-        for lane in self.lanes.alive() {
-            self.close_lane(lane);
-        }
-        // Before GIVE_UP any doubt resolves to the source: the guest runs again here. A pause that
-        // is still under way is taken back when it completes.
-        if matches!(self.state, State::Draining | State::Sealed) {
-            self.take_back(now);
-        }
-    }
-
-    /// spec: B-4
-    fn control_up(&mut self, now: Time) {
-        self.control.up = true;
-        // If it is a new session, that is the one to go on with from now on.
-        self.control.fresh = false;
-        self.control.heard_at = now;
-        self.control.ping_at = now;
-        self.control.redial.reset();
-        self.redial_lanes.reset();
-        self.progress.reconnects += 1;
-        if !self.gave_up() {
-            for lane in self.lanes.dead().collect::<Vec<_>>() {
-                self.say(Frame::Bury(Bury { lane }));
-            }
-        }
-        match self.state {
-            State::Offered => self.say(Frame::Offer(self.offer.clone())),
-            State::GaveUp if !self.planted.has(Bug::RunLost) => self.ask_to_run(),
-            _ => {}
-        }
-    }
-
     fn close_lane(&mut self, lane: LaneId) {
         if self.lanes.closing(lane) {
             self.outputs.push_back(Output::CloseLane(lane));
@@ -515,16 +449,6 @@ impl Source {
         self.round.wire_bytes = 0;
     }
 
-    fn pong(&mut self, now: Time, pong: Ping) {
-        while let Some((id, at)) = self.control.pings.pop_front() {
-            if id == pong.id {
-                self.control.rtt = now.since(at);
-                self.progress.control_latency.record(now.since(at));
-                break;
-            }
-        }
-    }
-
     /// Ends the session before or after the point of no return. spec: S-6
     fn fail(&mut self, now: Time, error: SessionError) {
         if self.state == State::Ended {
@@ -575,36 +499,6 @@ impl Source {
                 self.after_sending(now);
             }
             self.check_pause(now)?;
-        }
-        Ok(())
-    }
-
-    fn tend_control(&mut self, now: Time) -> Result<(), SessionError> {
-        if self.control.up {
-            if now.since(self.control.heard_at) > SILENCE_LIMIT {
-                self.control_down(now);
-            } else if now >= self.control.ping_at {
-                let id = self.control.next_ping;
-                self.control.next_ping += 1;
-                self.control.pings.push_back((id, now));
-                self.control.ping_at = now + PING_EVERY;
-                self.say(Frame::Ping(Ping { id }));
-            }
-            return Ok(());
-        }
-        let silence = now.since(self.control.down_since);
-        if silence > self.config.reconnect_limit {
-            if !self.gave_up() {
-                return Err(SessionError::Unreachable { silence });
-            }
-            if self.planted.has(Bug::SinkDeadAfterRun) {
-                self.outputs.push_back(Output::Resume);
-                self.finish(Owner::Source, Some(SessionError::Unreachable { silence }));
-                return Ok(());
-            }
-        }
-        if self.control.redial.due(now) {
-            self.outputs.push_back(Output::Redial { fresh: self.control.fresh });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::wire::{
 };
 
 const NOTHING: Duration = Duration::ZERO;
+const PEER: Fingerprint = Fingerprint([6; 32]);
 
 fn at(ms: u64) -> Time {
     Time::after_epoch(Duration::from_millis(ms))
@@ -43,7 +44,7 @@ fn says(outputs: &[Output], wanted: fn(&Frame) -> bool) -> bool {
 
 fn source() -> Source {
     let layout = offer().layout;
-    Source::new(SourceConfig::default(), offer(), Arc::new(Leaves::new(&layout)))
+    Source::new(SourceConfig::default(), offer(), Arc::new(Leaves::new(&layout)), PEER)
 }
 
 /// A source on one lane that has sent every page and sees nothing dirty: it is draining.
@@ -83,7 +84,7 @@ fn gave_up() -> Source {
 fn sink(lane_window: u64) -> Sink {
     let layout = offer().layout;
     let config = SinkConfig { lane_window, ..SinkConfig::default() };
-    let mut sink = Sink::new(config, offer(), Arc::new(Leaves::new(&layout)));
+    let mut sink = Sink::new(config, offer(), Arc::new(Leaves::new(&layout)), PEER);
     feed(&mut sink, 0, Input::Start);
     sink
 }
@@ -131,7 +132,7 @@ fn a_failed_redial_is_followed_by_another() {
 fn no_deadline_stays_in_the_past() {
     let minutes = at(120_000);
     let limited = SourceConfig { bandwidth: NonZeroU64::new(1000), ..SourceConfig::default() };
-    let mut unanswered = Source::new(limited, offer(), Arc::new(Leaves::new(&offer().layout)));
+    let mut unanswered = Source::new(limited, offer(), Arc::new(Leaves::new(&offer().layout)), PEER);
     feed(&mut unanswered, 0, Input::Start);
     tick_through(&mut unanswered, minutes);
     tick_through(&mut sealed_source().0, minutes);
@@ -229,8 +230,7 @@ fn a_burial_leaves_nothing_to_acknowledge() {
 // spec: S-8
 #[test]
 fn a_recovered_source_dials_a_fresh_session_and_stays_with_it() {
-    let Offer { transfer, epoch, name, .. } = offer();
-    let record = Record { transfer, epoch, attempt: 1, root: Digest([1; 32]), name, standing: Standing::GaveUp };
+    let record = Record::of(&offer(), 1, Digest([1; 32]), PEER, Standing::GaveUp);
     let mut source = Source::recover(SourceConfig::default(), offer(), &record);
     let redials = |source: &mut Source, ms| {
         feed(source, ms, Input::ControlDown { clean: false });

@@ -4,6 +4,7 @@ use dwcp_core::session::{Input, Sink};
 use dwcp_core::wire::{ErrorCode, ErrorFrame, FRAME_HEADER_BYTES, Frame, FrameHeader, LaneId};
 
 use super::{Dial, Event, World};
+use crate::PEER;
 use crate::net::Conn;
 use crate::plan::{MS, Planted, SECOND, Side};
 use crate::props::Property;
@@ -63,7 +64,7 @@ impl World {
         match (to, &frame) {
             (Side::Sink, Frame::Offer(offer)) if self.sink_machine.is_none() && self.said[1].is_none() => {
                 let leaves = std::sync::Arc::clone(&self.sink_leaves);
-                let sink = Sink::new(self.plan.sink.clone(), offer.clone(), leaves);
+                let sink = Sink::new(self.plan.sink.clone(), offer.clone(), leaves, PEER);
                 self.sink_machines += 1;
                 self.sink_machine = Some(sink.with_bug(self.planted.and_then(Planted::core)));
                 return self.feed(Side::Sink, Input::Start);

@@ -22,6 +22,7 @@ use dwcp_core::guest::GuestError;
 use dwcp_core::session::{Input, Leaves, Machine, Record, Sink, SlotId, Source, Time};
 use dwcp_core::wire::{FenceEpoch, GuestKind, LaneId, Name, Offer, TransferId};
 
+use crate::PEER;
 use crate::guest::{Content, SimGuest, leaf};
 use crate::net::{Conn, Lane, Parcel};
 use crate::plan::{Fault, Plan, Planted, SECOND, Side, When};
@@ -270,7 +271,7 @@ impl World {
         let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.more);
         let source_leaves = Arc::new(Leaves::new(&layout));
         let (held, sink_leaves) = held(&plan, &guest);
-        let machine = Source::new(plan.source.clone(), offer.clone(), Arc::clone(&source_leaves));
+        let machine = Source::new(plan.source.clone(), offer.clone(), Arc::clone(&source_leaves), PEER);
         let machine = machine.with_bug(planted.and_then(Planted::core));
         Self {
             rng: Rng::new(plan.seed ^ 0x5eed),

@@ -53,6 +53,7 @@ impl World {
                 self.queue(Side::Sink, Operation::Run);
             }
             Output::Discard => self.queue(Side::Sink, Operation::Discard),
+            Output::Adrift => {}
             Output::Persist(record) => self.persist(Side::Sink, &record),
             Output::Forget(_) => self.forget(Side::Sink),
             Output::Finished(outcome) => self.finished(Side::Sink, &outcome),

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::extent::{Layout, PAGE_BYTES, RegionId};
+use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
 use crate::guest::{Guest, GuestError};
-use crate::wire::{Name, TransferId};
+use crate::session::Record;
+use crate::session::leaves::{Leaves, Tree, leaf};
+use crate::wire::{Digest, Name, TransferId};
 
 const PAGE: u64 = 4096;
 
@@ -35,6 +37,8 @@ pub struct ImageStaging {
     starts: Vec<u64>,
     /// Pages that were written: only those must be overwritten when they become zero.
     written: Box<[AtomicU64]>,
+    /// It was found under its final name, and must have this root to be believed.
+    doubted: Option<Digest>,
 }
 
 impl ImageStaging {
@@ -65,27 +69,56 @@ impl ImageStaging {
     }
 
     /// Finds the staging file of a transfer again, after a restart, or the image under its name when
-    /// the crash came after RUN was obeyed. Only for a transfer whose record says that it was READY.
+    /// the crash came after RUN was obeyed. The latter is believed only when its bytes have the
+    /// record's root, which [`verify`](Self::verify) and [`resume`](Guest::resume) find out by reading
+    /// all of it: anybody may have put a file of that name there.
     ///
     /// # Errors
-    /// Neither exists.
-    pub fn reopen(dir: impl AsRef<Path>, name: &Name, transfer: TransferId, replace: bool) -> Result<Self, GuestError> {
-        let place = Place::open(dir.as_ref(), name, transfer, replace)?;
+    /// Neither exists, or what exists has another size.
+    pub fn reopen(dir: impl AsRef<Path>, record: &Record, replace: bool) -> Result<Self, GuestError> {
+        let name = &record.name;
+        let place = Place::open(dir.as_ref(), name, record.transfer, replace)?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = |name: &str| rustix::fs::openat(&place.dir, name, flags, Mode::empty()).map(File::from);
-        let file = match open(&place.staging) {
-            Err(Errno::NOENT) => open(name.as_str()),
-            other => other,
+        let (file, doubted) = match open(&place.staging) {
+            Err(Errno::NOENT) => (open(name.as_str()), Some(record.root)),
+            other => (other, None),
         };
         let lost = || format!("cannot find {} or {name} in {}", place.staging, place.path.display());
         let file = file.map_err(|error| GuestError::io(lost(), error.into()))?;
         let metadata = file.metadata().map_err(|error| GuestError::io(lost(), error))?;
-        let layout = Layout::new(&[metadata.len()])
-            .map_err(|error| GuestError::Other(format!("{name} in {}: {error}", place.path.display())))?;
-        let this = Self::over(file, place, layout);
+        if !metadata.is_file() || metadata.len() != record.layout.bytes() {
+            return Err(place.not_staged(doubted.map_or(&place.staging, |_| name.as_str())));
+        }
+        let this = Self { doubted, ..Self::over(file, place, record.layout.clone()) };
         // What a run before wrote is not known, so every page counts as written.
         this.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         Ok(this)
+    }
+
+    /// Makes sure that an image which was found under its final name is the one that was staged.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn verify(&self) -> Result<(), GuestError> {
+        let Some(expected) = self.doubted else { return Ok(()) };
+        let leaves = Leaves::new(&self.layout);
+        let mut pages = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
+        for (id, region) in self.layout.regions() {
+            for first in (0..region.pages).step_by(MAX_EXTENT_PAGES) {
+                let count = usize::try_from(region.pages - first).unwrap_or(MAX_EXTENT_PAGES).min(MAX_EXTENT_PAGES);
+                let part = pages.get_mut(..count * PAGE_BYTES).unwrap_or_default();
+                self.read(id, first, part)?;
+                let numbers = (first..).map_while(|page| self.layout.flat(id, page));
+                for (flat, page) in numbers.zip(part.chunks(PAGE_BYTES)).filter(|(_, page)| !is_zero(page)) {
+                    leaves.set(flat, leaf(page));
+                }
+            }
+        }
+        if Tree::new(&self.layout).root(&leaves) == expected {
+            return Ok(());
+        }
+        Err(self.place.not_staged(self.place.name.as_str()))
     }
 
     /// Removes the staging files in a directory whose transfer `keep` does not want, and returns
@@ -125,6 +158,7 @@ impl ImageStaging {
         Self {
             starts: starts.collect(),
             written: (0..layout.flat_pages() / 64).map(|_| AtomicU64::new(0)).collect(),
+            doubted: None,
             file,
             place,
             layout,
@@ -246,7 +280,7 @@ impl Guest for ImageStaging {
             (Presence::Ours, Presence::Ours) => self.place.unlink_staging()?,
             (Presence::Ours, _) => self.place.rename()?,
             // Done before, and perhaps not durable.
-            (_, Presence::Ours) => {}
+            (_, Presence::Ours) => self.verify()?,
             (Presence::Other | Presence::None, Presence::Other | Presence::None) => {
                 return Err(GuestError::Other(format!(
                     "{} in {} was removed or exchanged by somebody else; the image cannot be made visible",
@@ -346,6 +380,10 @@ impl Place {
         rustix::fs::fsync(&self.dir).map_err(|error| self.failed("cannot make durable", error))
     }
 
+    fn not_staged(&self, name: &str) -> GuestError {
+        GuestError::NotStaged { what: self.path.join(name).display().to_string() }
+    }
+
     fn exists(&self) -> GuestError {
         GuestError::Exists { what: self.path.join(self.name.as_str()).display().to_string() }
     }
@@ -375,6 +413,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::session::{Fingerprint, Standing};
+    use crate::wire::{FenceEpoch, GuestKind, Offer};
 
     const ID: TransferId = TransferId([7; 16]);
     const BYTES: u64 = 70 * PAGE + 5;
@@ -385,6 +425,21 @@ mod tests {
 
     fn create(dir: &Path, replace: bool) -> Result<ImageStaging, GuestError> {
         ImageStaging::create(dir, &name(), ID, Layout::new(&[BYTES]).unwrap(), replace)
+    }
+
+    /// The promise about what was staged.
+    fn promise(staging: &ImageStaging, name: Name) -> Record {
+        let (layout, leaves) = (staging.layout.clone(), Leaves::new(&staging.layout));
+        for (id, region) in layout.regions() {
+            for page in 0..region.pages {
+                let mut bytes = vec![0; PAGE_BYTES];
+                staging.read(id, page, &mut bytes).unwrap();
+                leaves.set(layout.flat(id, page).unwrap(), leaf(&bytes));
+            }
+        }
+        let root = Tree::new(&layout).root(&leaves);
+        let offer = Offer { transfer: ID, epoch: FenceEpoch(1), kind: GuestKind::Image, name, layout };
+        Record::of(&offer, 1, root, Fingerprint([0; 32]), Standing::Ready)
     }
 
     fn ones() -> Vec<u8> {
@@ -407,7 +462,7 @@ mod tests {
         staging.resume().unwrap();
         assert!(staging.is_visible().unwrap());
         assert!(!part.exists());
-        let again = ImageStaging::reopen(dir.path(), &name(), ID, false).unwrap();
+        let again = ImageStaging::reopen(dir.path(), &promise(&staging, name()), false).unwrap();
         again.resume().unwrap();
         again.discard();
 
@@ -423,11 +478,41 @@ mod tests {
         let staging = create(dir.path(), false).unwrap();
         staging.write(RegionId(0), 0, &ones()).unwrap();
         staging.stage().unwrap();
+        let record = promise(&staging, name());
         drop(staging);
-        ImageStaging::reopen(dir.path(), &name(), ID, false).unwrap().resume().unwrap();
+        ImageStaging::reopen(dir.path(), &record, false).unwrap().resume().unwrap();
         assert_eq!(std::fs::read(dir.path().join("vm1")).unwrap()[..PAGE_BYTES], ones());
-        let other = ImageStaging::reopen(dir.path(), &Name::new("vm2").unwrap(), ID, false);
+        let other = ImageStaging::reopen(dir.path(), &Record { name: Name::new("vm2").unwrap(), ..record }, false);
         assert!(other.unwrap_err().to_string().contains("vm2"));
+    }
+
+    #[test]
+    fn after_a_crash_a_file_of_the_final_name_must_be_the_one_that_was_staged() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&[BYTES, 3 * PAGE]).unwrap();
+        let staging = ImageStaging::create(dir.path(), &name(), ID, layout, false).unwrap();
+        staging.write(RegionId(0), 70, &ones()).unwrap();
+        staging.write(RegionId(1), 1, &ones()).unwrap();
+        let record = promise(&staging, name());
+        staging.resume().unwrap();
+        let visible = dir.path().join("vm1");
+        let reopen = || ImageStaging::reopen(dir.path(), &record, false);
+        reopen().unwrap().resume().unwrap();
+
+        // Somebody's own image of the same size; one byte is enough.
+        let bytes = std::fs::read(&visible).unwrap();
+        for at in [0, bytes.len() - 1] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            std::fs::write(&visible, &other).unwrap();
+            let found = reopen().unwrap();
+            assert!(matches!(found.verify(), Err(GuestError::NotStaged { .. })));
+            assert!(matches!(found.resume(), Err(GuestError::NotStaged { .. })));
+            found.discard();
+            assert_eq!(std::fs::read(&visible).unwrap(), other, "it is not ours to touch");
+        }
+        std::fs::write(&visible, &bytes[1..]).unwrap();
+        assert!(matches!(reopen(), Err(GuestError::NotStaged { what }) if what.contains("vm1")));
     }
 
     #[test]

@@ -141,15 +141,8 @@ impl Source {
         self.switch.run = Some(Run { transfer, epoch, attempt, root });
         self.state = State::GivingUp;
         self.progress.phase = Phase::Handing;
-        let name = self.offer.name.clone();
-        self.outputs.push_back(Output::Persist(Record {
-            transfer,
-            epoch,
-            attempt,
-            root,
-            name,
-            standing: Standing::GaveUp,
-        }));
+        let record = Record::of(&self.offer, attempt, root, self.peer, Standing::GaveUp);
+        self.outputs.push_back(Output::Persist(record));
     }
 
     pub(super) fn persisted(&mut self) {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::extent::Layout;
-use crate::session::{Input, Leaves, Machine, Outcome, Output, Time};
+use crate::session::{Fingerprint, Input, Leaves, Machine, Outcome, Output, Time};
 use crate::wire::{ErrorCode, FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
 
 const PAGES: u64 = 64;
+const PEER: Fingerprint = Fingerprint([6; 32]);
 const LANE: LaneId = LaneId(1);
 const WIDE: u64 = 1 << 40;
 

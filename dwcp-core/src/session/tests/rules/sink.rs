@@ -19,7 +19,7 @@ fn config() -> SinkConfig {
 }
 
 fn receiving() -> Bench<Sink> {
-    let mut bench = Bench::new(Sink::new(config(), offer(), leaves()));
+    let mut bench = Bench::new(Sink::new(config(), offer(), leaves(), PEER));
     let accept = Frame::Accept(Accept { transfer: offer().transfer });
     assert_eq!(frames(&bench.feed(Input::Start)), [accept]);
     bench
@@ -140,7 +140,7 @@ fn credit_is_granted_again_when_half_of_it_is_used() {
 // spec: C-3
 #[test]
 fn a_window_always_has_room_for_an_extent() {
-    let mut bench = Bench::new(Sink::new(SinkConfig { lane_window: 1, ..config() }, offer(), leaves()));
+    let mut bench = Bench::new(Sink::new(SinkConfig { lane_window: 1, ..config() }, offer(), leaves(), PEER));
     bench.feed(Input::Start);
     let outputs = bench.feed(Input::LaneJoin { lane: LANE });
     let least = u64::try_from(MAX_EXTENT_BYTES).unwrap();
@@ -204,7 +204,7 @@ fn ready_is_said_when_everything_is_here_staged_and_recorded() {
     assert!(asked!(bench.feed(applied(1)), Output::Stage { .. }));
     let outputs = bench.feed(Input::Staged);
     let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
-    assert_eq!((record.standing, record.attempt, record.root), (Standing::Ready, 1, root()));
+    assert_eq!(*record, Record::of(&offer(), 1, root(), PEER, Standing::Ready));
     assert!(frames(&outputs).is_empty(), "not durable yet");
     assert_eq!(frames(&bench.feed(Input::Persisted)), [expected_ready(1)]);
 }
@@ -264,8 +264,7 @@ fn the_guest_is_started_once_and_running_is_said_when_that_is_recorded() {
 // spec: S-8
 #[test]
 fn a_sink_that_crashed_answers_by_its_record() {
-    let Offer { transfer, epoch, name, .. } = offer();
-    let record = |standing| Record { transfer, epoch, attempt: 1, root: root(), name: name.clone(), standing };
+    let record = |standing| Record::of(&offer(), 1, root(), PEER, standing);
     let mut bench = Bench::new(Sink::recover(config(), offer(), &record(Standing::Ran)));
     assert!(frames(&bench.feed(Input::Start)).is_empty());
     let outputs = bench.hear(Frame::Run(run(1)));
@@ -274,6 +273,17 @@ fn a_sink_that_crashed_answers_by_its_record() {
     let mut bench = Bench::new(Sink::recover(config(), offer(), &record(Standing::Ready)));
     bench.feed(Input::Start);
     assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+}
+
+// spec: S-10
+#[test]
+fn a_promise_whose_connection_is_lost_is_told_to_the_log() {
+    assert!(asked!(ready().feed(Input::ControlDown { clean: false }), Output::Adrift));
+    assert!(asked!(ready().after(Duration::from_secs(11)), Output::Adrift), "silence is a loss, too");
+    assert!(!asked!(joined().feed(Input::ControlDown { clean: false }), Output::Adrift));
+    let mut bench = ready();
+    bench.hear(Frame::Run(run(1)));
+    assert!(!asked!(bench.feed(Input::ControlDown { clean: false }), Output::Adrift), "RUN has come");
 }
 
 // spec: S-9
@@ -366,7 +376,7 @@ fn what_is_held_is_told_before_accept() {
     for page in [3, 4, 200] {
         held.set(crate::extent::FlatPage(page), leaf(&[7; 4096]));
     }
-    let mut bench = Bench::new(Sink::new(config(), offer.clone(), held));
+    let mut bench = Bench::new(Sink::new(config(), offer.clone(), held, PEER));
     let have = |region, first, pages| {
         let leaves = vec![leaf(&[7; 4096]); pages];
         Frame::Have(Have { region: crate::RegionId(region), first, leaves })
@@ -384,7 +394,7 @@ fn much_that_is_held_is_told_at_the_pace_of_the_source() {
     let offer = Offer { layout: crate::Layout::new(&[4096 * 64 * 2048 * 2]).unwrap(), ..offer() };
     let held = Arc::new(crate::session::Leaves::new(&offer.layout));
     (0..64 * 2048 + 1).for_each(|page| held.set(crate::extent::FlatPage(page), leaf(&[7; 4096])));
-    let mut bench = Bench::new(Sink::new(config(), offer, held));
+    let mut bench = Bench::new(Sink::new(config(), offer, held, PEER));
     let outputs = bench.feed(Input::Start);
     assert!(asked!(outputs, Output::Control(Frame::Ping(_))));
     let first = frames(&outputs);

@@ -13,7 +13,7 @@ fn config() -> SourceConfig {
 }
 
 fn offered(config: SourceConfig) -> Bench<Source> {
-    let mut bench = Bench::new(Source::new(config, offer(), leaves()));
+    let mut bench = Bench::new(Source::new(config, offer(), leaves(), PEER));
     let outputs = bench.feed(Input::Start);
     assert_eq!(frames(&outputs), [Frame::Offer(offer())]);
     assert!(asked!(outputs, Output::Harvest));
@@ -334,7 +334,7 @@ fn run_is_said_only_when_give_up_is_durable() {
     let outputs = bench.hear(Frame::Ready(ready(&pause)));
     assert!(frames(&outputs).is_empty());
     let Some(Output::Persist(record)) = outputs.first() else { panic!("{outputs:?}") };
-    assert_eq!((record.standing, record.attempt, record.root), (Standing::GaveUp, 1, pause.root));
+    assert_eq!(*record, Record::of(&offer(), 1, pause.root, PEER, Standing::GaveUp));
     assert!(frames(&bench.after(Duration::from_millis(5))).is_empty());
     assert_eq!(frames(&bench.feed(Input::Persisted)), [run(&pause)]);
 }
@@ -402,9 +402,9 @@ fn run_is_said_again_on_every_new_connection() {
 // spec: S-8
 #[test]
 fn a_source_that_crashed_after_give_up_asks_by_its_record() {
-    let Offer { transfer, epoch, name, .. } = offer();
+    let Offer { transfer, epoch, .. } = offer();
     let root = Digest([4; 32]);
-    let record = Record { transfer, epoch, attempt: 2, root, name, standing: Standing::GaveUp };
+    let record = Record::of(&offer(), 2, root, PEER, Standing::GaveUp);
     let mut bench = Bench::new(Source::recover(config(), offer(), &record));
     let outputs = bench.feed(Input::Start);
     assert_eq!(frames(&outputs), [Frame::Run(Run { transfer, epoch, attempt: 2, root })]);
@@ -433,7 +433,7 @@ fn a_silent_sink_is_taken_for_lost() {
 #[test]
 fn what_the_sink_has_is_compared_with_and_read_all_the_same() {
     let held = leaves();
-    let mut bench = Bench::new(Source::new(config(), offer(), Arc::clone(&held)));
+    let mut bench = Bench::new(Source::new(config(), offer(), Arc::clone(&held), PEER));
     bench.feed(Input::Start);
     let leaf = crate::session::leaves::leaf(&[7; 4096]);
     let have = |region, first| Frame::Have(Have { region: crate::RegionId(region), first, leaves: vec![leaf; 2] });
