@@ -88,9 +88,8 @@ fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
 const RAN_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Records of what was handed over are small, but nobody else ever removes them.
-#[expect(clippy::disallowed_methods, reason = "files tell their age by the wall clock")]
 fn prune(records: &Records) {
-    match records.prune(SystemTime::now(), RAN_KEPT) {
+    match records.prune(now(), RAN_KEPT) {
         Ok(pruned) => {
             for transfer in pruned {
                 tracing::info!(%transfer, "forgot a transfer that was handed over more than 7 days ago");
@@ -99,6 +98,23 @@ fn prune(records: &Records) {
         // It costs some disk, no more.
         Err(error) => tracing::warn!(%error, "old records cannot be removed"),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "files tell their age by the wall clock")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[derive(Serialize)]
+struct Parked {
+    transfer: String,
+}
+
+#[derive(Serialize)]
+struct GoingOn<'a> {
+    transfer: String,
+    name: &'a str,
+    bytes_held: u64,
 }
 
 /// What an earlier process left: promises are kept, the rest is swept away.
@@ -126,8 +142,13 @@ fn recover(
     }
     // What belongs to a record that cannot be read may have been promised.
     let unread = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
-    for removed in ImageStaging::sweep(dir, |transfer| names.contains_key(&transfer) || unread(transfer))? {
-        tracing::info!(file = removed, "removed what an earlier receiver did not finish");
+    let swept = ImageStaging::sweep(dir, now(), |transfer| names.contains_key(&transfer) || unread(transfer))?;
+    for file in swept.removed {
+        tracing::info!(file, "removed what an earlier receiver did not finish");
+    }
+    for transfer in swept.parked {
+        report.say(&format!("transfer {transfer} was cut off: it goes on when its sender comes back within a day"));
+        report.event("parked", &Parked { transfer: transfer.to_string() });
     }
     Ok(())
 }
@@ -293,8 +314,15 @@ impl Desk<'_> {
                 self.config().orphan_limit.as_secs()
             )));
         }
-        let staging =
-            ImageStaging::create(&self.args.dir, &offer.name, offer.transfer, offer.layout.clone(), self.args.replace)?;
+        let staging = ImageStaging::go_on(&self.args.dir, offer, incoming.peer(), self.args.replace, |transfer| {
+            self.names.contains_key(&transfer)
+        })?;
+        let held = staging.held_bytes();
+        if held > 0 {
+            let name = offer.name.as_str();
+            self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
+            self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
+        }
         Ok(Arc::new(staging))
     }
 

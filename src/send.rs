@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dwcp_core::Guest;
 use dwcp_core::guest::{ImageSource, Rounds};
-use dwcp_core::net::{Session, Transfer};
+use dwcp_core::net::{Endpoint, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
@@ -37,9 +37,21 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
             return summarise(&args, report, None, &Figures::default(), Some(&failure));
         }
     };
-    let Begun { mut session, mut interrupts } = begun;
+    let Begun { endpoint, transfer, mut session, mut interrupts } = begun;
     let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
-    let outcome = watch.until_over(&mut session, &mut interrupts).await;
+    let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
+    while matches!(outcome.error, Some(SessionError::PeerRestarted)) {
+        report.warn("the receiver was started again; going on with what it still holds");
+        session = match dial(&args, &endpoint, &transfer, &mut interrupts).await {
+            Ok(session) => session,
+            Err(failure) => {
+                report.trouble(&failure);
+                let figures = Figures::of(&session.progress().borrow(), started.elapsed());
+                return summarise(&args, report, Some(&watch.transfer), &figures, Some(&failure));
+            }
+        };
+        outcome = watch.until_over(&mut session, &mut interrupts).await;
+    }
     let progress = session.progress().borrow().clone();
     let exit = Exit::of(&outcome);
     let figures = Figures::of(&progress, started.elapsed());
@@ -52,12 +64,15 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
 }
 
 struct Begun {
+    endpoint: Endpoint,
+    transfer: Transfer,
     session: Session,
     interrupts: Interrupts,
 }
 
 async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
-    let guest = open(args)?;
+    // What is wrong with the image is told before anything is made.
+    open(args)?;
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&state_dir)?;
@@ -70,11 +85,23 @@ async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
         ));
         report.event("in-doubt", &Shown::from(&record));
     }
-    let config = config(args, guest.layout().bytes());
     let transfer = Transfer::new(args.name.clone(), GuestKind::Image);
     let mut interrupts = Interrupts::watch()?;
+    let session = dial(args, &endpoint, &transfer, &mut interrupts).await?;
+    Ok(Begun { endpoint, transfer, session, interrupts })
+}
+
+/// A session that sends the image from its beginning; what the receiver holds of it does not travel.
+async fn dial(
+    args: &SendArgs,
+    endpoint: &Endpoint,
+    transfer: &Transfer,
+    interrupts: &mut Interrupts,
+) -> Result<Session, Failure> {
+    let guest = open(args)?;
+    let config = config(args, guest.layout().bytes());
     tokio::select! {
-        session = endpoint.send(&args.to, transfer, guest, config) => Ok(Begun { session: session?, interrupts }),
+        session = endpoint.send(&args.to, transfer.clone(), guest, config) => Ok(session?),
         () = interrupts.next() => Err(interrupted()),
     }
 }

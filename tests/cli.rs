@@ -8,14 +8,15 @@
     reason = "clippy excuses the tests themselves, but not what they call"
 )]
 
+mod operator;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use dwcp_core::extent::FlatPage;
 use dwcp_core::guest::ImageStaging;
@@ -24,228 +25,7 @@ use dwcp_core::session::leaves::{Tree, leaf};
 use dwcp_core::session::{Leaves, Record, Standing};
 use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
-
-/// Nothing here takes a second on an idle machine.
-const LIMIT: Duration = Duration::from_secs(120);
-
-fn dwcp() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
-    command.env_remove("XDG_STATE_HOME").env("NO_COLOR", "1");
-    command
-}
-
-/// What a command said and how it ended.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn of(output: &Output) -> Self {
-        Self {
-            code: output.status.code().expect("not killed"),
-            out: String::from_utf8(output.stdout.clone()).unwrap(),
-            err: String::from_utf8(output.stderr.clone()).unwrap(),
-        }
-    }
-
-    /// The exit code, and words that the operator must be told.
-    #[track_caller]
-    fn failed(&self, code: i32, words: &[&str]) {
-        assert_eq!(self.code, code, "{}{}", self.out, self.err);
-        for word in words {
-            assert!(self.err.contains(word), "`{word}` is not in: {}", self.err);
-        }
-    }
-
-    /// The last line, of a `send` that ended in whatever way.
-    #[track_caller]
-    fn send_summary(&self) -> serde_json::Value {
-        let summary = self.summary();
-        whole(&summary);
-        summary
-    }
-
-    fn summary(&self) -> serde_json::Value {
-        let line = self.out.lines().last().unwrap_or_else(|| panic!("no line: {}", self.err));
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert_eq!((&value["schema"], &value["event"]), (&1.into(), &"summary".into()), "{line}");
-        value
-    }
-}
-
-/// All fields stand in a summary of `send`, known or not.
-#[track_caller]
-fn whole(summary: &serde_json::Value) {
-    let fields = ["verdict", "transfer", "name", "error", "advice", "root_source", "root_sink", "rounds"];
-    let figures = ["resent_pages", "bytes_guest", "bytes_wire", "saved_pct", "mb_s", "downtime_ms", "seconds"];
-    for field in fields.into_iter().chain(figures) {
-        assert!(summary.get(field).is_some(), "no {field}: {summary}");
-    }
-}
-
-fn run(command: &mut Command) -> Said {
-    Said::of(&command.output().unwrap())
-}
-
-/// A folder with two identities, a sender's state, and a receiver's directory.
-struct Place {
-    folder: tempfile::TempDir,
-    sender: String,
-    receiver: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let identity = |name: &str| {
-            let said = run(dwcp().args(["identity", "new", "--out"]).arg(folder.path().join(name)));
-            assert_eq!(said.code, 0, "{}", said.err);
-            said.out.trim().to_owned()
-        };
-        let (sender, receiver) = (identity("a.id"), identity("b.id"));
-        fs::create_dir(folder.path().join("in")).unwrap();
-        Self { folder, sender, receiver }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn receive(&self) -> Command {
-        let mut command = dwcp();
-        command.args(["receive", "--listen", "127.0.0.1:0", "--json", "--trust", &self.sender]);
-        command.arg("--identity").arg(self.path("b.id")).arg("--dir").arg(self.path("in"));
-        command
-    }
-
-    fn listen(&self) -> Receiver {
-        Receiver::start(&mut self.receive())
-    }
-
-    fn send(&self, to: &str, name: &str) -> Command {
-        let mut command = dwcp();
-        command.args(["send", "--to", to, "--as", name, "--trust", &self.receiver]);
-        command.arg("--identity").arg(self.path("a.id")).arg("--state-dir").arg(self.path("state"));
-        command
-    }
-
-    /// A file of one hole with something in it, and an odd size.
-    fn sparse(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        let file = File::create(&path).unwrap();
-        file.set_len(20_000_123).unwrap();
-        file.write_all_at(&noise(300_000), 5_000_000).unwrap();
-        file.write_all_at(b"the end", 20_000_123 - 7).unwrap();
-        path
-    }
-
-    fn stored(&self, name: &str) -> PathBuf {
-        self.path("in").join(name)
-    }
-
-    /// Images that can be seen in the receiver's directory, staging files included.
-    fn visible(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("in")).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| name != ".dwcp");
-        names.sort();
-        names
-    }
-}
-
-/// Bytes that no compressor makes smaller.
-fn noise(count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-/// A process whose lines are read as they come.
-struct Lines {
-    child: Child,
-    lines: mpsc::Receiver<serde_json::Value>,
-}
-
-impl Lines {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out: ChildStdout = child.stdout.take().unwrap();
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let _ = tell.send(serde_json::from_str(&line).unwrap());
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for an event.
-    #[track_caller]
-    fn until(&mut self, event: &str) -> serde_json::Value {
-        loop {
-            match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line["event"] == event => return line,
-                Ok(_) => {}
-                Err(error) => {
-                    let _ = self.child.kill();
-                    panic!("no `{event}` came: {error}; {}", self.errors());
-                }
-            }
-        }
-    }
-
-    fn errors(&mut self) -> String {
-        let mut text = String::new();
-        self.child.stderr.take().map(|mut err| err.read_to_string(&mut text));
-        text
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn interrupt(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().unwrap().success());
-    }
-
-    fn end(mut self) -> (i32, String) {
-        let text = self.errors();
-        (self.child.wait().unwrap().code().expect("not killed"), text)
-    }
-}
-
-/// A test that fails leaves no process behind.
-impl Drop for Lines {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Receiver {
-    lines: Lines,
-    address: String,
-}
-
-impl Receiver {
-    fn start(command: &mut Command) -> Self {
-        let mut lines = Lines::start(command);
-        let address = lines.until("listening")["address"].as_str().unwrap().to_owned();
-        Self { lines, address }
-    }
-
-    /// Ctrl-C while nothing is under way is a good end.
-    #[track_caller]
-    fn stop(self) {
-        self.lines.interrupt();
-        let (code, err) = self.lines.end();
-        assert_eq!(code, 0, "{err}");
-    }
-}
+use operator::{LIMIT, Lines, Place, Receiver, Said, dwcp, noise, run, slow, whole};
 
 fn blocks(path: &Path) -> u64 {
     path.metadata().unwrap().blocks()
@@ -275,7 +55,7 @@ fn a_sparse_image_arrives_byte_for_byte_and_sparse() {
     }
     let (code, err) = receiver.lines.end();
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(place.visible(), ["vm1"]);
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
 }
 
 #[test]
@@ -472,14 +252,6 @@ fn identities_are_secret_and_survive_renewal() {
     show(&place.path("bad.id")).failed(1, &["bad.id", "private key"]);
 }
 
-/// An image that takes a while: 16 s at the given rate.
-fn slow(place: &Place, to: &str, name: &str) -> (PathBuf, Lines) {
-    let image = place.path("slow.mem");
-    fs::write(&image, noise(16_000_000)).unwrap();
-    let sending = Lines::start(place.send(to, name).args(["--json", "--bandwidth", "1MB"]).arg(&image));
-    (image, sending)
-}
-
 #[test]
 fn a_file_that_changes_while_it_is_sent_is_noticed() {
     let place = Place::new();
@@ -545,7 +317,7 @@ fn a_killed_sender_has_its_name_back_at_once_and_nobody_else() {
 }
 
 #[test]
-fn a_receiver_that_is_interrupted_keeps_nothing() {
+fn a_receiver_that_is_interrupted_shows_nothing() {
     let place = Place::new();
     let receiver = place.listen();
     let (_, mut sending) = slow(&place, &receiver.address, "vm1");
@@ -687,7 +459,7 @@ fn a_damaged_record_is_told_and_stops_nothing_else() {
     receiver.lines.interrupt();
     let (code, err) = receiver.lines.end();
     assert!(code == 0 && err.contains(&name) && err.contains("dwcp resolve"), "{err}");
-    assert!(place.visible().contains(&format!(".dwcp-{torn}.part")), "it may have been promised");
+    assert!(place.names().any(|name| name == format!(".dwcp-{torn}.part")), "it may have been promised");
 }
 
 #[test]
@@ -740,9 +512,10 @@ fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     let layout = Layout::new(&[5000]).unwrap();
     let other = TransferId([1; 16]);
     ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), other, layout, false).unwrap();
-    assert_eq!(place.visible().len(), 2);
+    assert_eq!(place.parked(), 2);
     place.listen().stop();
-    assert_eq!(place.visible(), [format!(".dwcp-{ID}.part")]);
+    assert_eq!(place.parked(), 1);
+    assert!(place.names().any(|name| name == format!(".dwcp-{ID}.part")));
 }
 
 /// An authority, and what it issues.

@@ -1,10 +1,11 @@
 //! Files as guests: an image that is sent, snapshots of one guest sent as rounds, and the staging
-//! file in which an image arrives.
+//! file in which an image arrives, with the journal of what of it is durable.
 
+mod journal;
 mod rounds;
 mod source;
 mod staging;
 
 pub use self::rounds::Rounds;
 pub use self::source::ImageSource;
-pub use self::staging::ImageStaging;
+pub use self::staging::{ImageStaging, Swept};

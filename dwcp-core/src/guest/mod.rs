@@ -7,7 +7,7 @@ mod mapped;
 mod memory;
 
 #[cfg(feature = "net")]
-pub use self::image::{ImageSource, ImageStaging, Rounds};
+pub use self::image::{ImageSource, ImageStaging, Rounds, Swept};
 #[cfg(feature = "net")]
 pub use self::mapped::MappedRegion;
 pub use self::memory::Memory;
@@ -15,6 +15,7 @@ pub use self::memory::Memory;
 use std::fmt;
 
 use crate::extent::{FlatPage, Layout, RegionId};
+use crate::wire::Digest;
 
 /// The thing being moved: a virtual machine, an image, anything made of pages that change.
 ///
@@ -109,6 +110,19 @@ pub trait Guest: Send + Sync + 'static {
 
     /// Throws away what was written. At the sink, when the transfer ended before RUN.
     fn discard(&self) {}
+
+    /// Keeps what was written for a later transfer of the same. At the sink, when the transfer ended before RUN
+    /// without anything wrong with its pages. Throws it away, unless a guest can tell later what it holds.
+    fn park(&self) {
+        self.discard();
+    }
+
+    /// Tells the pages that this guest holds from a transfer before, and their leaves. At the sink, before anything
+    /// is written. Other pages are zeros. What is told must be durable, and from the peer that sends now. spec: R-1
+    fn held(&self, _tell: &mut dyn FnMut(RegionId, u32, Digest)) {}
+
+    /// Pages have been written, verified, and have these leaves. At the sink, after each [`write`](Guest::write).
+    fn written(&self, _region: RegionId, _first: u32, _leaves: &[Digest]) {}
 }
 
 /// Whether a guest knows of writes still to come.

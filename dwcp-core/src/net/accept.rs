@@ -182,6 +182,11 @@ impl IncomingOffer {
     #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
+        guest.held(&mut |region, page, leaf| {
+            if let Some(page) = self.offer.layout.flat(region, page) {
+                leaves.set(page, leaf);
+            }
+        });
         let config = SinkConfig { lanes: config.lanes.min(self.first.limits.lanes), ..config };
         let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
         self.first.drive(self.seat, &self.offer, machine, leaves, guest)

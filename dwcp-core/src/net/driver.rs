@@ -248,7 +248,7 @@ impl Chores {
         match chore {
             // Not done for certain, which the source must know: it has not given up.
             Output::Persist(_) => return Some(Input::PersistFailed { text: stuck.to_string() }),
-            Output::Resume | Output::Discard | Output::Forget(_) => self.late.push(chore),
+            Output::Resume | Output::Discard | Output::Park | Output::Forget(_) => self.late.push(chore),
             _ => {}
         }
         Some(Input::GuestFailed(stuck))
@@ -281,6 +281,10 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
         }
         Output::Discard => {
             guest.discard();
+            return None;
+        }
+        Output::Park => {
+            guest.park();
             return None;
         }
         Output::Persist(record) => return Some(persist(records, &record)),

@@ -178,6 +178,12 @@ impl Unpacker {
         for (number, digest) in numbers.iter().zip(&self.leaves) {
             self.shared.leaves.set(FlatPage(bounds.first + number), *digest);
         }
+        let mut leaves = self.leaves.as_slice();
+        for run in head.extent.runs() {
+            let Some((these, after)) = leaves.split_at_checked(usize::from(run.count)) else { break };
+            self.shared.guest.written(region, run.start, these);
+            leaves = after;
+        }
         self.scratch = scratch;
         Ok(self.applied(&head))
     }

@@ -230,6 +230,8 @@ pub enum Output {
     Run,
     /// Sink: throw away what was written.
     Discard,
+    /// Sink: keep what was written for a later transfer of the same, if the guest can.
+    Park,
     /// Sink: READY was promised and lane 0 is lost, so nobody here knows whether the source gave up.
     /// For the log: an operator may have to end it.
     Adrift,
@@ -405,6 +407,11 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether it says nothing against the pages that arrived.
+    pub(crate) fn spares_pages(&self) -> bool {
+        matches!(self, Self::PeerAborted { .. } | Self::Unreachable { .. } | Self::Cancelled)
+    }
+
     /// A violation found in a control frame.
     pub(crate) fn unexpected(what: impl Into<String>) -> Self {
         Self::PeerViolation { code: ErrorCode::Unexpected, lane: LaneId::CONTROL, position: 0, what: what.into() }

@@ -603,7 +603,7 @@ impl Sink {
             _ => {
                 // The workers stop before what they wrote is thrown away.
                 self.close_lanes();
-                self.outputs.push_back(Output::Discard);
+                self.outputs.push_back(if error.spares_pages() { Output::Park } else { Output::Discard });
                 self.outputs.push_back(Output::Forget(self.offer.transfer));
                 self.finish(Owner::Source, Some(error));
             }

@@ -52,7 +52,7 @@ impl World {
                 self.moment(|when| if let When::Run(delay) = *when { Some(delay) } else { None });
                 self.queue(Side::Sink, Operation::Run);
             }
-            Output::Discard => self.queue(Side::Sink, Operation::Discard),
+            Output::Discard | Output::Park => self.queue(Side::Sink, Operation::Discard),
             Output::Adrift => {}
             Output::Persist(record) => self.persist(Side::Sink, &record),
             Output::Forget(_) => self.forget(Side::Sink),

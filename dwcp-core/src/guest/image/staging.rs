@@ -4,15 +4,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::journal::{About, Journal};
 use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
 use crate::guest::{Guest, GuestError};
-use crate::session::Record;
-use crate::session::leaves::{Leaves, Tree, leaf};
-use crate::wire::{Digest, Name, TransferId};
+use crate::session::leaves::{Leaves, Tree, leaf, zero_leaf};
+use crate::session::{Fingerprint, Record};
+use crate::wire::{Digest, Name, Offer, TransferId};
 
 const PAGE: u64 = 4096;
 
@@ -39,6 +41,9 @@ pub struct ImageStaging {
     written: Box<[AtomicU64]>,
     /// It was found under its final name, and must have this root to be believed.
     doubted: Option<Digest>,
+    journal: Option<Journal>,
+    /// What the journal held when it was opened, without what was written since.
+    held: Option<Leaves>,
 }
 
 impl ImageStaging {
@@ -66,6 +71,110 @@ impl ImageStaging {
             return Err(GuestError::io(what, error));
         }
         Ok(Self::over(file, place, layout))
+    }
+
+    /// As [`create`](Self::create) for what is offered, with a journal beside the staging file of what of it is
+    /// durable. Goes on with what is left of an earlier transfer, if that was of the same name and layout from the
+    /// same peer and `taken` does not say that its transfer is under way or promised.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn go_on(
+        dir: impl AsRef<Path>,
+        offer: &Offer,
+        peer: Fingerprint,
+        replace: bool,
+        taken: impl Fn(TransferId) -> bool,
+    ) -> Result<Self, GuestError> {
+        let place = Place::open(dir.as_ref(), &offer.name, offer.transfer, replace)?;
+        place.refuse_existing()?;
+        let about = About { peer, name: offer.name.clone(), layout: offer.layout.clone() };
+        let mut found = None;
+        for left in place.left(&about, taken)? {
+            match place.adopt(&about, left) {
+                Ok(Some(parts)) if found.is_none() => found = Some((left, parts)),
+                Ok(_) => place.remove(left),
+                Err(error) => {
+                    tracing::warn!(%error, transfer = %left, "what is left of a transfer cannot be read");
+                    place.remove(left);
+                }
+            }
+        }
+        if let Some((left, (file, journal, held))) = found {
+            let staging = Self::over(file, place, offer.layout.clone());
+            match staging.clear_all_but(&held).and_then(|()| staging.place.take_over(left)) {
+                Ok(()) => return Ok(Self { journal: Some(journal), held: Some(held), ..staging }),
+                Err(error) => tracing::warn!(%error, transfer = %left, "cannot go on with what is left of a transfer"),
+            }
+            staging.place.remove(left);
+        }
+        let mut staging = Self::create(dir, &offer.name, offer.transfer, offer.layout.clone(), replace)?;
+        let journal = staging.place.make(&journal_name(offer.transfer));
+        let journal = journal.and_then(|file| Journal::create(file, &about, staging.file.try_clone()?));
+        staging.journal = Some(journal.map_err(|error| {
+            staging.discard();
+            GuestError::io(format!("cannot make a journal in {}", staging.place.path.display()), error)
+        })?);
+        staging.place.sync()?;
+        Ok(staging)
+    }
+
+    /// What is not held becomes zeros: a crash may have left anything there.
+    fn clear_all_but(&self, held: &Leaves) -> io::Result<()> {
+        for (id, region) in self.layout.regions() {
+            let (mut at, end) = (region.first, region.first + region.pages);
+            while at < end {
+                let run = held.run_within(at..end, usize::MAX);
+                let (first, next) = run.map_or((end, end), |(first, leaves)| {
+                    (first.0, first.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX))
+                });
+                self.clear(id, at - region.first, first - region.first)?;
+                (first..next).for_each(|page| {
+                    self.exchange_written(id, page - region.first, true);
+                });
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self, region: RegionId, first: u32, end: u32) -> io::Result<()> {
+        let (Some(bounds), Some(start)) = (self.layout.region(region), self.starts.get(usize::from(region.0))) else {
+            return Ok(());
+        };
+        let from = u64::from(first) * PAGE;
+        let bytes = (u64::from(end) * PAGE).min(bounds.bytes).saturating_sub(from);
+        if bytes == 0 {
+            return Ok(());
+        }
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.file, punch, start + from, bytes)?)
+    }
+
+    /// Reads what is held from an earlier transfer, before anything is promised: a crash may have been more than a crash.
+    fn check_held(&self) -> Result<(), GuestError> {
+        let mut bad = None;
+        let mut bytes = vec![0; PAGE_BYTES];
+        self.held(&mut |region, page, expected| {
+            let same = self.read(region, page, &mut bytes).is_ok() && leaf(&bytes) == expected;
+            if !same {
+                bad.get_or_insert((region, page));
+            }
+        });
+        let Some((region, page)) = bad else { return Ok(()) };
+        Err(GuestError::Other(format!(
+            "{} in {} lost what was durable before a restart ({region}, page {page}); check that disk, then send it \
+             again: it begins anew",
+            self.place.staging,
+            self.place.path.display()
+        )))
+    }
+
+    /// Bytes of what is held from an earlier transfer.
+    pub fn held_bytes(&self) -> u64 {
+        let mut pages = 0;
+        self.held(&mut |_, _, _| pages += 1);
+        pages * PAGE
     }
 
     /// Finds the staging file of a transfer again, after a restart, or the image under its name when
@@ -121,24 +230,36 @@ impl ImageStaging {
         Err(self.place.not_staged(self.place.name.as_str()))
     }
 
-    /// Removes the staging files in a directory whose transfer `keep` does not want, and returns
-    /// their names: what an earlier process left that was killed before its transfers were READY.
+    /// Removes the staging files in a directory whose transfer `keep` does not want: what an earlier process left that
+    /// was killed before its transfers were READY. Those with a journal stay for 24 hours, for
+    /// [`go_on`](Self::go_on).
     ///
     /// # Errors
     /// The directory cannot be read, or a file in it not be removed.
-    pub fn sweep(dir: impl AsRef<Path>, keep: impl Fn(TransferId) -> bool) -> Result<Vec<String>, GuestError> {
+    pub fn sweep(
+        dir: impl AsRef<Path>,
+        now: SystemTime,
+        keep: impl Fn(TransferId) -> bool,
+    ) -> Result<Swept, GuestError> {
         let dir_path = dir.as_ref();
         let unreadable = |error| GuestError::io(format!("cannot list {}", dir_path.display()), error);
-        let mut removed = Vec::new();
+        let mut swept = Swept::default();
         for entry in std::fs::read_dir(dir_path).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let Some(transfer) = transfer_of(&name).filter(|&transfer| !keep(transfer)) else { continue };
+            let transfer = transfer_of(&name, STAGING).or_else(|| transfer_of(&name, JOURNAL));
+            let Some(transfer) = transfer.filter(|&transfer| !keep(transfer)) else { continue };
+            if parked(dir_path, transfer, now) {
+                if name.ends_with(JOURNAL) {
+                    swept.parked.push(transfer);
+                }
+                continue;
+            }
             std::fs::remove_file(entry.path())
                 .map_err(|error| GuestError::io(format!("cannot remove {name} of {transfer}"), error))?;
-            removed.push(name);
+            swept.removed.push(name);
         }
-        Ok(removed)
+        Ok(swept)
     }
 
     /// Whether the image has its final name: RUN was obeyed, here or before a crash.
@@ -159,6 +280,8 @@ impl ImageStaging {
             starts: starts.collect(),
             written: (0..layout.flat_pages() / 64).map(|_| AtomicU64::new(0)).collect(),
             doubted: None,
+            journal: None,
+            held: None,
             file,
             place,
             layout,
@@ -239,6 +362,10 @@ impl Guest for ImageStaging {
 
     fn write(&self, region: RegionId, first: u32, from: &[u8]) -> Result<(), GuestError> {
         let (at, inside) = self.locate(region, first, from.len())?;
+        if let Some(journal) = &self.journal {
+            let count = u32::try_from(from.len() / PAGE_BYTES).unwrap_or(u32::MAX);
+            journal.forget(region, first, count).map_err(|error| self.no_write(&error, at))?;
+        }
         let mut rest = from.get(..inside).unwrap_or(from);
         let (mut page, mut at) = (first, at);
         while !rest.is_empty() {
@@ -269,6 +396,10 @@ impl Guest for ImageStaging {
     }
 
     fn stage(&self) -> Result<(), GuestError> {
+        if let Some(journal) = &self.journal {
+            journal.flush().map_err(|error| self.no_write(&error, 0))?;
+        }
+        self.check_held()?;
         self.file.sync_all().map_err(|error| self.no_write(&error, 0))?;
         self.place.sync()
     }
@@ -289,13 +420,48 @@ impl Guest for ImageStaging {
                 )));
             }
         }
-        self.place.sync()
+        self.place.sync()?;
+        self.place.unlink_journal();
+        Ok(())
     }
 
     fn discard(&self) {
         // Never a file of the same name that is not ours; and nothing is left to report to.
         if matches!(self.place.presence(&self.place.staging, &self.file), Ok(Presence::Ours)) {
             let _ = self.place.unlink_staging();
+        }
+        self.place.unlink_journal();
+    }
+
+    fn park(&self) {
+        // Without a journal nobody could tell later what it holds.
+        let parked = self.journal.as_ref().is_some_and(|journal| journal.flush().is_ok());
+        if !parked {
+            self.discard();
+        }
+    }
+
+    fn held(&self, tell: &mut dyn FnMut(RegionId, u32, Digest)) {
+        let Some(held) = &self.held else { return };
+        for (id, region) in self.layout.regions() {
+            let mut left = region.first..region.first + region.pages;
+            while let Some((first, leaves)) = held.run_within(left.clone(), MAX_EXTENT_PAGES) {
+                let pages = (first.0 - region.first..).zip(leaves);
+                left.start = first.0;
+                for (page, leaf) in pages {
+                    tell(id, page, leaf);
+                    left.start += 1;
+                }
+            }
+        }
+    }
+
+    fn written(&self, region: RegionId, first: u32, leaves: &[Digest]) {
+        let Some(journal) = &self.journal else { return };
+        journal.note(region, first, leaves);
+        let pages = (first..).map_while(|page| self.layout.flat(region, page)).take(leaves.len());
+        if let Some(held) = &self.held {
+            pages.for_each(|page| held.set(page, zero_leaf()));
         }
     }
 }
@@ -371,6 +537,60 @@ impl Place {
         })
     }
 
+    /// A new file of mode 0600.
+    fn make(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)?)
+    }
+
+    fn find(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::empty()).map(File::from)?)
+    }
+
+    /// Earlier transfers of the same image that have a journal.
+    fn left(&self, about: &About, taken: impl Fn(TransferId) -> bool) -> Result<Vec<TransferId>, GuestError> {
+        let unreadable = |error| GuestError::io(format!("cannot list {}", self.path.display()), error);
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(unreadable)? {
+            let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() else { continue };
+            let Some(transfer) = transfer_of(&name, JOURNAL).filter(|&transfer| !taken(transfer)) else { continue };
+            if self.find(&name).is_ok_and(|file| Journal::about(&file).as_ref() == Some(about)) {
+                left.push(transfer);
+            }
+        }
+        Ok(left)
+    }
+
+    /// The files of an earlier transfer, if they fit together.
+    fn adopt(&self, about: &About, left: TransferId) -> io::Result<Option<(File, Journal, Leaves)>> {
+        let (file, journal) = (self.find(&staging_name(left))?, self.find(&journal_name(left))?);
+        if file.metadata()?.len() != about.layout.bytes() {
+            return Ok(None);
+        }
+        let opened = Journal::go_on(journal, about, file.try_clone()?)?;
+        Ok(opened.map(|(journal, held)| (file, journal, held)))
+    }
+
+    fn remove(&self, left: TransferId) {
+        for name in [staging_name(left), journal_name(left)] {
+            let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+        }
+    }
+
+    /// Gives the files of an earlier transfer the names of this one. The journal goes first: without one a staging
+    /// file is swept away.
+    fn take_over(&self, left: TransferId) -> io::Result<()> {
+        let journal = self.staging.replace(STAGING, JOURNAL);
+        rustix::fs::renameat(&self.dir, journal_name(left), &self.dir, journal)?;
+        rustix::fs::renameat(&self.dir, staging_name(left), &self.dir, &self.staging)?;
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    fn unlink_journal(&self) {
+        let _ = rustix::fs::unlinkat(&self.dir, self.staging.replace(STAGING, JOURNAL), AtFlags::empty());
+    }
+
     fn unlink_staging(&self) -> Result<(), GuestError> {
         rustix::fs::unlinkat(&self.dir, &self.staging, AtFlags::empty())
             .map_err(|error| self.failed("cannot remove the staging name in", error))
@@ -393,13 +613,39 @@ impl Place {
     }
 }
 
-/// Hidden, so that listings and globs of images leave it out.
-fn staging_name(transfer: TransferId) -> String {
-    format!(".dwcp-{transfer}.part")
+/// What [`ImageStaging::sweep`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files that are gone.
+    pub removed: Vec<String>,
+    /// Transfers that can be gone on with.
+    pub parked: Vec<TransferId>,
 }
 
-fn transfer_of(staging: &str) -> Option<TransferId> {
-    staging.strip_prefix(".dwcp-")?.strip_suffix(".part")?.parse().ok()
+/// How long a transfer that was cut off may be gone on with.
+const PARKED_KEPT: Duration = Duration::from_secs(86_400);
+
+/// Whether a transfer has staging file and journal, and was written to lately.
+fn parked(dir: &Path, transfer: TransferId, now: SystemTime) -> bool {
+    let modified = |name: String| dir.join(name).symlink_metadata().and_then(|metadata| metadata.modified());
+    let young = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < PARKED_KEPT) || at > now;
+    modified(staging_name(transfer)).is_ok() && modified(journal_name(transfer)).is_ok_and(young)
+}
+
+/// Hidden, so that listings and globs of images leave it out.
+fn staging_name(transfer: TransferId) -> String {
+    format!(".dwcp-{transfer}{STAGING}")
+}
+
+fn journal_name(transfer: TransferId) -> String {
+    format!(".dwcp-{transfer}{JOURNAL}")
+}
+
+const STAGING: &str = ".part";
+const JOURNAL: &str = ".wal";
+
+fn transfer_of(name: &str, ending: &str) -> Option<TransferId> {
+    name.strip_prefix(".dwcp-")?.strip_suffix(ending)?.parse().ok()
 }
 
 /// Sixteen bytes at a time: as fast as memory without unsafe code, and done at the first other byte.
@@ -599,6 +845,134 @@ mod tests {
         assert!(part.exists(), "what is not ours is not removed");
     }
 
+    const PEER: Fingerprint = Fingerprint([3; 32]);
+
+    fn offer(transfer: u8) -> Offer {
+        let layout = Layout::new(&[BYTES, 10 * PAGE]).unwrap();
+        let transfer = TransferId([transfer; 16]);
+        Offer { transfer, epoch: FenceEpoch(1), kind: GuestKind::Image, name: name(), layout }
+    }
+
+    fn go_on(dir: &Path, offer: &Offer) -> ImageStaging {
+        ImageStaging::go_on(dir, offer, PEER, false, |_| false).unwrap()
+    }
+
+    /// Writes a page as a lane does.
+    fn receive(staging: &ImageStaging, region: u16, page: u32, byte: u8) {
+        let bytes = vec![byte; PAGE_BYTES];
+        staging.write(RegionId(region), page, &bytes).unwrap();
+        staging.written(RegionId(region), page, &[leaf(&bytes)]);
+    }
+
+    fn held(staging: &ImageStaging) -> Vec<(u16, u32, Digest)> {
+        let mut held = Vec::new();
+        staging.held(&mut |region, page, leaf| held.push((region.0, page, leaf)));
+        held
+    }
+
+    fn byte(staging: &ImageStaging, region: u16, page: u32) -> u8 {
+        let mut bytes = vec![0; PAGE_BYTES];
+        staging.read(RegionId(region), page, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+        bytes[0]
+    }
+
+    fn files(dir: &Path) -> usize {
+        std::fs::read_dir(dir).unwrap().count()
+    }
+
+    #[test]
+    fn what_was_durable_is_gone_on_with_and_all_else_is_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = go_on(dir.path(), &offer(1));
+        for (region, page, byte) in [(0, 5, 1), (0, 6, 2), (1, 9, 3), (0, 5, 4)] {
+            receive(&first, region, page, byte);
+        }
+        // Written, but the lane died before it could say so.
+        first.write(RegionId(0), 20, &vec![7; PAGE_BYTES]).unwrap();
+        // A page that was durable is being overwritten.
+        first.write(RegionId(0), 6, &vec![8; PAGE_BYTES]).unwrap();
+        drop(first);
+
+        let second = go_on(dir.path(), &offer(2));
+        let leaf = |byte| leaf(&[byte; PAGE_BYTES]);
+        assert_eq!(held(&second), [(0, 5, leaf(4)), (1, 9, leaf(3))]);
+        assert_eq!(second.held_bytes(), 2 * PAGE);
+        let found = [(0, 5), (0, 6), (0, 20), (1, 9)].map(|(region, page)| byte(&second, region, page));
+        assert_eq!(found, [4, 0, 0, 3]);
+        receive(&second, 0, 6, 9);
+        second.stage().unwrap();
+        second.resume().unwrap();
+        drop(second);
+        assert_eq!(files(dir.path()), 1, "nothing but the image");
+    }
+
+    #[test]
+    fn a_disk_that_lost_what_was_durable_is_noticed_before_anything_is_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = go_on(dir.path(), &offer(1));
+        receive(&staging, 0, 5, 1);
+        receive(&staging, 0, 6, 2);
+        drop(staging);
+        let staging = go_on(dir.path(), &offer(2));
+        staging.file.write_all_at(&[9], 5 * PAGE).unwrap();
+        let error = staging.stage().unwrap_err().to_string();
+        assert!(error.contains("lost what was durable") && error.contains("page 5"), "{error}");
+        // What is written anew is not what is held.
+        receive(&staging, 0, 5, 3);
+        staging.stage().unwrap();
+    }
+
+    #[test]
+    fn only_the_same_image_of_the_same_peer_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = || {
+            let staging = go_on(dir.path(), &offer(1));
+            receive(&staging, 0, 5, 1);
+            staging.park();
+        };
+        left();
+        let layout = Layout::new(&[BYTES]).unwrap();
+        let held_by = |offer: &Offer, peer, taken: bool| {
+            let staging = ImageStaging::go_on(dir.path(), offer, peer, false, |_| taken).unwrap();
+            let count = held(&staging).len();
+            staging.discard();
+            count
+        };
+        assert_eq!(held_by(&Offer { name: Name::new("vm2").unwrap(), ..offer(2) }, PEER, false), 0);
+        assert_eq!(held_by(&Offer { layout, ..offer(2) }, PEER, false), 0);
+        assert_eq!(held_by(&offer(2), Fingerprint([4; 32]), false), 0);
+        assert_eq!(held_by(&offer(2), PEER, true), 0, "it is under way");
+        assert_eq!(held_by(&offer(2), PEER, false), 1);
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_damaged_journal_is_nothing_to_go_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = go_on(dir.path(), &offer(1));
+        receive(&staging, 0, 5, 1);
+        drop(staging);
+        let journal = dir.path().join(journal_name(TransferId([1; 16])));
+        let mut bytes = std::fs::read(&journal).unwrap();
+        bytes[30] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+        assert!(held(&go_on(dir.path(), &offer(2))).is_empty());
+        assert_eq!(files(dir.path()), 4, "a header that cannot be read may be anybody's: it is swept away in time");
+    }
+
+    #[test]
+    fn parked_transfers_are_swept_after_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(go_on(dir.path(), &offer(1)));
+        let written =
+            std::fs::metadata(dir.path().join(journal_name(TransferId([1; 16])))).unwrap().modified().unwrap();
+        let sweep = |after| ImageStaging::sweep(dir.path(), written + after, |_| false).unwrap();
+        assert_eq!(sweep(Duration::from_secs(3600)), Swept { removed: vec![], parked: vec![TransferId([1; 16])] });
+        assert_eq!(sweep(PARKED_KEPT + Duration::from_secs(1)).removed.len(), 2);
+        assert_eq!(files(dir.path()), 0);
+    }
+
     #[test]
     fn leftovers_are_swept_unless_wanted() {
         let dir = tempfile::tempdir().unwrap();
@@ -607,8 +981,8 @@ mod tests {
         create(dir.path(), false).unwrap();
         ImageStaging::create(dir.path(), &Name::new("vm2").unwrap(), wanted, layout(), false).unwrap();
         std::fs::write(dir.path().join(".dwcp-mine.part"), "x").unwrap();
-        let removed = ImageStaging::sweep(dir.path(), |transfer| transfer == wanted).unwrap();
-        assert_eq!(removed, [staging_name(ID)]);
+        let removed = ImageStaging::sweep(dir.path(), SystemTime::UNIX_EPOCH, |transfer| transfer == wanted).unwrap();
+        assert_eq!(removed, Swept { removed: vec![staging_name(ID)], parked: vec![] });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

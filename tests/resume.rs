@@ -1,0 +1,101 @@
+//! Kill -9 of either end of the built binary in the middle of an image: it goes on with what is durable.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy excuses the tests themselves, but not what they call"
+)]
+
+mod operator;
+
+use std::fs;
+
+use operator::{Lines, Place, Receiver, noise};
+
+/// Slow enough to be killed in the middle, fast enough for a test: 2 s.
+const RATE: &str = "8MB";
+const BYTES: usize = 16_000_000;
+
+/// Waits until the receiver's journal tells of this much of an image.
+fn until_durable(place: &Place, bytes: usize) {
+    let leaves = u64::try_from(bytes / 4096 * 32).unwrap();
+    let journal = || {
+        let mut names = place.names().filter(|name| name.ends_with(".wal"));
+        names.next().and_then(|name| place.stored(&name).metadata().ok()).map_or(0, |metadata| metadata.len())
+    };
+    while journal() < leaves {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_killed_receiver_goes_on_with_what_is_durable() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(BYTES)).unwrap();
+    let mut receiver = place.listen();
+    let address = receiver.address.clone();
+    let mut sending = Lines::start(place.send(&address, "vm1").args(["--json", "--bandwidth", RATE]).arg(&image));
+    until_durable(&place, BYTES / 4);
+    receiver.lines.kill();
+
+    let mut receiver = Receiver::start(&mut place.receive_at(&address));
+    let held = receiver.lines.until("going-on")["bytes_held"].as_u64().unwrap();
+    assert!(held >= u64::try_from(BYTES / 5).unwrap(), "{held}");
+    let summary = sending.until("summary");
+    assert_eq!((&summary["verdict"], sending.end().0), (&"ok".into(), 0));
+    let total = u64::try_from(BYTES).unwrap();
+    let wire = summary["bytes_wire"].as_u64().unwrap();
+    assert!(wire < total - held + total / 20, "{held} bytes were held, {wire} of {total} travelled");
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
+#[test]
+fn a_killed_sender_goes_on_with_what_is_durable() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(BYTES)).unwrap();
+    let mut receiver = place.listen();
+    let send =
+        |rate| Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", rate]).arg(&image));
+    let mut sending = send(RATE);
+    until_durable(&place, BYTES / 4);
+    sending.kill();
+    // The kernel may tell of the kill a moment later than of the next sender.
+    let summary = std::iter::repeat_with(|| send("1GB").until("summary")).find(|summary| summary["verdict"] == "ok");
+    let (wire, total) = (summary.unwrap()["bytes_wire"].as_u64().unwrap(), u64::try_from(BYTES).unwrap());
+    assert!(wire < total - total / 5, "{wire} of {total} travelled again");
+    receiver.lines.until("going-on");
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
+#[test]
+fn an_image_that_changed_meanwhile_arrives_as_it_is_now() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    let mut bytes = noise(BYTES);
+    fs::write(&image, &bytes).unwrap();
+    let receiver = place.listen();
+    let mut sending =
+        Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", RATE]).arg(&image));
+    until_durable(&place, BYTES / 4);
+    sending.interrupt();
+    assert_eq!(sending.until("summary")["verdict"], "interrupted");
+    drop(sending);
+    // Pages that were durable: one is zeros now, one is another.
+    bytes[..4096].fill(0);
+    bytes[40_960..45_056].fill(7);
+    fs::write(&image, &bytes).unwrap();
+    let mut sending = Lines::start(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    assert_eq!(sending.until("summary")["verdict"], "ok");
+    drop(sending);
+    receiver.stop();
+    assert!(bytes == fs::read(place.stored("vm1")).unwrap());
+}
