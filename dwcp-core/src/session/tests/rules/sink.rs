@@ -321,7 +321,7 @@ fn a_sink_that_is_ready_waits_for_ever_and_one_that_is_not_does_not() {
     let mut bench = joined();
     bench.feed(Input::ControlDown { clean: false });
     let outputs = bench.after(Duration::from_secs(61));
-    assert!(asked!(outputs, Output::Discard));
+    assert!(asked!(outputs, Output::Park));
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
 }
 
@@ -329,7 +329,7 @@ fn a_sink_that_is_ready_waits_for_ever_and_one_that_is_not_does_not() {
 #[test]
 fn the_source_may_end_a_ready_sink_by_abort() {
     let outputs = ready().hear(Frame::Abort(Abort { reason: AbortReason::Cancelled, text: String::new() }));
-    assert!(asked!(outputs, Output::Discard) && asked!(outputs, Output::Forget(_)));
+    assert!(asked!(outputs, Output::Park) && asked!(outputs, Output::Forget(_)));
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
 }
 
