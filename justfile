@@ -50,3 +50,8 @@ demo *ARGS:
 netns +IMAGES:
     cargo build --release
     tests/netns.sh {{IMAGES}}
+
+# Kills either end of a transfer with -9 so many times, and compares every byte
+crash KILLS="200" SEED="1":
+    cargo build --release
+    tests/crash.sh {{KILLS}} {{SEED}}
