@@ -31,7 +31,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let records = args.dir.join(RECORDS);
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
-    let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?;
+    let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?.with_lanes(args.lanes.get());
     let mut names = HashMap::new();
     recover(&args.dir, &endpoint, report, &mut names)?;
     let mut interrupts = Interrupts::watch()?;

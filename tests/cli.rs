@@ -70,6 +70,17 @@ fn without_json_people_get_sentences_and_no_bars() {
 }
 
 #[test]
+fn a_sender_opens_no_more_lanes_than_the_receiver_takes() {
+    let place = Place::new();
+    let receiver = Receiver::start(place.receive().args(["--lanes", "2"]));
+    let image = place.sparse("vm.mem");
+    // An image stands still anyway: no downtime is too little for it.
+    let said = run(place.send(&receiver.address, "vm1").args(["--lanes", "8", "--downtime", "1ms"]).arg(&image));
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "nobody complains of lanes");
+    receiver.stop();
+}
+
+#[test]
 fn snapshots_travel_as_rounds() {
     let place = Place::new();
     let paths = ["t0.mem", "t1.mem", "t2.mem"].map(|name| place.path(name));

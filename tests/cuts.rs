@@ -153,3 +153,23 @@ async fn a_transfer_survives_cuts_of_every_connection() {
         survives(seed).await;
     }
 }
+
+/// Cut after 100 bytes, then after some hundreds more: within the first handshakes.
+#[tokio::test]
+async fn a_first_connection_that_is_cut_is_made_again() {
+    let (a, b) = (Identity::generate("a").unwrap(), Identity::generate("b").unwrap());
+    let source = Endpoint::new(&a, &Trust::fingerprints([b.fingerprint()])).unwrap();
+    let sink = Endpoint::new(&b, &Trust::fingerprints([a.fingerprint()])).unwrap();
+    let mut listener = sink.listen("127.0.0.1:0").await.unwrap();
+    let relay = Relay::start(listener.local_addr(), 1, 2, 600).await;
+    let guest = || Arc::new(Memory::new(Layout::new(&[4096 * 10]).unwrap()));
+    let receiving = tokio::spawn(async move {
+        let Some(Incoming::Offer(offer)) = listener.accept().await else { panic!("no offer") };
+        offer.accept(guest(), SinkConfig::default()).outcome().await.owner
+    });
+    let transfer = Transfer::new(Name::new("vm").unwrap(), GuestKind::Live);
+    let session = source.send(&relay.address.to_string(), transfer, guest(), SourceConfig::default()).await;
+    assert_eq!(*relay.cuts.borrow(), 2, "nothing was cut");
+    assert_eq!(session.unwrap().outcome().await.owner, Owner::Sink);
+    assert_eq!(receiving.await.unwrap(), Owner::Sink);
+}

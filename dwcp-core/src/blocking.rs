@@ -94,6 +94,12 @@ impl Endpoint {
         Self { node: self.node.with_congestion(name), ..self }
     }
 
+    /// Lets a source open so many bulk lanes here in one session, 1 to 64; 16 by default.
+    #[must_use]
+    pub fn with_lanes(self, lanes: u16) -> Self {
+        Self { node: self.node.with_lanes(lanes), ..self }
+    }
+
     /// The records of this node.
     pub fn records(&self) -> &Records {
         self.node.records()

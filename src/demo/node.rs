@@ -7,6 +7,7 @@ use std::time::Duration;
 use dwcp_core::guest::Guest;
 use dwcp_core::net::{Endpoint, Fingerprint, Identity, Incoming, Session, Transfer, Trust};
 use dwcp_core::session::{self, Outcome, SessionError, SinkConfig, SourceConfig};
+use dwcp_core::wire::limits::MAX_LANES;
 use dwcp_core::wire::{GuestKind, Name};
 use tokio::sync::mpsc;
 
@@ -73,7 +74,7 @@ pub(super) async fn sink() -> anyhow::Result<()> {
 fn endpoint(start: &NodeStart) -> anyhow::Result<Endpoint> {
     let identity = Identity::from_pem(&start.identity)?;
     let trusted: Fingerprint = start.trust.parse()?;
-    Ok(Endpoint::new(&identity, &Trust::fingerprints([trusted]))?.with_records(&start.records)?)
+    Ok(Endpoint::new(&identity, &Trust::fingerprints([trusted]))?.with_records(&start.records)?.with_lanes(MAX_LANES))
 }
 
 /// Tells how a session goes, until it is over.

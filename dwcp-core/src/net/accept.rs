@@ -24,7 +24,7 @@ use super::tls::{Channel, channel};
 use crate::guest::Guest;
 use crate::session::binding::{self, Key, Speaker};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
-use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES, MAX_LANES};
+use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES};
 use crate::wire::{
     Abort, AbortReason, ErrorCode, Frame, GuestKind, Hello, HelloAck, Join, Offer, PeerLimits, Run, SessionId,
     TransferId,
@@ -347,7 +347,7 @@ impl Gate {
             Ok(chosen) => chosen,
             Err(error) => return turn_away(&mut stream, error.into(), &error.to_string()).await,
         };
-        let own = PeerLimits { extent_pages: 256, lanes: MAX_LANES };
+        let own = PeerLimits { extent_pages: 256, lanes: self.endpoint.lanes };
         let resumed = match self.resumed(&hello, &channel) {
             Ok(resumed) => resumed,
             Err(text) => return turn_away(&mut stream, ErrorCode::Unknown, text).await,

@@ -195,6 +195,10 @@ impl Dialer {
                 ),
             },
             Some(_) => EndpointError::Tls { address, source },
+            // What rustls says of it is for programmers.
+            None if source.kind() == io::ErrorKind::UnexpectedEof => {
+                EndpointError::Lost { address, source: io::ErrorKind::UnexpectedEof.into() }
+            }
             None => EndpointError::Lost { address, source },
         }
     }

@@ -1,15 +1,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsStream;
+use tokio_rustls::client::TlsStream;
 
 use super::accept::Listener;
 use super::clock::Clock;
 use super::control::ControlLink;
-use super::dial::{Dialer, Sockets, random};
+use super::dial::{ControlStream, Dialer, Socket, Sockets, random};
 use super::driver::{Chores, Driver, EVENTS};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
@@ -20,7 +21,8 @@ use super::source_hands::SourceHands;
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::guest::Guest;
-use crate::session::{Leaves, Machine, Record, Source, SourceConfig, Time};
+use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
+use crate::wire::limits::MAX_LANES;
 use crate::wire::{FenceEpoch, GuestKind, Name, Offer, TransferId};
 
 /// A node: its identity, whom it trusts, its threads for lanes. Cheap to clone.
@@ -30,6 +32,8 @@ pub struct Endpoint {
     pub(super) threads: LaneThreads,
     pub(super) records: Records,
     pub(super) sockets: Sockets,
+    /// Bulk lanes that a peer may open here in one session.
+    pub(super) lanes: u16,
 }
 
 /// What a source wants to move, and under which name.
@@ -61,6 +65,7 @@ impl Endpoint {
             threads: LaneThreads::start()?,
             records: Records::none(),
             sockets: Sockets::default(),
+            lanes: SinkConfig::default().lanes,
         })
     }
 
@@ -77,6 +82,14 @@ impl Endpoint {
     #[must_use]
     pub fn with_congestion(mut self, name: impl Into<String>) -> Self {
         self.sockets.congestion = Some(name.into());
+        self
+    }
+
+    /// Lets a source open so many bulk lanes here in one session, 1 to 64; 16 by default. It is told so in the
+    /// handshake, and opens no more.
+    #[must_use]
+    pub fn with_lanes(mut self, lanes: u16) -> Self {
+        self.lanes = lanes.clamp(1, MAX_LANES);
         self
     }
 
@@ -128,7 +141,7 @@ impl Endpoint {
     ) -> Result<Session, EndpointError> {
         let (peer, to) = (record.map(|record| record.peer), to.to_owned());
         let mut dialer = Dialer { to, peer, tls: self.tls.clone(), sockets: self.sockets.clone() };
-        let made = dialer.control(None).await?;
+        let made = first_contact(&dialer).await?;
         let peer = made.channel.peer;
         dialer.peer = Some(peer);
         let config = SourceConfig { limits: crate::session::binding::narrow(config.limits, made.limits), ..config };
@@ -156,7 +169,7 @@ impl Endpoint {
             lanes: std::collections::BTreeMap::new(),
             attempt: 0,
         };
-        let control = ControlLink::start(TlsStream::Client(made.stream), 0, events.clone());
+        let control = ControlLink::start(tokio_rustls::TlsStream::Client(made.stream), 0, events.clone());
         let (progress, watch) = watch::channel(machine.progress().clone());
         let driver = Driver {
             machine,
@@ -181,6 +194,24 @@ impl Endpoint {
         Listener::open(self.clone(), at).await
     }
 }
+
+/// A connection that is lost in the middle of its handshake says nothing about the peer: it is made again a few times.
+async fn first_contact(dialer: &Dialer) -> Result<ControlStream<TlsStream<Socket>>, EndpointError> {
+    for wait in FIRST_CONTACT_WAITS {
+        match dialer.control(None).await {
+            Err(EndpointError::Lost { source, .. }) => {
+                tracing::info!(error = %source, "the connection was lost in its handshake; once more");
+                tokio::time::sleep(wait).await;
+            }
+            made => return made,
+        }
+    }
+    dialer.control(None).await
+}
+
+/// 1.5 s in all: long enough for a link that flaps, short enough for an operator who named the wrong host.
+const FIRST_CONTACT_WAITS: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
 
 /// The first epoch of every transfer. Later ones belong to hand-overs.
 const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);

@@ -104,7 +104,8 @@ impl Converge {
         if record || self.rounds == 1 {
             self.progress_at = end.now;
         }
-        if end.estimate <= self.budget && (!shrinking || end.dirty_pages <= FLOOR_PAGES) {
+        // With nothing dirty no round makes the pause shorter, whatever was hoped for; an image at rest is always here.
+        if end.dirty_pages == 0 || end.estimate <= self.budget && (!shrinking || end.dirty_pages <= FLOOR_PAGES) {
             return Decision::Pause;
         }
         let stalled = self.rounds > STALL_ROUNDS && end.now.since(self.progress_at) > self.patience;
@@ -175,6 +176,13 @@ mod tests {
     fn an_idle_guest_is_paused_at_once() {
         let mut converge = Converge::new(BUDGET, OnStall::Abort, Duration::from_secs(5));
         assert_eq!(converge.round_ended(end(1, 3, 1 << 30)), Decision::Pause);
+    }
+
+    #[test]
+    fn with_nothing_dirty_no_budget_is_too_small() {
+        let mut converge = Converge::new(Duration::ZERO, OnStall::Abort, Duration::from_secs(5));
+        let idle = RoundEnd { estimate: Duration::from_millis(15), ..end(1, 0, 1 << 30) };
+        assert_eq!(converge.round_ended(idle), Decision::Pause);
     }
 
     #[test]

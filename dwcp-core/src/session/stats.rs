@@ -71,7 +71,9 @@ pub struct Progress {
 impl Progress {
     /// The share of all bytes read that did not travel, 0..1.
     pub fn saved(&self) -> f64 {
-        let read = self.pages_read.saturating_mul(4096);
+        // The last page is read with the zeros that fill it up.
+        let padding = self.guest_bytes.next_multiple_of(4096) - self.guest_bytes;
+        let read = self.pages_read.saturating_mul(4096).saturating_sub(padding);
         if read == 0 { 0.0 } else { (1.0 - ratio(self.wire_bytes, read)).max(0.0) }
     }
 }
@@ -172,5 +174,7 @@ mod tests {
         let progress = Progress { pages_read: 100, wire_bytes: 4096 * 25, ..Progress::default() };
         assert!((progress.saved() - 0.75).abs() < 1e-9);
         assert!(Progress::default().saved().abs() < 1e-9);
+        let small = Progress { pages_read: 2, wire_bytes: 5107, guest_bytes: 5000, ..Progress::default() };
+        assert!(small.saved().abs() < 1e-9, "random bytes save nothing");
     }
 }
