@@ -242,6 +242,11 @@ impl Desk<'_> {
     /// ends first, and gives the offer back through [`Done`]. Otherwise the offer comes back at once.
     async fn taken_over(&mut self, incoming: IncomingOffer) -> Option<IncomingOffer> {
         let (name, peer) = (&incoming.offer().name, incoming.peer());
+        if self.held.contains_key(&incoming.offer().transfer) {
+            // The session that its source lost is over, but we have not been told so yet.
+            self.waiting.insert(incoming.offer().transfer, incoming);
+            return None;
+        }
         let holder = self.names.iter().find(|(_, taken)| *taken == name).map(|(transfer, _)| *transfer);
         let Some((transfer, held)) = holder.and_then(|transfer| Some((transfer, self.held.get(&transfer)?))) else {
             return Some(incoming);
@@ -298,7 +303,8 @@ impl Desk<'_> {
         if self.args.once && !self.running.is_empty() {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
-        if let Some((other, _)) = self.names.iter().find(|(_, name)| **name == offer.name) {
+        let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
+        if let Some((other, _)) = self.names.iter().find(others) {
             // The id is for this operator's eyes: a peer has no business with another's transfer.
             self.report.warn(&format!(
                 "refused {}: transfer {other} holds that name; if it was promised and its sender will not come \
@@ -315,7 +321,7 @@ impl Desk<'_> {
             )));
         }
         let staging = ImageStaging::go_on(&self.args.dir, offer, incoming.peer(), self.args.replace, |transfer| {
-            self.names.contains_key(&transfer)
+            transfer != offer.transfer && self.names.contains_key(&transfer)
         })?;
         let held = staging.held_bytes();
         if held > 0 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dwcp_core::Guest;
 use dwcp_core::guest::{ImageSource, Rounds};
-use dwcp_core::net::{Endpoint, Session, Transfer};
+use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
             return summarise(&args, report, None, &Figures::default(), Some(&failure));
         }
     };
-    let Begun { endpoint, transfer, mut session, mut interrupts } = begun;
+    let Begun { endpoint, transfer, _offering, mut session, mut interrupts } = begun;
     let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     while matches!(outcome.error, Some(SessionError::PeerRestarted)) {
@@ -66,6 +66,8 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
 struct Begun {
     endpoint: Endpoint,
     transfer: Transfer,
+    /// Until the end: another sender of this name would be another transfer.
+    _offering: Option<Offering>,
     session: Session,
     interrupts: Interrupts,
 }
@@ -85,10 +87,13 @@ async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
         ));
         report.event("in-doubt", &Shown::from(&record));
     }
-    let transfer = Transfer::new(args.name.clone(), GuestKind::Image);
+    let mut transfer = Transfer::new(args.name.clone(), GuestKind::Image);
+    let key = format!("{} {}", args.name, args.to);
+    let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
+    transfer.id = id;
     let mut interrupts = Interrupts::watch()?;
     let session = dial(args, &endpoint, &transfer, &mut interrupts).await?;
-    Ok(Begun { endpoint, transfer, session, interrupts })
+    Ok(Begun { endpoint, transfer, _offering: offering, session, interrupts })
 }
 
 /// A session that sends the image from its beginning; what the receiver holds of it does not travel.

@@ -392,6 +392,10 @@ impl Remembering {
         self.records.store(&record).unwrap();
     }
 
+    fn forgot(&self) -> bool {
+        self.records.load(offer().transfer).unwrap().is_none()
+    }
+
     fn damage(&self) {
         std::fs::write(self.folder.path().join(format!("{}.record", offer().transfer)), "torn").unwrap();
     }
@@ -471,11 +475,26 @@ async fn a_transfer_is_offered_in_one_session_and_once() {
     let _again = sink.begin(0, &Frame::Offer(offer())).await;
     let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
     drop(incoming);
-    for standing in [Standing::GaveUp, Standing::Ready, Standing::Ran] {
+    for standing in [Standing::GaveUp, Standing::Ran] {
         sink.remember(standing);
         let text = turned_away(&mut sink.begin(0, &Frame::Offer(offer())).await).await;
         assert!(text.contains("was here before"), "{text}");
     }
+}
+
+// spec: O-6
+#[tokio::test]
+async fn an_offer_takes_back_what_was_promised_to_its_peer_and_nobody_else() {
+    let mut sink = Remembering::sink().await;
+    sink.remember(Standing::Ready);
+    let other = Offer { name: Name::new("other").unwrap(), ..offer() };
+    for (peer, offer) in [(1, offer()), (0, other)] {
+        let text = turned_away(&mut sink.begin(peer, &Frame::Offer(offer)).await).await;
+        assert!(text.contains("was here before"), "{text}");
+    }
+    let _control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(_incoming)) = sink.listener.accept().await else { panic!() };
+    assert!(sink.forgot(), "the promise is gone before anybody accepts");
 }
 
 // spec: P-1, O-5

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -32,6 +32,8 @@ use crate::wire::{
 
 /// Connections that may be shaking hands at a time; more wait in the kernel's queue.
 const HALF_OPEN: usize = 256;
+/// A session answers whether it can be superseded as soon as it has done what waits in its queue.
+const SUPERSEDE_LIMIT: Duration = Duration::from_secs(1);
 /// Offers that may wait for [`Listener::accept`].
 const OFFERS: usize = 16;
 /// Wait after the system refused to accept (no descriptors, no memory): it passes.
@@ -435,14 +437,18 @@ impl First {
         }
     }
 
-    /// One session a transfer, and one transfer an id: what is recorded here is no longer offered.
-    /// spec: O-5
+    /// One session a transfer, and one transfer an id: what ran here is no longer offered. spec: O-5
     async fn offered(mut self, offer: Offer) {
-        let Ok(seat) = self.seat(offer.transfer) else {
+        let Some(seat) = self.retake(offer.transfer).await else {
             let text = "this transfer is under way here in another session; end that, or begin a new transfer";
             return self.refuse(text).await;
         };
-        match self.gate.endpoint.records.load(offer.transfer) {
+        let records = &self.gate.endpoint.records;
+        let recorded = match records.load(offer.transfer) {
+            Ok(Some(record)) if self.retracts(&record, &offer) => records.forget(offer.transfer).map(|()| None),
+            other => other,
+        };
+        match recorded {
             Ok(None) => {
                 let offers = self.gate.offers.clone();
                 let _ = offers.send(Incoming::Offer(IncomingOffer { first: self, seat, offer })).await;
@@ -452,6 +458,36 @@ impl First {
                 self.refuse(text).await;
             }
             Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
+        }
+    }
+
+    /// A source never offers what it gave up: its offer takes back what was promised to it. spec: O-6
+    fn retracts(&self, record: &Record, offer: &Offer) -> bool {
+        let same = record.peer == self.peer && record.name == offer.name && record.layout == offer.layout;
+        same && record.standing == Standing::Ready
+    }
+
+    /// The place of this session, once the one that its source has lost is over. spec: O-5, O-6
+    async fn retake(&self, transfer: TransferId) -> Option<Seat> {
+        let lost = match self.seat(transfer) {
+            Ok(seat) => return Some(seat),
+            Err(lost) => lost?,
+        };
+        let (ends, answer) = oneshot::channel();
+        let asked = lost.send(Event::Supersede { again: true, ends }).await;
+        // A session that is over drops the question; one that nobody has accepted yet leaves it unanswered.
+        let answered = tokio::time::timeout(SUPERSEDE_LIMIT, answer).await.ok()?;
+        if asked.is_ok() && !answered.unwrap_or(true) {
+            return None;
+        }
+        lost.closed().await;
+        // Its place is free a moment after its queue.
+        loop {
+            match self.seat(transfer) {
+                Ok(seat) => return Some(seat),
+                Err(Some(other)) if other.same_channel(&lost) => tokio::task::yield_now().await,
+                Err(_) => return None,
+            }
         }
     }
 

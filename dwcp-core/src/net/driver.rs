@@ -13,7 +13,7 @@ use super::dial::Socket;
 use super::records::Records;
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::session::{Input, Machine, Outcome, Output, Owner, Phase, Progress, Record, SessionError, Time};
-use crate::wire::{Frame, LaneId, TransferId};
+use crate::wire::{Abort, AbortReason, Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
 pub(super) type Stream = TlsStream<Socket>;
@@ -31,8 +31,9 @@ pub(super) enum Event {
     RedialFailed { session_unknown: bool },
     /// Sink: a connection with a valid proof wants to be a lane.
     Join { lane: LaneId, stream: Box<Stream> },
-    /// Sink: somebody else wants its place; ends it if its source is lost. Answers whether it ends.
-    Supersede { ends: oneshot::Sender<bool> },
+    /// Sink: somebody else wants its place; ends it if its source is lost. Answers whether it ends. `again`: it is its
+    /// own source, with a new session.
+    Supersede { again: bool, ends: oneshot::Sender<bool> },
     /// From a worker, a guest or the embedder: passed on as it is.
     Input(Input),
 }
@@ -130,16 +131,25 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                     None
                 }
             }
-            Event::Supersede { ends } => self.supersede(ends),
+            Event::Supersede { again, ends } => self.supersede(again, ends),
             Event::Input(input) => self.feed(input),
         }
     }
 
     /// Decided here, where connection and promise cannot change meanwhile. spec: S-10
-    fn supersede(&mut self, ends: oneshot::Sender<bool>) -> Option<Outcome> {
-        let lost = self.control.is_none() && self.machine.progress().phase != Phase::Handing;
-        let _ = ends.send(lost);
-        if lost { self.feed(Input::Cancel) } else { None }
+    fn supersede(&mut self, again: bool, ends: oneshot::Sender<bool>) -> Option<Outcome> {
+        let promised = self.machine.progress().phase == Phase::Handing;
+        let outcome = match (self.control.is_some(), promised, again) {
+            (false, false, _) => self.feed(Input::Cancel),
+            // A source that offers again has not given up, so what was promised to it is over. spec: O-6
+            (false, true, true) => {
+                let text = "its source offers it again".into();
+                self.feed(Input::Frame(Frame::Abort(Abort { reason: AbortReason::Cancelled, text })))
+            }
+            _ => None,
+        };
+        let _ = ends.send(outcome.is_some());
+        outcome
     }
 
     fn control_made(&mut self, stream: Stream, first: Option<Frame>) -> Option<Outcome> {

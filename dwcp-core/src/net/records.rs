@@ -1,5 +1,5 @@
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,43 @@ impl Records {
         file.write_all(record.encode().as_bytes()).map_err(at)?;
         file.sync_all().map_err(at)?;
         fs::rename(&beside, &path).map_err(at)?;
+        if record.standing == Standing::GaveUp {
+            // What was given up is never offered again. spec: O-6
+            gone(fs::remove_file(path.with_extension(OFFERED))).map_err(at)?;
+        }
         sync_folder(folder).map_err(at)
+    }
+
+    /// The id under which a source may offer what it names by `key`: that of one that was cut off before it gave up,
+    /// so that the sink takes back what it had promised to that, or else `fresh`. It is remembered until it is given
+    /// up. Without an [`Offering`] somebody offers the same just now, and `fresh` is not remembered.
+    ///
+    /// # Errors
+    /// It cannot be remembered.
+    pub fn offering(&self, key: &str, fresh: TransferId) -> Result<(TransferId, Option<Offering>), RecordsError> {
+        let Some(folder) = &self.folder else { return Ok((fresh, None)) };
+        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
+        for entry in fs::read_dir(folder).map_err(at_folder)? {
+            let path = entry.map_err(at_folder)?.path();
+            let offered = path.extension().is_some_and(|extension| extension == OFFERED);
+            if !offered || !fs::read_to_string(&path).is_ok_and(|text| text == key) {
+                continue;
+            }
+            let at = |source| RecordsError::Io { path: path.clone(), source };
+            let Some(offering) = Offering::lock(&path).map_err(at)? else { return Ok((fresh, None)) };
+            let known: Option<TransferId> = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
+            match known {
+                // A record beside it: the crash came while it was given up.
+                Some(known) if matches!(self.load(known), Ok(None)) => return Ok((known, Some(offering))),
+                _ => gone(fs::remove_file(&path)).map_err(at)?,
+            }
+        }
+        let path = folder.join(format!("{fresh}.{OFFERED}"));
+        let at = |source| RecordsError::Io { path: path.clone(), source };
+        fs::write(&path, key).and_then(|()| File::open(&path)?.sync_all()).map_err(at)?;
+        let offering = Offering::lock(&path).map_err(at)?;
+        sync_folder(folder).map_err(at)?;
+        Ok((fresh, offering))
     }
 
     /// Removes a record, if it is there.
@@ -128,6 +164,30 @@ impl Records {
 }
 
 const EXTENSION: &str = "record";
+/// Of files that say what is being offered under the id in their name.
+const OFFERED: &str = "offered";
+
+/// Something that is being offered. Held for as long as its process lives: nobody else offers it under this id.
+#[derive(Debug)]
+pub struct Offering {
+    _locked: File,
+}
+
+impl Offering {
+    fn lock(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _locked: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
 
 /// What a folder of records holds.
 #[derive(Debug, Default)]
@@ -243,5 +303,24 @@ mod tests {
         assert_eq!(records.prune(now, day * 7).unwrap(), [TransferId([0; 16])]);
         assert_eq!(records.list().unwrap().records.len(), 3);
         assert!(torn.exists());
+    }
+
+    // spec: O-6
+    #[test]
+    fn what_was_offered_is_offered_again_under_its_id_until_it_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let id = |byte| TransferId([byte; 16]);
+        let (first, offering) = records.offering("vm1 host:1", id(1)).unwrap();
+        assert!(first == id(1) && offering.is_some());
+        // Somebody else at the same time is somebody else.
+        let (other, none) = records.offering("vm1 host:1", id(2)).unwrap();
+        assert!(other == id(2) && none.is_none());
+        drop(offering);
+        assert_eq!(records.offering("vm2 host:1", id(3)).unwrap().0, id(3), "another key");
+        assert_eq!(records.offering("vm1 host:1", id(4)).unwrap().0, id(1), "it was cut off");
+        records.store(&Record { transfer: id(1), standing: Standing::GaveUp, ..record() }).unwrap();
+        records.forget(id(1)).unwrap();
+        assert_eq!(records.offering("vm1 host:1", id(5)).unwrap().0, id(5), "it was given up");
     }
 }

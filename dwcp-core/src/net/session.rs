@@ -49,7 +49,7 @@ impl Session {
     pub async fn supersede(&self) -> bool {
         let (ends, answer) = oneshot::channel();
         // A session that is over already answers by dropping the question.
-        self.events.send(Event::Supersede { ends }).await.is_err() || answer.await.unwrap_or(true)
+        self.events.send(Event::Supersede { again: false, ends }).await.is_err() || answer.await.unwrap_or(true)
     }
 
     /// Limits all lanes together to so many bytes per second, from now on.
