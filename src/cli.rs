@@ -155,8 +155,8 @@ Examples:
 
 An image becomes visible under its name only after both ends agreed on its digest. What the receiver
 has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
-Ctrl-C while nothing is under way is a good end. Without --once a transfer that fails is no failure of
-the receiver; one in doubt is."))]
+Ctrl-C while nothing is under way is a good end. Without --once a transfer that failed is no failure
+of the receiver; one in doubt is."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]

@@ -459,6 +459,16 @@ fn a_server_of_something_else_is_told_as_such() {
     let said = run(place.send(&address, "vm1").arg("--json").arg(place.sparse("vm.mem")));
     said.failed(1, &[&address, "no dwcp receiver", "check the host and the port"]);
     assert!(!said.err.contains("identity"), "{}", said.err);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let said = run(place.send(&address, "vm1").arg(place.sparse("vm.mem")));
+    said.failed(1, &[&address, "does not speak TLS", "no dwcp receiver"]);
 }
 
 #[test]

@@ -180,6 +180,10 @@ impl Dialer {
                 let what = "it speaks TLS, but not our protocol: it is no dwcp receiver; check the host and the port";
                 EndpointError::Unexpected { address, what: what.into() }
             }
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let what = "it does not speak TLS: it is no dwcp receiver; check the host and the port";
+                EndpointError::Unexpected { address, what: what.into() }
+            }
             Some(rustls::Error::AlertReceived(alert)) => EndpointError::Unauthorised {
                 address,
                 what: format!(
