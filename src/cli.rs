@@ -9,7 +9,7 @@ use dwcp_core::net::Fingerprint;
 use dwcp_core::wire::{Name, TransferId};
 
 use crate::demo::{DemoArgs, PartArgs};
-use crate::exit;
+use crate::exit::{self, Exit};
 use crate::units::{self, Bandwidth, Percent};
 
 /// Moves live, changing state between hosts: guests, memory and disk images.
@@ -32,6 +32,31 @@ Examples:
 
 ";
 
+/// Trust is looked at before a transfer begins, so `receive` never ends for the lack of it.
+const OF_RECEIVE: [Exit; 8] = [
+    Exit::Ok,
+    Exit::Failed,
+    Exit::Usage,
+    Exit::NotConverged,
+    Exit::Integrity,
+    Exit::Unreachable,
+    Exit::Interrupted,
+    Exit::InDoubt,
+];
+const OF_SEND: [Exit; 9] = [
+    Exit::Ok,
+    Exit::Failed,
+    Exit::Usage,
+    Exit::NotConverged,
+    Exit::Integrity,
+    Exit::Unauthorised,
+    Exit::Unreachable,
+    Exit::Interrupted,
+    Exit::InDoubt,
+];
+const OF_RESOLVE: [Exit; 7] =
+    [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity, Exit::Unauthorised, Exit::Unreachable, Exit::InDoubt];
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make or show a node's key and certificate
@@ -52,7 +77,8 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Identity(_) | Self::DemoPart(_) => false,
+            Self::DemoPart(_) => false,
+            Self::Identity(args) => args.json,
             Self::Demo(args) => args.json(),
             Self::Receive(args) => args.json,
             Self::Send(args) => args.json,
@@ -62,14 +88,17 @@ impl Command {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = exit::help(&[Exit::Ok, Exit::Failed, Exit::Usage], "\
 Examples:
   dwcp identity new --out a.id                 make one, print its fingerprint for the peer's --trust
   dwcp identity new --renew a.id --out a2.id   the same key and fingerprint, a new certificate
-  dwcp identity show a.id")]
+  dwcp identity show a.id"))]
 pub(crate) struct IdentityArgs {
     #[command(subcommand)]
     pub(crate) command: IdentityCommand,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -119,16 +148,18 @@ pub(crate) struct Credentials {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = exit::help(&OF_RECEIVE, "\
 Examples:
   dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of the sender> --dir /var/lib/vm
   dwcp receive --listen 127.0.0.1:0 --identity b.id --trust sha256:<of the sender> --dir . --once --json
 
 An image becomes visible under its name only after both ends agreed on its digest. What the receiver
-has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.")]
+has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
+Ctrl-C while nothing is under way is a good end. Without --once a transfer that failed is no failure
+of the receiver; one in doubt is."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]
     pub(crate) listen: String,
     #[command(flatten)]
     pub(crate) credentials: Credentials,
@@ -141,8 +172,8 @@ pub(crate) struct ReceiveArgs {
     /// End after one transfer, with its exit code
     #[arg(long)]
     pub(crate) once: bool,
-    /// Connections that one transfer may use besides the control connection
-    #[arg(long, default_value = "16")]
+    /// Connections that one transfer may use besides the control connection, 1 to 64
+    #[arg(long, default_value = "16", value_parser = units::lanes)]
     pub(crate) lanes: NonZeroU16,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
@@ -150,7 +181,7 @@ pub(crate) struct ReceiveArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = exit::help(&OF_SEND, "\
 Examples:
   dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 vm1.mem
   dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 \\
@@ -158,11 +189,11 @@ Examples:
   dwcp send ... --bandwidth 100mbit --json --as disk disk.img
 
 Ctrl-C cancels and leaves everything as it was; a second one leaves at once. The files must not change
-while they are sent: that is noticed, and nothing is switched over.")]
+while they are sent: that is noticed, and nothing is switched over."))]
 #[command(group(clap::ArgGroup::new("image").required(true).args(["file", "rounds"])))]
 pub(crate) struct SendArgs {
     /// Host and port of `dwcp receive`
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = units::host_port)]
     pub(crate) to: String,
     #[command(flatten)]
     pub(crate) credentials: Credentials,
@@ -174,8 +205,8 @@ pub(crate) struct SendArgs {
     /// A snapshot of the guest, oldest first; may be repeated, and only what differs travels
     #[arg(long = "round", value_name = "FILE")]
     pub(crate) rounds: Vec<PathBuf>,
-    /// Connections besides the control connection
-    #[arg(long, default_value = "4")]
+    /// Connections besides the control connection, 1 to 64
+    #[arg(long, default_value = "4", value_parser = units::lanes)]
     pub(crate) lanes: NonZeroU16,
     /// Limit of all connections together, such as 100mbit or 50MB a second
     #[arg(long, value_name = "RATE")]
@@ -217,7 +248,7 @@ pub(crate) enum EffortArg {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = exit::help(&OF_RESOLVE, "\
 Examples:
   dwcp resolve                                        list what this sender does not know
   dwcp resolve --dir /var/lib/vm                      list what this receiver waits for
@@ -228,12 +259,13 @@ Examples:
 
 A transfer is in doubt when the source gave its guest up and was not told that the receiver has it.
 Asking again is always safe. --owner is not: only you can know that the other side will never run it
-too. Say so with --fenced, and give both sides the same owner.")]
+too. Say so with --fenced, and give both sides the same owner."))]
 pub(crate) struct ResolveArgs {
     /// The transfer to end; without it all are listed
     pub(crate) transfer: Option<TransferId>,
     /// Ask this receiver whether it has the guest
-    #[arg(long, value_name = "HOST:PORT", requires = "transfer", requires = "identity", conflicts_with_all = ["owner", "dir"])]
+    #[arg(long, value_name = "HOST:PORT", value_parser = units::host_port)]
+    #[arg(requires = "transfer", requires = "identity", conflicts_with_all = ["owner", "dir"])]
     pub(crate) to: Option<String>,
     /// Our key and certificate
     #[arg(long, value_name = "FILE", requires = "to")]

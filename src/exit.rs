@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use dwcp_core::GuestError;
@@ -20,7 +21,7 @@ pub(crate) enum Exit {
     NotExercised,
 }
 
-/// For `--help`; the same table stands in the README.
+/// For `--help`, where [`help`] shows the lines of one command; the same table stands in the README.
 pub(crate) const TABLE: &str = "\
 Exit codes:
   0  ok             what was asked for is done
@@ -30,7 +31,7 @@ Exit codes:
   4  integrity      bytes arrived other than they were sent; nothing became visible
   5  unauthorised   one of the two does not trust the other
   6  unreachable    nobody answers, or the connection stayed lost
-  7  interrupted    Ctrl-C; the source is intact
+  7  interrupted    Ctrl-C at either end; the source is intact
   8  in-doubt       the source gave up and does not know whether the sink runs: `dwcp resolve`
   9  not-exercised  demo only: too few rounds to prove anything";
 
@@ -92,6 +93,13 @@ impl Exit {
     }
 }
 
+/// What stands below the options of a command: examples, and how it may end.
+pub(crate) fn help(exits: &[Exit], examples: &str) -> String {
+    let of_command = |line: &&str| exits.iter().any(|exit| line.split_whitespace().nth(1) == Some(exit.word()));
+    let lines: Vec<_> = TABLE.lines().filter(of_command).collect();
+    format!("{examples}\n\nExit codes:\n{}", lines.join("\n"))
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -128,6 +136,14 @@ impl From<EndpointError> for Failure {
         let failure = Self::new(exit, error.to_string());
         match &error {
             EndpointError::Resolve { .. } => failure.advise("Check the host in --to, or use its address."),
+            EndpointError::Listen { source, .. } => failure.advise(match source.kind() {
+                ErrorKind::AddrInUse => "Choose another port, or stop who uses it.",
+                ErrorKind::AddrNotAvailable => {
+                    "That is no address of this host: take one that `ip address` lists, or 0.0.0.0 for all."
+                }
+                ErrorKind::PermissionDenied => "Choose a port above 1023, or run as one who may use that one.",
+                _ => "Check the address in --listen, such as 0.0.0.0:7070.",
+            }),
             EndpointError::Connect { .. } => {
                 failure.advise("Check that `dwcp receive` runs there, and that nothing blocks the port.")
             }
@@ -147,8 +163,8 @@ impl From<GuestError> for Failure {
         let failure = Self::new(Exit::Failed, error.to_string());
         match error {
             GuestError::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => failure.advise("Check the path."),
-                std::io::ErrorKind::PermissionDenied => {
+                ErrorKind::NotFound => failure.advise("Check the path."),
+                ErrorKind::PermissionDenied => {
                     failure.advise("Give this user the right to it, or run as one who has it.")
                 }
                 _ => failure,

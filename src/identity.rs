@@ -4,30 +4,42 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use dwcp_core::net::{Endpoint, Identity, Trust};
+use serde::Serialize;
 
 use crate::cli::{Credentials, IdentityArgs, IdentityCommand};
 use crate::exit::{Exit, Failure};
+use crate::report::Report;
 
 /// An identity file is a few kilobytes; something larger is something else.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// `dwcp identity`.
-pub(crate) fn run(args: IdentityArgs) -> Result<Exit, Failure> {
-    let identity = match args.command {
+pub(crate) fn run(args: IdentityArgs, report: &Report) -> Result<Exit, Failure> {
+    let (file, identity) = match args.command {
         IdentityCommand::New { out, renew, subject } => {
             let identity = match renew {
                 Some(old) => load(&old)?.renewed(&subject)?,
                 None => Identity::generate(&subject)?,
             };
             write_new(&out, &identity.to_pem())?;
-            identity
+            (out, identity)
         }
-        IdentityCommand::Show { file } => load(&file)?,
+        IdentityCommand::Show { file } => {
+            let identity = load(&file)?;
+            (file, identity)
+        }
     };
-    let mut stdout = io::stdout().lock();
-    // A reader that went away is no failure.
-    let _ = writeln!(stdout, "{}", identity.fingerprint());
+    let (fingerprint, file) = (identity.fingerprint().to_string(), file.display().to_string());
+    report.say(&fingerprint);
+    report.event("summary", &Summary { verdict: Exit::Ok.word(), fingerprint, file });
     Ok(Exit::Ok)
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    verdict: &'a str,
+    fingerprint: String,
+    file: String,
 }
 
 /// A node as the command line describes it.
@@ -54,17 +66,25 @@ fn load(path: &Path) -> Result<Identity, Failure> {
         }
         failure
     };
+    let none = |why: &str| failed(format!("{shown} is no identity: {why}"));
+    // Before it is opened: a pipe would let us wait for its writer.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(none("it is no regular file").advise("Name the file that `dwcp identity new --out` wrote."));
+    }
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|_| none("it is no text"))?;
+    let identity = Identity::from_pem(&text).map_err(|error| none(&error.to_string()))?;
+    // Only of an identity: nobody shall be told to change the mode of some other file.
     if mode & 0o077 != 0 {
         let what = format!("others can read the secret key in {shown} (mode {:04o})", mode & 0o7777);
         return Err(failed(what).advise(format!(
             "Run: chmod 600 {shown} - and if it may have been read, make a new identity and tell the peers."
         )));
     }
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-    Identity::from_pem(&text).map_err(|error| failed(format!("{shown}: {error}")))
+    Ok(identity)
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {

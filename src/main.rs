@@ -16,13 +16,17 @@ mod units;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     log(cli.verbose);
     let report = Report::new(cli.command.json());
     let runtime = match tokio::runtime::Runtime::new() {
@@ -37,9 +41,35 @@ fn main() -> ExitCode {
     exit.into()
 }
 
+#[derive(Serialize)]
+struct Misused {
+    verdict: &'static str,
+    error: String,
+    advice: &'static str,
+}
+
+/// A command line that makes no sense, or one that asks for help. Who wants JSON gets its last line
+/// of the former too.
+fn misused(error: &clap::Error) -> ExitCode {
+    // Nothing is left to do when stderr is closed.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Ok.into();
+    }
+    let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    let text = error.render().to_string();
+    // Behind it come usage and a hint at --help, for people.
+    let what = text.split("\n\nUsage:").next().and_then(|text| text.split("\n\nFor more").next()).unwrap_or(&text);
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    let error = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
+    let advice = "See --help of the command.";
+    Report::new(json).event("summary", &Misused { verdict: Exit::Usage.word(), error, advice });
+    Exit::Usage.into()
+}
+
 async fn run(command: Command, report: &Report) -> Exit {
     let result = match command {
-        Command::Identity(args) => identity::run(args),
+        Command::Identity(args) => identity::run(args, report),
         Command::Send(args) => return send::run(args, report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,

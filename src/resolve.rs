@@ -22,10 +22,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(30);
 
 /// `dwcp resolve`.
 pub(crate) async fn run(args: ResolveArgs, report: &Report) -> Result<Exit, Failure> {
-    let place = match &args.dir {
-        Some(dir) => Place::Sink(dir.clone()),
-        None => Place::Source(state::folder(args.state_dir.clone())?),
-    };
+    let place = Place::named(&args)?;
     let Some(transfer) = args.transfer else { return list(&place, report) };
     if let (Some(to), Some(identity)) = (args.to, args.identity) {
         let credentials = Credentials { identity, trust: args.trust, trust_ca: args.trust_ca };
@@ -48,6 +45,29 @@ enum Place {
 }
 
 impl Place {
+    /// What was named must be there: a mistyped path would hide a doubt.
+    fn named(args: &ResolveArgs) -> Result<Self, Failure> {
+        let missing = |what: String, advice| Err(Failure::new(Exit::Failed, what).advise(advice));
+        if let Some(dir) = &args.dir {
+            let (shown, advice) = (dir.display(), "Name with --dir the directory that `dwcp receive --dir` was given.");
+            if !is_folder(dir)? {
+                return missing(format!("there is no directory {shown}"), advice);
+            }
+            if !is_folder(&dir.join(receive::RECORDS))? {
+                let what = format!("no `dwcp receive` ever stored images in {shown}: it has no {}", receive::RECORDS);
+                return missing(what, advice);
+            }
+            return Ok(Self::Sink(dir.clone()));
+        }
+        let folder = state::folder(args.state_dir.clone())?;
+        // The user's own folder is made by the first `dwcp send`.
+        if !is_folder(&folder)? && args.state_dir.is_some() {
+            let advice = "Name with --state-dir the folder that `dwcp send --state-dir` was given, or leave it out.";
+            return missing(format!("there is no folder {}", folder.display()), advice);
+        }
+        Ok(Self::Source(folder))
+    }
+
     fn records_folder(&self) -> PathBuf {
         match self {
             Self::Source(folder) => folder.clone(),
@@ -55,7 +75,7 @@ impl Place {
         }
     }
 
-    /// Nothing is made here: a folder that does not exist holds no record.
+    /// Nothing is made here: a sender's folder that does not exist holds no record.
     fn records(&self) -> Result<Records, Failure> {
         let folder = self.records_folder();
         if folder.is_dir() { Ok(Records::open(folder)?) } else { Ok(Records::none()) }
@@ -76,6 +96,16 @@ impl Place {
             )
             .advise("See `dwcp resolve`, with --state-dir or --dir as the transfer was begun.")
         })
+    }
+}
+
+/// Whether there is a folder; one that cannot be looked at may hold a doubt.
+fn is_folder(path: &Path) -> Result<bool, Failure> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot look at {}: {error}", path.display()))
+            .advise("Give this user the right to it, or run as one who has it.")),
     }
 }
 

@@ -1,9 +1,12 @@
 //! Quantities as operators write them.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::net::Ipv6Addr;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
+
+use dwcp_core::wire::limits::MAX_LANES;
 
 /// `300ms`, `30s`, `2m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -76,6 +79,45 @@ impl fmt::Display for Percent {
     }
 }
 
+/// Connections that carry pages, as many as the protocol allows.
+pub(crate) fn lanes(text: &str) -> Result<NonZeroU16, String> {
+    let lanes = text.parse().ok().filter(|lanes: &NonZeroU16| lanes.get() <= MAX_LANES);
+    lanes.ok_or_else(|| format!("`{text}` is no number of connections; write 1 to {MAX_LANES}"))
+}
+
+/// Where a peer listens: `host:7070`, `10.0.0.1:7070`, `[::1]:7070`.
+pub(crate) fn host_port(text: &str) -> Result<String, String> {
+    let port = port(text).filter(|&port| port > 0);
+    port.map(|_| text.to_owned()).ok_or_else(|| {
+        format!(
+            "`{text}` is not HOST:PORT; write a host and a port of 1 to 65535, such as host:7070 or [2001:db8::1]:7070"
+        )
+    })
+}
+
+/// Where to listen: as [`host_port`], and port 0 lets the system choose.
+pub(crate) fn listen_address(text: &str) -> Result<String, String> {
+    port(text).map(|_| text.to_owned()).ok_or_else(|| {
+        format!(
+            "`{text}` is not ADDR:PORT; write an address of this host and a port of 0 to 65535, such as 0.0.0.0:7070 \
+             or [::]:7070"
+        )
+    })
+}
+
+/// The port behind a host, which has colons only in brackets.
+fn port(text: &str) -> Option<u16> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let sound = match bracketed {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok() || host.contains('%'),
+        None => !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']),
+    };
+    // A number may not have a sign here.
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    port.parse().ok().filter(|_| sound && digits)
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(digits)?;
@@ -114,6 +156,22 @@ mod tests {
         }
         for bad in ["25", "101%", "-1%", "%"] {
             assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_port_and_lanes_a_limit() {
+        for good in ["host:7070", "10.0.0.1:1", "[::1]:65535", "[fe80::1%eth0]:7070"] {
+            assert_eq!(host_port(good).unwrap(), good);
+        }
+        for bad in ["nocolon", "127.0.0.1:99999", ":7070", "host:", "host:+1", "::1:7070", "[x]:1", "http://host:1"] {
+            assert!(host_port(bad).unwrap_err().contains("HOST:PORT"), "{bad}");
+            assert!(listen_address(bad).unwrap_err().contains("ADDR:PORT"), "{bad}");
+        }
+        assert!(listen_address("127.0.0.1:0").is_ok() && host_port("127.0.0.1:0").is_err());
+        assert_eq!((lanes("1").unwrap().get(), lanes("64").unwrap().get()), (1, 64));
+        for bad in ["0", "65", "1000", "x"] {
+            assert!(lanes(bad).unwrap_err().contains("1 to 64"), "{bad}");
         }
     }
 

@@ -26,6 +26,8 @@ use dwcp_core::session::{Leaves, Record, Standing};
 use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
 use operator::{LIMIT, Lines, Place, Receiver, Said, dwcp, noise, run, slow, whole};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 fn blocks(path: &Path) -> u64 {
     path.metadata().unwrap().blocks()
@@ -167,7 +169,15 @@ fn a_port_in_use_and_a_directory_that_is_none_are_named() {
         command.args(["receive", "--listen", listen, "--trust", &place.sender]);
         run(command.arg("--identity").arg(place.path("b.id")).arg("--dir").arg(dir))
     };
-    receive(&address, &place.path("in")).failed(1, &["cannot listen on", &address, "choose another port"]);
+    receive(&address, &place.path("in")).failed(1, &["cannot listen on", &address, "Choose another port"]);
+    // An address for documents, which no host has.
+    let place_in = place.path("in");
+    let said = receive("192.0.2.1:7070", &place_in);
+    said.failed(1, &["cannot listen on", "192.0.2.1:7070", "no address of this host"]);
+    receive("no-such-host.invalid:7070", &place_in).failed(1, &["cannot listen on", "Check the address in --listen"]);
+    for listen in ["foo", "127.0.0.1:99999", ":7070", "::1:7070"] {
+        receive(listen, &place_in).failed(2, &["--listen", listen, "ADDR:PORT"]);
+    }
     let file = place.sparse("file");
     receive("127.0.0.1:0", &file).failed(1, &["cannot store images in", "--dir"]);
     receive("127.0.0.1:0", &place.path("missing")).failed(1, &["cannot store images in", "missing"]);
@@ -206,8 +216,39 @@ fn words_that_make_no_sense_are_usage_errors() {
     for (flag, value) in [("--bandwidth", "100"), ("--downtime", "1"), ("--shadow", "101%"), ("--lanes", "0")] {
         run(place.send("127.0.0.1:1", "vm1").args([flag, value]).arg(&image)).failed(2, &[flag]);
     }
+    for to in ["nocolon", "127.0.0.1:99999", "127.0.0.1:0", "::1:7070"] {
+        run(place.send(to, "vm1").arg(&image)).failed(2, &["--to", to, "HOST:PORT"]);
+    }
+    for lanes in ["0", "65", "1000"] {
+        run(place.send("127.0.0.1:1", "vm1").args(["--lanes", lanes]).arg(&image)).failed(2, &["1 to 64"]);
+        run(place.receive().args(["--lanes", lanes])).failed(2, &["1 to 64"]);
+    }
     run(&mut place.send("127.0.0.1:1", "vm1")).failed(2, &["--round"]);
     run(dwcp().args(["send", "--trust", "sha256:12"])).failed(2, &["64 hexadecimal digits"]);
+}
+
+#[test]
+fn a_wrong_command_line_ends_in_a_summary_for_who_wants_json() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["send", "--trust", "zz", "--json"], "--trust"),
+        (&["demo", "--json", "--nonsense"], "--nonsense"),
+        (&["receive", "--json"], "--listen"),
+        (&["identity", "--json"], "subcommand"),
+        (&["--json"], "--json"),
+    ];
+    for (words, named) in cases {
+        let said = run(dwcp().args(words));
+        assert_eq!(said.code, 2, "{words:?}: {}", said.err);
+        let summary = said.summary();
+        assert_eq!((said.out.lines().count(), &summary["verdict"]), (1, &"usage".into()), "{words:?}");
+        let error = summary["error"].as_str().unwrap();
+        assert!(error.contains(named) && !error.contains("Usage:") && !error.starts_with("error"), "{error}");
+        assert!(!said.err.is_empty(), "people are told too");
+    }
+    assert_eq!(run(dwcp().args(["send", "--trust", "zz"])).out, "");
+    assert_eq!(run(dwcp().args(["send", "--trust", "zz", "--", "--json"])).out, "");
+    let help = run(dwcp().args(["send", "--json", "--help"]));
+    assert!(help.code == 0 && !help.out.contains("schema"), "{}", help.out);
 }
 
 #[test]
@@ -226,6 +267,17 @@ fn every_command_explains_itself() {
         let said = run(dwcp().args(command).arg("--help"));
         assert_eq!(said.code, 0, "{command:?}");
         assert!(said.out.contains("Examples:\n  dwcp"), "{command:?} has no example:\n{}", said.out);
+    }
+    for (command, codes, never) in [
+        ("identity", "012", "3456789"),
+        ("receive", "01234678", "59"),
+        ("send", "012345678", "9"),
+        ("resolve", "0124568", "379"),
+    ] {
+        let help = run(dwcp().args([command, "--help"])).out;
+        let table = help.split_once("Exit codes:\n").unwrap().1;
+        let has = |code| table.lines().any(|line| line.trim_start().starts_with(code));
+        assert!(codes.chars().all(has) && !never.chars().any(has), "{command}: {table}");
     }
     let top = run(dwcp().arg("--help")).out;
     for code in ["0  ok", "5  unauthorised", "8  in-doubt", "9  not-exercised"] {
@@ -261,6 +313,45 @@ fn identities_are_secret_and_survive_renewal() {
     fs::write(place.path("bad.id"), "nonsense").unwrap();
     fs::set_permissions(place.path("bad.id"), fs::Permissions::from_mode(0o600)).unwrap();
     show(&place.path("bad.id")).failed(1, &["bad.id", "private key"]);
+}
+
+#[test]
+fn nobody_is_told_to_change_the_mode_of_what_is_no_identity() {
+    let place = Place::new();
+    let open = place.path("open.txt");
+    fs::write(&open, "nonsense").unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    let binary = place.path("binary");
+    fs::write(&binary, [0xff; 100]).unwrap();
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (file, why) in [
+        (Path::new("/"), "no regular file"),
+        (Path::new("/dev/null"), "no regular file"),
+        (&pipe, "no regular file"),
+        (&open, "private key"),
+        (&binary, "no text"),
+    ] {
+        let said = run(dwcp().args(["identity", "show"]).arg(file));
+        said.failed(1, &["is no identity", why, &file.display().to_string()]);
+        assert!(!said.err.contains("chmod"), "{}", said.err);
+    }
+}
+
+#[test]
+fn identities_are_told_in_json_too() {
+    let place = Place::new();
+    let a = place.path("a.id");
+    let shown = |words: &[&str], file: &Path| run(dwcp().args(words).arg(file)).summary();
+    let summary = shown(&["identity", "show", "--json"], &a);
+    assert_eq!((&summary["verdict"], &summary["fingerprint"]), (&"ok".into(), &(*place.sender).into()));
+    assert_eq!(summary["file"], a.display().to_string());
+    let new = shown(&["identity", "--json", "new", "--out"], &place.path("c.id"));
+    let again = shown(&["identity", "show", "--json"], &place.path("c.id"));
+    assert_eq!(new, again);
+    let missing = shown(&["identity", "show", "--json"], &place.path("none.id"));
+    assert_eq!(missing["verdict"], "failed");
+    assert!(missing["error"].as_str().unwrap().contains("none.id"), "{missing}");
 }
 
 #[test]
@@ -328,6 +419,70 @@ fn a_killed_sender_has_its_name_back_at_once_and_nobody_else() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_interrupts_unless_nohup_says_otherwise() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (_, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    sending.signal("HUP");
+    assert_eq!(sending.until("summary")["verdict"], "interrupted");
+    assert_eq!(sending.end().0, 7);
+    receiver.lines.until("transfer");
+    receiver.lines.signal("HUP");
+    assert_eq!(receiver.lines.end().0, 0);
+
+    let receive = place.receive();
+    let mut nohup = Command::new("nohup");
+    let receiver = Receiver::start(nohup.arg(receive.get_program()).args(receive.get_args()));
+    receiver.lines.signal("HUP");
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem"))).code, 0);
+    receiver.lines.interrupt();
+    assert_eq!(receiver.lines.end().0, 0);
+}
+
+/// A web server, say.
+fn another_server(place: &Place) -> String {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let pem = fs::read_to_string(place.path("b.id")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut server = rustls::ServerConnection::new(config.into()).unwrap();
+        assert!(server.complete_io(&mut stream).is_err());
+        // The alert goes out, and is read before the connection is reset.
+        let _ = server.write_tls(&mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    address
+}
+
+#[test]
+fn a_server_of_something_else_is_told_as_such() {
+    let place = Place::new();
+    let address = another_server(&place);
+    let said = run(place.send(&address, "vm1").arg("--json").arg(place.sparse("vm.mem")));
+    said.failed(1, &[&address, "no dwcp receiver", "check the host and the port"]);
+    assert!(!said.err.contains("identity"), "{}", said.err);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let said = run(place.send(&address, "vm1").arg(place.sparse("vm.mem")));
+    said.failed(1, &[&address, "does not speak TLS", "no dwcp receiver"]);
+}
+
+#[test]
 fn a_receiver_that_is_interrupted_shows_nothing() {
     let place = Place::new();
     let receiver = place.listen();
@@ -372,6 +527,29 @@ fn resolve(place: &Place, args: &[&str]) -> Said {
 fn resolve_sink(place: &Place, args: &[&str]) -> Said {
     let mut command = dwcp();
     run(command.args(["resolve", "--dir"]).arg(place.path("in")).args(args))
+}
+
+#[test]
+fn a_mistyped_path_hides_no_doubt() {
+    let place = Place::new();
+    in_doubt(&place);
+    let look = |words: &[&str]| run(dwcp().current_dir(place.folder.path()).arg("resolve").args(words));
+    let was = |words: &[&str], told: &[&str]| {
+        look(words).failed(1, told);
+        let said = look(&[words, &["--json"]].concat());
+        said.failed(1, told);
+        assert_eq!(said.summary()["verdict"], "failed");
+    };
+    was(&["--dir", "nonexist"], &["no directory nonexist", "dwcp receive --dir"]);
+    was(&["--dir", "a.id"], &["no directory a.id"]);
+    was(&["--dir", "state"], &["no `dwcp receive` ever stored images in state", ".dwcp"]);
+    was(&["--state-dir", "nonexist"], &["no folder nonexist", "--state-dir"]);
+    was(&["--state-dir", "a.id"], &["no folder a.id"]);
+    was(&[&*ID.to_string(), "--dir", "nonexist", "--owner", "sink", "--fenced"], &["no directory nonexist"]);
+    assert!(look(&["--dir", "in"]).out.contains(&ID.to_string()));
+    // The user's own folder is there from the first `dwcp send` on.
+    let said = run(dwcp().env("XDG_STATE_HOME", place.path("never-used")).arg("resolve"));
+    assert!(said.code == 0 && said.out.contains("nothing is in doubt"), "{}{}", said.out, said.err);
 }
 
 #[test]

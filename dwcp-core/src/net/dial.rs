@@ -176,6 +176,14 @@ impl Dialer {
         let address = self.to.clone();
         let cause = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match cause {
+            Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+                let what = "it speaks TLS, but not our protocol: it is no dwcp receiver; check the host and the port";
+                EndpointError::Unexpected { address, what: what.into() }
+            }
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let what = "it does not speak TLS: it is no dwcp receiver; check the host and the port";
+                EndpointError::Unexpected { address, what: what.into() }
+            }
             Some(rustls::Error::AlertReceived(alert)) => EndpointError::Unauthorised {
                 address,
                 what: format!(

@@ -95,7 +95,7 @@ pub enum EndpointError {
         frame: ErrorFrame,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; choose another port, or stop who uses it")]
+    #[error("cannot listen on {address}: {source}")]
     Listen {
         /// Where.
         address: String,
