@@ -41,10 +41,10 @@ const STEPS: [Effort; 3] = [Effort::Raw, Effort::Light, Effort::Balanced];
 const RAW: usize = 0;
 /// Where it starts: little is lost when it was wrong in either direction.
 const START: usize = 1;
-/// Where the lean stands after a step, and twice where it tips: 16 MiB of guest without a wait.
-const LEVEL: u32 = 64;
+/// Where the lean stands after a step, and twice where it tips: 4 MiB of guest without a wait.
+const LEVEL: u32 = 16;
 /// What a wait weighs, against a write without one: queues of some megabytes hide most waits.
-const WAIT: u32 = 16;
+const WAIT: u32 = 4;
 /// Raw pages over TLS on loopback: a write takes 1 to 2 times as long as copy and hash. At 1 Gbit/s
 /// it takes 15 times as long.
 const SLOW_WRITE: u32 = 3;
@@ -53,8 +53,11 @@ const SLOW_WRITE: u32 = 3;
 const UNHEARD: u64 = 8 << 20;
 /// Raw extents between looks at their times: 4 MiB.
 const SAMPLES: u16 = 16;
-/// Of bets to let pass: some minutes.
-const MOST_PASSED: u32 = 1024;
+/// Chances of a bet that are let pass at first: an encoder that nearly fills a link goes without a wait for some
+/// megabytes, one on a fast link for ever.
+const FIRST_PASSED: u32 = 15;
+/// Chances that are let pass at most: some minutes.
+const MOST_PASSED: u32 = 4095;
 
 /// What one extent cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +75,15 @@ pub(super) struct Cost {
 
 impl Budget {
     pub(super) fn new(policy: EffortPolicy) -> Self {
-        Self { policy, step: START, lean: LEVEL, swallowed: 0, raw: Cost::default(), pass: 0, passed: 0 }
+        Self {
+            policy,
+            step: START,
+            lean: LEVEL,
+            swallowed: 0,
+            raw: Cost::default(),
+            pass: FIRST_PASSED,
+            passed: FIRST_PASSED,
+        }
     }
 
     pub(super) fn effort(&self) -> Effort {
@@ -160,7 +171,7 @@ mod tests {
     #[test]
     fn a_fast_link_turns_compression_off() {
         let mut budget = budget();
-        repeat(&mut budget, 2 * LEVEL, cost(2 * MS, MS / 4, false));
+        repeat(&mut budget, (FIRST_PASSED + 1) * LEVEL, cost(2 * MS, MS / 4, false));
         assert_eq!(budget.effort(), Effort::Raw);
         repeat(&mut budget, 100, cost(MS, 2 * MS, true));
         assert_eq!(budget.effort(), Effort::Raw, "a sink that is a little slower is no slow link");
@@ -169,7 +180,7 @@ mod tests {
     #[test]
     fn a_link_that_turns_slow_turns_it_on_again() {
         let mut budget = budget();
-        repeat(&mut budget, 2 * LEVEL, cost(2 * MS, MS / 4, false));
+        repeat(&mut budget, (FIRST_PASSED + 1) * LEVEL, cost(2 * MS, MS / 4, false));
         repeat(&mut budget, u32::from(SAMPLES) + LEVEL / WAIT, cost(MS / 2, 8 * MS, true));
         assert_eq!(budget.effort(), Effort::Balanced);
     }
