@@ -388,15 +388,29 @@ impl Desk<'_> {
         });
         if exit == Exit::Ok {
             self.tally.received += 1;
-            prune(&self.records);
         } else {
             self.tally.failed += 1;
             self.tally.cut |= self.tally.interrupted;
             // A doubt is what an operator must hear of, whatever else fails later.
             self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
         }
+        self.tidy();
         if let Some(incoming) = next {
             self.offered(incoming);
+        }
+    }
+
+    /// Old records and what was cut off more than a day ago: a receiver may run for months.
+    fn tidy(&self) {
+        prune(&self.records);
+        let kept = |transfer| self.names.contains_key(&transfer) || !matches!(self.records.load(transfer), Ok(None));
+        match ImageStaging::sweep(&self.args.dir, now(), kept) {
+            Ok(swept) => {
+                for file in swept.removed {
+                    tracing::info!(file, "removed what was cut off more than a day ago");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "what was cut off long ago cannot be removed"),
         }
     }
 

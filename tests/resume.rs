@@ -77,6 +77,24 @@ fn a_killed_sender_goes_on_with_what_is_durable() {
 }
 
 #[test]
+fn what_was_cut_off_long_ago_goes_while_the_receiver_runs() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    let mut receiver = place.listen();
+    // A day-old journal and its staging file, of some transfer that nobody knows.
+    for ending in ["part", "wal"] {
+        let path = place.stored(&format!(".dwcp-{}.{ending}", "5".repeat(32)));
+        fs::write(&path, "").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    let mut sending = Lines::start(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    assert_eq!(sending.until("summary")["verdict"], "ok");
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
+#[test]
 fn an_image_that_changed_meanwhile_arrives_as_it_is_now() {
     let place = Place::new();
     let image = place.path("vm.mem");
