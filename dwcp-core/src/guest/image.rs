@@ -2,6 +2,7 @@
 //! file in which an image arrives, with the journal of what of it is durable.
 
 mod journal;
+mod place;
 mod rounds;
 mod source;
 mod staging;
