@@ -36,19 +36,8 @@ send() {
   sender=$!
 }
 
-# As the operator of both ends: the sender has no record of it, so it never gave it up.
-take_back() {
-  kill -9 $receiver
-  wait $receiver 2>/dev/null || true
-  for transfer in $("$dwcp" resolve --dir "$folder/in" --json | grep -o '"transfer":"[0-9a-f]*"' | cut -d'"' -f4); do
-    promises=$((promises + 1))
-    "$dwcp" resolve "$transfer" --dir "$folder/in" --owner source --fenced >/dev/null 2>>"$folder/receive.err"
-  done
-  receive
-}
-
 receive
-done=0 images=0 doubts=0 promises=0
+done=0 images=0 doubts=0
 while [ $done -lt "$kills" ]; do
   rm -f "$folder/in/vm1"
   send
@@ -68,8 +57,8 @@ while [ $done -lt "$kills" ]; do
   done
   code=0
   wait $sender || code=$?
-  # A name may be held for a moment; a transfer may be in doubt, because its sender was killed while it handed over, or
-  # promised, because either was killed just before that. The latter nobody but an operator can take back.
+  # A name may be held for a moment, or the transfer be in doubt, because its sender was killed while it handed over. No
+  # other help is given: what was promised to a killed sender, its next one takes back (O-6).
   for _ in 1 2 3 4 5 6 7 8 9 10; do
     [ $code != 0 ] || break
     for transfer in $("$dwcp" resolve --state-dir "$folder/state" --json | grep -o '"transfer":"[0-9a-f]*"' | cut -d'"' -f4); do
@@ -77,7 +66,6 @@ while [ $done -lt "$kills" ]; do
       "$dwcp" resolve "$transfer" --state-dir "$folder/state" --to "$address" --identity "$folder/a.id" --trust "$b" \
         >/dev/null 2>>"$folder/send.err" || true
     done
-    [ $code = 0 ] || take_back
     send
     code=0
     wait $sender || code=$?
@@ -87,4 +75,4 @@ while [ $done -lt "$kills" ]; do
   images=$((images + 1))
 done
 left=$(find "$folder/in" -name '.dwcp-*.part' | wc -l)
-echo "$done kills, $images images: 0 lost, 0 corrupt; $doubts doubts ended by asking, $promises promises taken back by hand; $left staging files left"
+echo "$done kills, $images images: 0 lost, 0 corrupt; $doubts doubts ended by asking; $left staging files left"

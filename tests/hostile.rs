@@ -452,6 +452,38 @@ async fn a_session_yields_its_place_only_when_lost_and_never_after_ready() {
     }
 }
 
+// spec: O-6
+#[tokio::test]
+async fn a_source_that_lost_a_ready_session_offers_again_and_only_then() {
+    let mut sink = Remembering::sink().await;
+    let mut control = sink.begin(0, &Frame::Offer(offer())).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    let mut session = incoming.accept(Arc::new(Memory::new(offer().layout)), SinkConfig::default());
+    assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
+    let layout = offer().layout;
+    let root = Tree::new(&layout).root(&Leaves::new(&layout));
+    let device_digest = Digest(*blake3::hash(&[]).as_bytes());
+    control.say(&Frame::Pause(Pause { attempt: 1, root, device_bytes: 0, device_digest, finals: vec![] })).await;
+    assert!(matches!(control.hear().await.unwrap(), Frame::Ready(_)));
+    for peer in [0, 1] {
+        let text = turned_away(&mut sink.begin(peer, &Frame::Offer(offer())).await).await;
+        assert!(text.contains("another session"), "its source is there: {text}");
+    }
+    assert!(!sink.forgot());
+    drop(control);
+    // The loss may be seen a moment later than the next offer comes.
+    let again = loop {
+        let mut again = sink.begin(0, &Frame::Offer(offer())).await;
+        tokio::select! {
+            Some(Incoming::Offer(incoming)) = sink.listener.accept() => break (incoming, again),
+            text = turned_away(&mut again) => assert!(text.contains("another session"), "{text}"),
+        }
+    };
+    assert_eq!(session.outcome().await.owner, Owner::Source);
+    assert!(sink.forgot(), "nothing is promised any more");
+    drop(again);
+}
+
 /// What an offer is turned away with.
 async fn turned_away(raw: &mut Raw) -> String {
     match raw.hear().await.unwrap() {

@@ -124,7 +124,7 @@ impl ImageStaging {
         for (id, region) in self.layout.regions() {
             let (mut at, end) = (region.first, region.first + region.pages);
             while at < end {
-                let run = held.run_within(at..end, usize::MAX);
+                let run = held.run_within(at..end, MAX_EXTENT_PAGES);
                 let (first, next) = run.map_or((end, end), |(first, leaves)| {
                     (first.0, first.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX))
                 });
