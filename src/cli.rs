@@ -169,6 +169,10 @@ pub(crate) struct ReceiveArgs {
     /// Overwrite an image of the same name
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Take disk space only as pages come. By default all that an image needs is taken when it is
+    /// offered, so that a disk that is too small is told at once
+    #[arg(long)]
+    pub(crate) sparse: bool,
     /// End after one transfer, with its exit code
     #[arg(long)]
     pub(crate) once: bool,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dwcp_core::guest::{ImageStaging, Memory};
+use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
@@ -33,7 +33,8 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let _lock = claim(&args.dir, &records)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?.with_lanes(args.lanes.get());
     let mut names = HashMap::new();
-    recover(&args.dir, &endpoint, report, &mut names)?;
+    let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);
+    recover(&args.dir, &folder, &endpoint, report, &mut names)?;
     let mut interrupts = Interrupts::watch()?;
     let mut listener = endpoint.listen(&args.listen).await?;
     let address = listener.local_addr().to_string();
@@ -45,6 +46,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         args,
         report,
         names,
+        folder,
         records,
         held: HashMap::new(),
         waiting: HashMap::new(),
@@ -120,6 +122,7 @@ struct GoingOn<'a> {
 /// What an earlier process left: promises are kept, the rest is swept away.
 fn recover(
     dir: &Path,
+    folder: &ImageFolder,
     endpoint: &Endpoint,
     report: &Report,
     names: &mut HashMap<TransferId, Name>,
@@ -142,7 +145,7 @@ fn recover(
     }
     // What belongs to a record that cannot be read may have been promised.
     let unread = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
-    let swept = ImageStaging::sweep(dir, now(), |transfer| names.contains_key(&transfer) || unread(transfer))?;
+    let swept = folder.sweep(now(), |transfer| names.contains_key(&transfer) || unread(transfer))?;
     for file in swept.removed {
         tracing::info!(file, "removed what an earlier receiver did not finish");
     }
@@ -159,6 +162,7 @@ struct Desk<'a> {
     report: &'a Report,
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
+    folder: ImageFolder,
     records: Records,
     /// Sessions that are followed.
     held: HashMap<TransferId, Held>,
@@ -320,7 +324,7 @@ impl Desk<'_> {
                 self.config().orphan_limit.as_secs()
             )));
         }
-        let staging = ImageStaging::go_on(&self.args.dir, offer, incoming.peer(), self.args.replace, |transfer| {
+        let staging = self.folder.go_on(offer, incoming.peer(), |transfer| {
             transfer != offer.transfer && self.names.contains_key(&transfer)
         })?;
         let held = staging.held_bytes();
@@ -344,7 +348,7 @@ impl Desk<'_> {
             }
             return;
         }
-        match ImageStaging::reopen(&self.args.dir, &record, self.args.replace) {
+        match self.folder.reopen(&record) {
             Ok(staging) => {
                 self.names.insert(record.transfer, record.name);
                 let session = incoming.accept(Arc::new(staging), self.config());
@@ -404,7 +408,7 @@ impl Desk<'_> {
     fn tidy(&self) {
         prune(&self.records);
         let kept = |transfer| self.names.contains_key(&transfer) || !matches!(self.records.load(transfer), Ok(None));
-        match ImageStaging::sweep(&self.args.dir, now(), kept) {
+        match self.folder.sweep(now(), kept) {
             Ok(swept) => {
                 for file in swept.removed {
                     tracing::info!(file, "removed what was cut off more than a day ago");

@@ -2,7 +2,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dwcp_core::guest::ImageStaging;
+use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::Records;
 use dwcp_core::session::{Owner, Record, SourceConfig, Standing};
 use dwcp_core::wire::TransferId;
@@ -221,7 +221,7 @@ fn at_source(record: &Record, owner: OwnerArg) -> String {
 }
 
 fn at_sink(dir: &Path, records: &Records, record: &Record, owner: OwnerArg, replace: bool) -> Result<String, Failure> {
-    let staging = match ImageStaging::reopen(dir, record, replace) {
+    let staging = match ImageFolder::open(dir)?.replacing(replace).reopen(record) {
         // Gone already, when it is the sender's, is what was wanted.
         Err(GuestError::Io { source, .. }) if owner == OwnerArg::Source && source.kind() == ErrorKind::NotFound => None,
         staging => Some(staging.map_err(|error| look_first(error, record, records))?),

@@ -19,7 +19,7 @@ use std::process::Command;
 use std::sync::mpsc;
 
 use dwcp_core::extent::FlatPage;
-use dwcp_core::guest::ImageStaging;
+use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::Records;
 use dwcp_core::session::leaves::{Tree, leaf};
 use dwcp_core::session::{Leaves, Record, Standing};
@@ -514,7 +514,7 @@ fn in_doubt(place: &Place) {
     Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp, &place.receiver)).unwrap();
     Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready, &place.sender)).unwrap();
     let layout = Layout::new(&[5000]).unwrap();
-    let staging = ImageStaging::create(place.path("in"), &Name::new("vm1").unwrap(), ID, layout, false).unwrap();
+    let staging = ImageFolder::open(place.path("in")).unwrap().create(&Name::new("vm1").unwrap(), ID, layout).unwrap();
     staging.write(RegionId(0), 0, &vec![1; 8192]).unwrap();
     staging.stage().unwrap();
 }
@@ -638,7 +638,7 @@ fn a_damaged_record_is_told_and_stops_nothing_else() {
     let name = format!("{torn}.record");
     fs::write(place.path("in/.dwcp").join(&name), "dwcp record 2\n").unwrap();
     let layout = Layout::new(&[5000]).unwrap();
-    ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), torn, layout, false).unwrap();
+    ImageFolder::open(place.path("in")).unwrap().create(&Name::new("vm2").unwrap(), torn, layout).unwrap();
 
     let list = resolve_sink(&place, &["--json"]);
     assert!(list.code == 0 && list.err.contains(&name) && list.out.contains(&ID.to_string()), "{}", list.err);
@@ -658,7 +658,7 @@ fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
     let id = &*ID.to_string();
     let mut receiver = place.listen();
     // Where the next record would be written first.
-    fs::create_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    fs::create_dir(place.path(&format!("in/.dwcp/{ID}.record.tmp"))).unwrap();
     let identity = place.path("a.id").display().to_string();
     let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
     assert_eq!(resolve(&place, &[&[id][..], &ask].concat()).code, 0);
@@ -668,7 +668,7 @@ fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
     receiver.lines.interrupt();
     let (code, err) = receiver.lines.end();
     assert!(code == 0 && err.contains("went wrong") && err.contains("--owner sink"), "{err}");
-    fs::remove_dir(place.path(&format!("in/.dwcp/{ID}.tmp"))).unwrap();
+    fs::remove_dir(place.path(&format!("in/.dwcp/{ID}.record.tmp"))).unwrap();
     assert_eq!(resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]).code, 0);
     assert!(resolve_sink(&place, &[]).out.contains("nothing is in doubt"));
 }
@@ -700,7 +700,7 @@ fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     in_doubt(&place);
     let layout = Layout::new(&[5000]).unwrap();
     let other = TransferId([1; 16]);
-    ImageStaging::create(place.path("in"), &Name::new("vm2").unwrap(), other, layout, false).unwrap();
+    ImageFolder::open(place.path("in")).unwrap().create(&Name::new("vm2").unwrap(), other, layout).unwrap();
     assert_eq!(place.parked(), 2);
     place.listen().stop();
     assert_eq!(place.parked(), 1);
@@ -842,10 +842,19 @@ fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
     let place = Place::new();
     let image = place.path("vm.mem");
     fs::write(&image, noise(8_000_000)).unwrap();
-    let mut small = Command::new("unshare");
-    small.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\""]).arg(place.path("in"));
-    let receive = place.receive();
-    let receiver = Receiver::start(small.arg(receive.get_program()).args(receive.get_args()).arg("--once"));
+    let small = |more: &[&str]| {
+        let mut small = Command::new("unshare");
+        small.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\""]).arg(place.path("in"));
+        let receive = place.receive();
+        Receiver::start(small.arg(receive.get_program()).args(receive.get_args()).args(more))
+    };
+    // Before a byte of it travels.
+    let receiver = small(&[]);
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    said.failed(1, &["no space left", "8000000 bytes", "--sparse"]);
+    receiver.stop();
+    // On the way, when the space is only taken as pages come.
+    let receiver = small(&["--once", "--sparse"]);
     let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
     said.failed(1, &["no space left", "send it again", "The source is intact"]);
     assert_eq!(said.send_summary()["verdict"], "failed");

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use dwcp_core::guest::{ImageSource, ImageStaging};
+use dwcp_core::guest::{ImageFolder, ImageSource};
 use dwcp_core::net::{Endpoint, Identity, Incoming, Transfer, Trust};
 use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::{GuestKind, Name};
@@ -27,7 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let receiving = tokio::spawn(async move {
         let Some(Incoming::Offer(incoming)) = listener.accept().await else { return Err("no offer".to_owned()) };
         let offer = incoming.offer();
-        let staging = ImageStaging::create(&dir, &offer.name, offer.transfer, offer.layout.clone(), false);
+        let folder = ImageFolder::open(dir).map_err(|error| error.to_string())?;
+        let staging = folder.create(&offer.name, offer.transfer, offer.layout.clone());
         let staging = staging.map_err(|error| error.to_string())?;
         Ok(incoming.accept(Arc::new(staging), SinkConfig::default()).outcome().await)
     });

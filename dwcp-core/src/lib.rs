@@ -10,6 +10,7 @@
 //! - [`session`]: the pure machines [`session::Source`] and [`session::Sink`].
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
+//! - [`storage`]: where files are kept, as a seam for the simulator.
 //! - [`blocking`]: the same for programs without an async runtime.
 //!
 //! Imports go one way: `wire <- session <- net`. Without the feature `net` nothing here links tokio,
@@ -22,6 +23,8 @@ pub mod guest;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod session;
+#[cfg(feature = "net")]
+pub mod storage;
 pub mod wire;
 
 pub use crate::extent::{Extent, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, PageMask, RegionId, Run};

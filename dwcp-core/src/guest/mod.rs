@@ -7,7 +7,7 @@ mod mapped;
 mod memory;
 
 #[cfg(feature = "net")]
-pub use self::image::{ImageSource, ImageStaging, Rounds, Swept};
+pub use self::image::{ImageFolder, ImageSource, ImageStaging, Parked, Rounds, Swept};
 #[cfg(feature = "net")]
 pub use self::mapped::MappedRegion;
 pub use self::memory::Memory;

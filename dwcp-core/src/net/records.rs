@@ -1,19 +1,26 @@
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::error::RecordsError;
 use crate::session::{Record, Standing};
+use crate::storage::{Disk, File, Folder, read_all};
 use crate::wire::TransferId;
 
 /// The folder of records: one small fsynced file for each transfer, written beside its place and
 /// renamed, so that after a crash there is the old one, the new one, or none. spec: P-2
 #[derive(Clone, Debug)]
 pub struct Records {
-    folder: Option<PathBuf>,
+    store: Option<Store>,
+}
+
+#[derive(Clone, Debug)]
+struct Store {
+    names: Arc<dyn Folder>,
+    /// For messages.
+    path: PathBuf,
 }
 
 impl Records {
@@ -22,15 +29,21 @@ impl Records {
     /// # Errors
     /// It cannot be made.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, RecordsError> {
-        let folder = folder.into();
-        fs::create_dir_all(&folder).map_err(|source| RecordsError::Io { path: folder.clone(), source })?;
-        Ok(Self { folder: Some(folder) })
+        let path = folder.into();
+        let opened = fs::create_dir_all(&path).and_then(|()| Disk::open(&path));
+        let disk = opened.map_err(|source| RecordsError::Io { path: path.clone(), source })?;
+        Ok(Self { store: Some(Store { names: Arc::new(disk), path }) })
+    }
+
+    /// Records in any storage.
+    pub fn over(names: Arc<dyn Folder>) -> Self {
+        Self { store: Some(Store { names, path: PathBuf::new() }) }
     }
 
     /// No records: a crash after GIVE_UP leaves nothing to ask with. For guests that die with this
     /// process anyway.
     pub fn none() -> Self {
-        Self { folder: None }
+        Self { store: None }
     }
 
     /// All records, in no order, and beside them the files that are none: one torn file must not stop
@@ -40,18 +53,11 @@ impl Records {
     /// The folder cannot be read.
     pub fn list(&self) -> Result<Listing, RecordsError> {
         let mut listing = Listing::default();
-        let Some(folder) = &self.folder else { return Ok(listing) };
-        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
-        for entry in fs::read_dir(folder).map_err(at_folder)? {
-            let path = entry.map_err(at_folder)?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                match read(&path) {
-                    Ok(record) => listing.records.extend(record),
-                    Err(error) => {
-                        let transfer = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
-                        listing.damaged.push(Damaged { transfer, error });
-                    }
-                }
+        let Some(store) = &self.store else { return Ok(listing) };
+        for name in store.names(RECORD)? {
+            match store.read(&name) {
+                Ok(record) => listing.records.extend(record),
+                Err(error) => listing.damaged.push(Damaged { transfer: id(&name, RECORD), error }),
             }
         }
         Ok(listing)
@@ -62,7 +68,7 @@ impl Records {
     /// # Errors
     /// It cannot be read, or is no record.
     pub fn load(&self, transfer: TransferId) -> Result<Option<Record>, RecordsError> {
-        self.path(transfer).map_or(Ok(None), |path| read(&path))
+        self.store.as_ref().map_or(Ok(None), |store| store.read(&name(transfer, RECORD)))
     }
 
     /// Writes a record and waits until it is durable.
@@ -70,19 +76,15 @@ impl Records {
     /// # Errors
     /// It may or may not be there: treat the transfer as failed.
     pub fn store(&self, record: &Record) -> Result<(), RecordsError> {
-        let (Some(folder), Some(path)) = (&self.folder, self.path(record.transfer)) else { return Ok(()) };
-        let at = |source| RecordsError::Io { path: path.clone(), source };
-        let beside = path.with_extension("tmp");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(at)?;
-        file.write_all(record.encode().as_bytes()).map_err(at)?;
-        file.sync_all().map_err(at)?;
-        fs::rename(&beside, &path).map_err(at)?;
+        let Some(store) = &self.store else { return Ok(()) };
+        let place = name(record.transfer, RECORD);
+        let at = |source| store.failed(&place, source);
+        store.write(&place, record.encode().as_bytes()).map_err(at)?;
         if record.standing == Standing::GaveUp {
             // What was given up is never offered again. spec: O-6
-            gone(fs::remove_file(path.with_extension(OFFERED))).map_err(at)?;
+            gone(store.names.remove(&name(record.transfer, OFFERED))).map_err(at)?;
         }
-        sync_folder(folder).map_err(at)
+        store.names.sync().map_err(at)
     }
 
     /// The id under which a source may offer what it names by `key`: that of one that was cut off before it gave up,
@@ -92,29 +94,31 @@ impl Records {
     /// # Errors
     /// It cannot be remembered.
     pub fn offering(&self, key: &str, fresh: TransferId) -> Result<(TransferId, Option<Offering>), RecordsError> {
-        let Some(folder) = &self.folder else { return Ok((fresh, None)) };
-        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
-        for entry in fs::read_dir(folder).map_err(at_folder)? {
-            let path = entry.map_err(at_folder)?.path();
-            let offered = path.extension().is_some_and(|extension| extension == OFFERED);
-            if !offered || !fs::read_to_string(&path).is_ok_and(|text| text == key) {
+        let Some(store) = &self.store else { return Ok((fresh, None)) };
+        for place in store.names(OFFERED)? {
+            let at = |source| store.failed(&place, source);
+            let Ok(file) = store.names.open(&place) else { continue };
+            if !read_all(file.as_ref(), MOST_BYTES).is_ok_and(|text| text == key.as_bytes()) {
                 continue;
             }
-            let at = |source| RecordsError::Io { path: path.clone(), source };
-            let Some(offering) = Offering::lock(&path).map_err(at)? else { return Ok((fresh, None)) };
-            let known: Option<TransferId> = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
-            match known {
+            if !file.lock().map_err(at)? {
+                return Ok((fresh, None));
+            }
+            match id(&place, OFFERED) {
                 // A record beside it: the crash came while it was given up.
-                Some(known) if matches!(self.load(known), Ok(None)) => return Ok((known, Some(offering))),
-                _ => gone(fs::remove_file(&path)).map_err(at)?,
+                Some(known) if matches!(self.load(known), Ok(None)) => {
+                    return Ok((known, Some(Offering { _locked: file })));
+                }
+                _ => gone(store.names.remove(&place)).map_err(at)?,
             }
         }
-        let path = folder.join(format!("{fresh}.{OFFERED}"));
-        let at = |source| RecordsError::Io { path: path.clone(), source };
-        fs::write(&path, key).and_then(|()| File::open(&path)?.sync_all()).map_err(at)?;
-        let offering = Offering::lock(&path).map_err(at)?;
-        sync_folder(folder).map_err(at)?;
-        Ok((fresh, offering))
+        let place = name(fresh, OFFERED);
+        let at = |source| store.failed(&place, source);
+        let file = store.names.create(&place).map_err(at)?;
+        let mine = file.lock().map_err(at)?;
+        file.write_at(0, key.as_bytes()).and_then(|()| file.sync()).map_err(at)?;
+        store.names.sync().map_err(at)?;
+        Ok((fresh, mine.then_some(Offering { _locked: file })))
     }
 
     /// Removes a record, if it is there.
@@ -122,11 +126,11 @@ impl Records {
     /// # Errors
     /// The system refused.
     pub fn forget(&self, transfer: TransferId) -> Result<(), RecordsError> {
-        let (Some(folder), Some(path)) = (&self.folder, self.path(transfer)) else { return Ok(()) };
-        match fs::remove_file(&path) {
-            Ok(()) => sync_folder(folder).map_err(|source| RecordsError::Io { path, source }),
+        let Some(store) = &self.store else { return Ok(()) };
+        let place = name(transfer, RECORD);
+        match store.names.remove(&place) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(RecordsError::Io { path, source }),
+            removed => removed.and_then(|()| store.names.sync()).map_err(|source| store.failed(&place, source)),
         }
     }
 
@@ -138,16 +142,13 @@ impl Records {
     /// The folder cannot be read, or a file in it not be removed.
     pub fn prune(&self, now: SystemTime, age: Duration) -> Result<Vec<TransferId>, RecordsError> {
         let mut pruned = Vec::new();
-        let Some(folder) = &self.folder else { return Ok(pruned) };
-        let at_folder = |source| RecordsError::Io { path: folder.clone(), source };
-        for entry in fs::read_dir(folder).map_err(at_folder)? {
-            let path = entry.map_err(at_folder)?.path();
-            let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        let Some(store) = &self.store else { return Ok(pruned) };
+        for place in store.names(RECORD)? {
+            let stat = store.names.stat(&place).map_err(|source| store.failed(&place, source))?;
             // A clock that went back makes a file young, which is safe.
-            let old = written.is_ok_and(|at| now.duration_since(at).is_ok_and(|passed| passed > age));
+            let old = stat.is_some_and(|stat| now.duration_since(stat.modified).is_ok_and(|passed| passed > age));
             if old
-                && path.extension().is_some_and(|extension| extension == EXTENSION)
-                && let Ok(Some(record)) = read(&path)
+                && let Ok(Some(record)) = store.read(&place)
                 && record.standing == Standing::Ran
             {
                 self.forget(record.transfer)?;
@@ -159,29 +160,62 @@ impl Records {
 
     /// Where the record of a transfer is, or would be; for messages.
     pub fn path(&self, transfer: TransferId) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(format!("{transfer}.{EXTENSION}")))
+        self.store.as_ref().map(|store| store.path.join(name(transfer, RECORD)))
     }
 }
 
-const EXTENSION: &str = "record";
+impl Store {
+    /// Names with this ending.
+    fn names(&self, ending: &str) -> Result<Vec<String>, RecordsError> {
+        let listed = self.names.list().map_err(|source| RecordsError::Io { path: self.path.clone(), source })?;
+        Ok(listed.into_iter().filter(|name| name.ends_with(ending)).collect())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Record>, RecordsError> {
+        let text = match self.names.open(name).and_then(|file| read_all(file.as_ref(), MOST_BYTES)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|source| self.failed(name, source))?,
+        };
+        let text = String::from_utf8(text)
+            .map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))?;
+        let decoded = Record::decode(&text);
+        decoded.map(Some).map_err(|source| RecordsError::Record { path: self.path.join(name), source })
+    }
+
+    /// Writes a file beside its place and gives it its name; the name is not durable yet.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let beside = format!("{name}{BESIDE}");
+        gone(self.names.remove(&beside))?;
+        let file = self.names.create(&beside)?;
+        file.write_at(0, bytes)?;
+        file.sync()?;
+        self.names.replace(&beside, name)
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> RecordsError {
+        RecordsError::Io { path: self.path.join(name), source }
+    }
+}
+
+const RECORD: &str = ".record";
 /// Of files that say what is being offered under the id in their name.
-const OFFERED: &str = "offered";
+const OFFERED: &str = ".offered";
+const BESIDE: &str = ".tmp";
+/// No record, and no key of an offer, is longer.
+const MOST_BYTES: u64 = 1 << 20;
+
+fn name(transfer: TransferId, ending: &str) -> String {
+    format!("{transfer}{ending}")
+}
+
+fn id(name: &str, ending: &str) -> Option<TransferId> {
+    name.strip_suffix(ending)?.parse().ok()
+}
 
 /// Something that is being offered. Held for as long as its process lives: nobody else offers it under this id.
 #[derive(Debug)]
 pub struct Offering {
-    _locked: File,
-}
-
-impl Offering {
-    fn lock(path: &Path) -> io::Result<Option<Self>> {
-        let file = File::open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _locked: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
+    _locked: Arc<dyn File>,
 }
 
 /// What is not there need not be removed.
@@ -212,20 +246,6 @@ pub struct Damaged {
     pub transfer: Option<TransferId>,
     /// Which file, and what is wrong with it.
     pub error: RecordsError,
-}
-
-fn read(path: &Path) -> Result<Option<Record>, RecordsError> {
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            Record::decode(&text).map(Some).map_err(|source| RecordsError::Record { path: path.to_owned(), source })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(RecordsError::Io { path: path.to_owned(), source }),
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -294,12 +314,12 @@ mod tests {
         for ((standing, days), id) in all.into_iter().zip(0..) {
             let record = Record { transfer: TransferId([id; 16]), standing, ..record() };
             records.store(&record).unwrap();
-            let file = File::open(records.path(record.transfer).unwrap()).unwrap();
+            let file = fs::File::open(records.path(record.transfer).unwrap()).unwrap();
             file.set_modified(now - day * days).unwrap();
         }
         let torn = records.path(TransferId([9; 16])).unwrap();
         fs::write(&torn, "torn").unwrap();
-        File::open(&torn).unwrap().set_modified(now - day * 8).unwrap();
+        fs::File::open(&torn).unwrap().set_modified(now - day * 8).unwrap();
         assert_eq!(records.prune(now, day * 7).unwrap(), [TransferId([0; 16])]);
         assert_eq!(records.list().unwrap().records.len(), 3);
         assert!(torn.exists());

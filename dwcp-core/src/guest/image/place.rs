@@ -1,28 +1,29 @@
 //! The directory of an image on its way: its names there, and what may be done with them.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
-
+use super::folder::ImageFolder;
 use super::journal::{About, Journal};
 use crate::guest::GuestError;
 use crate::session::Leaves;
+use crate::storage::{File, Kind};
 use crate::wire::{Name, TransferId};
 
 /// Where an image goes, and under which names on its way.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// All names are looked up below this handle, wherever the directory is moved meanwhile.
-    pub(super) dir: OwnedFd,
-    /// For messages.
-    pub(super) path: PathBuf,
+    pub(super) folder: ImageFolder,
+    pub(super) transfer: TransferId,
     pub(super) staging: String,
     pub(super) name: Name,
-    pub(super) replace: bool,
+}
+
+/// What an earlier transfer left.
+pub(super) struct Found {
+    pub(super) file: Arc<dyn File>,
+    pub(super) journal: Journal,
+    pub(super) held: Leaves,
 }
 
 /// What a name in the directory is.
@@ -34,65 +35,42 @@ pub(super) enum Presence {
 }
 
 impl Place {
-    pub(super) fn open(path: &Path, name: &Name, transfer: TransferId, replace: bool) -> Result<Self, GuestError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|error| GuestError::io(format!("cannot open the directory {}", path.display()), error.into()))?;
-        Ok(Self { dir, path: path.to_owned(), staging: staging_name(transfer), name: name.clone(), replace })
+    pub(super) fn new(folder: &ImageFolder, name: &Name, transfer: TransferId) -> Self {
+        Self { folder: folder.clone(), transfer, staging: staging_name(transfer), name: name.clone() }
     }
 
     pub(super) fn refuse_existing(&self) -> Result<(), GuestError> {
-        match rustix::fs::statat(&self.dir, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(()),
-            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Err(GuestError::Other(format!(
+        match self.folder.names.stat(self.name.as_str()) {
+            Ok(None) => Ok(()),
+            Ok(Some(stat)) if stat.kind == Kind::Folder => Err(GuestError::Other(format!(
                 "{} is a directory and cannot be replaced; send it under another name",
-                self.path.join(self.name.as_str()).display()
+                self.folder.shown(self.name.as_str())
             ))),
-            Ok(_) if self.replace => Ok(()),
-            Ok(_) => Err(self.exists()),
-            Err(error) => Err(self.failed("cannot look into", error)),
+            Ok(Some(_)) if self.folder.replace => Ok(()),
+            Ok(Some(_)) => Err(self.exists()),
+            Err(error) => Err(self.folder.failed("cannot look into", error)),
         }
     }
 
     /// Whether a name is this very file.
-    pub(super) fn presence(&self, name: &str, file: &File) -> Result<Presence, GuestError> {
-        let failed = |error| self.failed("cannot look into", error);
-        let ours = rustix::fs::fstat(file).map_err(failed)?;
-        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino) => Ok(Presence::Ours),
-            Ok(_) => Ok(Presence::Other),
-            Err(Errno::NOENT) => Ok(Presence::None),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    pub(super) fn rename(&self) -> Result<(), GuestError> {
-        let (dir, from, to) = (&self.dir, self.staging.as_str(), self.name.as_str());
-        let renamed = if self.replace {
-            rustix::fs::renameat(dir, from, dir, to)
-        } else {
-            match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-                // A file system without NOREPLACE: a hard link refuses an existing name as well.
-                Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())
-                    .and_then(|()| rustix::fs::unlinkat(dir, from, AtFlags::empty())),
-                other => other,
-            }
-        };
-        renamed.map_err(|error| match error {
-            Errno::EXIST => self.exists(),
-            error => GuestError::io(format!("cannot rename {from} to {to} in {}", self.path.display()), error.into()),
+    pub(super) fn presence(&self, name: &str, file: &dyn File) -> Result<Presence, GuestError> {
+        let failed = |error| self.folder.failed("cannot look into", error);
+        let ours = file.stat().map_err(failed)?;
+        Ok(match self.folder.names.stat(name).map_err(failed)? {
+            Some(stat) if stat.id == ours.id => Presence::Ours,
+            Some(_) => Presence::Other,
+            None => Presence::None,
         })
     }
 
-    /// A new file of mode 0600.
-    pub(super) fn make(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)?)
-    }
-
-    pub(super) fn find(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::empty()).map(File::from)?)
+    pub(super) fn rename(&self) -> Result<(), GuestError> {
+        let (from, to) = (self.staging.as_str(), self.name.as_str());
+        let names = &self.folder.names;
+        let renamed = if self.folder.replace { names.replace(from, to) } else { names.rename(from, to) };
+        renamed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => self.exists(),
+            _ => self.folder.failed(&format!("cannot rename {from} to {to} in"), error),
+        })
     }
 
     /// Earlier transfers of the same image that have a journal.
@@ -101,66 +79,59 @@ impl Place {
         about: &About,
         taken: impl Fn(TransferId) -> bool,
     ) -> Result<Vec<TransferId>, GuestError> {
-        let unreadable = |error| GuestError::io(format!("cannot list {}", self.path.display()), error);
         let mut left = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(unreadable)? {
-            let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() else { continue };
+        for name in self.folder.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL).filter(|&transfer| !taken(transfer)) else { continue };
-            if self.find(&name).is_ok_and(|file| Journal::about(&file).as_ref() == Some(about)) {
+            let file = self.folder.names.open(&name);
+            if file.is_ok_and(|file| Journal::about(file.as_ref()).as_ref() == Some(about)) {
                 left.push(transfer);
             }
         }
+        // What is taken first must not depend on the order of a directory.
+        left.sort_unstable();
         Ok(left)
     }
 
     /// The files of an earlier transfer, if they fit together.
-    pub(super) fn adopt(&self, about: &About, left: TransferId) -> io::Result<Option<(File, Journal, Leaves)>> {
-        let (file, journal) = (self.find(&staging_name(left))?, self.find(&journal_name(left))?);
-        if file.metadata()?.len() != about.layout.bytes() {
+    pub(super) fn adopt(&self, about: &About, left: TransferId) -> io::Result<Option<Found>> {
+        let names = &self.folder.names;
+        let (file, journal) = (names.open(&staging_name(left))?, names.open(&journal_name(left))?);
+        if file.stat()?.bytes != about.layout.bytes() {
             return Ok(None);
         }
-        let opened = Journal::go_on(journal, about, file.try_clone()?)?;
-        Ok(opened.map(|(journal, held)| (file, journal, held)))
-    }
-
-    pub(super) fn remove(&self, left: TransferId) {
-        for name in [staging_name(left), journal_name(left)] {
-            let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
-        }
+        let opened = Journal::go_on(journal, about, Arc::clone(&file), self.folder.committer.clone())?;
+        Ok(opened.map(|(journal, held)| Found { file, journal, held }))
     }
 
     /// Gives the files of an earlier transfer the names of this one. The journal goes first: without one a staging
     /// file is swept away.
     pub(super) fn take_over(&self, left: TransferId) -> io::Result<()> {
-        let journal = self.staging.replace(STAGING, JOURNAL);
-        rustix::fs::renameat(&self.dir, journal_name(left), &self.dir, journal)?;
-        rustix::fs::renameat(&self.dir, staging_name(left), &self.dir, &self.staging)?;
-        Ok(rustix::fs::fsync(&self.dir)?)
+        if left != self.transfer {
+            self.folder.names.replace(&journal_name(left), &journal_name(self.transfer))?;
+            self.folder.names.replace(&staging_name(left), &self.staging)?;
+        }
+        self.folder.names.sync()
     }
 
     pub(super) fn unlink_journal(&self) {
-        let _ = rustix::fs::unlinkat(&self.dir, self.staging.replace(STAGING, JOURNAL), AtFlags::empty());
+        let _ = self.folder.names.remove(&journal_name(self.transfer));
     }
 
     pub(super) fn unlink_staging(&self) -> Result<(), GuestError> {
-        rustix::fs::unlinkat(&self.dir, &self.staging, AtFlags::empty())
-            .map_err(|error| self.failed("cannot remove the staging name in", error))
+        let removed = self.folder.names.remove(&self.staging);
+        removed.map_err(|error| self.folder.failed("cannot remove the staging name in", error))
     }
 
     pub(super) fn sync(&self) -> Result<(), GuestError> {
-        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("cannot make durable", error))
+        self.folder.names.sync().map_err(|error| self.folder.failed("cannot make durable", error))
     }
 
     pub(super) fn not_staged(&self, name: &str) -> GuestError {
-        GuestError::NotStaged { what: self.path.join(name).display().to_string() }
+        GuestError::NotStaged { what: self.folder.shown(name) }
     }
 
-    pub(super) fn exists(&self) -> GuestError {
-        GuestError::Exists { what: self.path.join(self.name.as_str()).display().to_string() }
-    }
-
-    pub(super) fn failed(&self, what: &str, error: Errno) -> GuestError {
-        GuestError::io(format!("{what} {}", self.path.display()), error.into())
+    fn exists(&self) -> GuestError {
+        GuestError::Exists { what: self.folder.shown(self.name.as_str()) }
     }
 }
 

@@ -1,38 +1,39 @@
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
-use rustix::io::Errno;
-
+use super::folder::no_space;
 use super::journal::{About, Journal};
-use super::place::{JOURNAL, Place, Presence, STAGING, journal_name, staging_name, transfer_of};
-use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
+use super::place::{Place, Presence, journal_name};
+use crate::extent::{FlatPage, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
 use crate::guest::{Guest, GuestError};
-use crate::session::leaves::{Leaves, Tree, leaf, zero_leaf};
-use crate::session::{Fingerprint, Record};
-use crate::wire::{Digest, Name, Offer, TransferId};
+use crate::session::Leaves;
+use crate::session::leaves::{Tree, zero_leaf};
+use crate::session::page_hash::hash_pages;
+use crate::storage::File;
+use crate::wire::{Digest, TransferId};
 
 const PAGE: u64 = 4096;
+/// The smallest hole that is made of space that was reserved.
+const HOLE_PAGES: usize = 16;
 
-/// An image on its way in: a staging file of mode 0600, which gets its final name on RUN.
+/// An image on its way in: a staging file of mode 0600, which gets its final name on RUN. An
+/// [`ImageFolder`](super::ImageFolder) makes it.
 ///
 /// ```text
-///  create            DIR/.dwcp-<transfer>.part     sparse, no space reserved
+///  create, go_on     DIR/.dwcp-<transfer>.part
 ///  write, stage      the same, durable
 ///  resume            DIR/<name>                    old or whole new image, never a part of one
 ///  discard           nothing
+///  park              as it was, for `go_on` within a day
 /// ```
 ///
 /// The regions of a layout lie one after the other in the file, each with its size in bytes, without
-/// padding. The name is checked by its type and used below an open handle of the directory, so no
-/// peer chooses a path.
+/// padding.
 #[derive(Debug)]
 pub struct ImageStaging {
-    file: File,
+    file: Arc<dyn File>,
     place: Place,
     layout: Layout,
     /// Where each region starts in the file.
@@ -47,230 +48,7 @@ pub struct ImageStaging {
 }
 
 impl ImageStaging {
-    /// Makes the staging file of a transfer.
-    ///
-    /// # Errors
-    /// The directory is missing, none, or cannot be written; the name exists there and `replace` is
-    /// not set; the transfer is being staged already.
-    pub fn create(
-        dir: impl AsRef<Path>,
-        name: &Name,
-        transfer: TransferId,
-        layout: Layout,
-        replace: bool,
-    ) -> Result<Self, GuestError> {
-        let place = Place::open(dir.as_ref(), name, transfer, replace)?;
-        place.refuse_existing()?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&place.dir, &place.staging, flags, Mode::RUSR | Mode::WUSR).map(File::from);
-        let file = file.map_err(|error| place.failed("cannot create a staging file in", error))?;
-        // A sparse file: it takes space as pages come.
-        if let Err(error) = file.set_len(layout.bytes()) {
-            let _ = rustix::fs::unlinkat(&place.dir, &place.staging, AtFlags::empty());
-            let what = format!("cannot make a file of {} bytes in {}", layout.bytes(), place.path.display());
-            return Err(GuestError::io(what, error));
-        }
-        Ok(Self::over(file, place, layout))
-    }
-
-    /// As [`create`](Self::create) for what is offered, with a journal beside the staging file of what of it is
-    /// durable. Goes on with what is left of an earlier transfer, if that was of the same name and layout from the
-    /// same peer and `taken` does not say that its transfer is under way or promised.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn go_on(
-        dir: impl AsRef<Path>,
-        offer: &Offer,
-        peer: Fingerprint,
-        replace: bool,
-        taken: impl Fn(TransferId) -> bool,
-    ) -> Result<Self, GuestError> {
-        let place = Place::open(dir.as_ref(), &offer.name, offer.transfer, replace)?;
-        place.refuse_existing()?;
-        let about = About { peer, name: offer.name.clone(), layout: offer.layout.clone() };
-        let mut found = None;
-        for left in place.left(&about, taken)? {
-            match place.adopt(&about, left) {
-                Ok(Some(parts)) if found.is_none() => found = Some((left, parts)),
-                Ok(_) => place.remove(left),
-                Err(error) => {
-                    tracing::warn!(%error, transfer = %left, "what is left of a transfer cannot be read");
-                    place.remove(left);
-                }
-            }
-        }
-        if let Some((left, (file, journal, held))) = found {
-            let staging = Self::over(file, place, offer.layout.clone());
-            match staging.clear_all_but(&held).and_then(|()| staging.place.take_over(left)) {
-                Ok(()) => return Ok(Self { journal: Some(journal), held: Some(held), ..staging }),
-                Err(error) => tracing::warn!(%error, transfer = %left, "cannot go on with what is left of a transfer"),
-            }
-            staging.place.remove(left);
-        }
-        let mut staging = Self::create(dir, &offer.name, offer.transfer, offer.layout.clone(), replace)?;
-        let journal = staging.place.make(&journal_name(offer.transfer));
-        let journal = journal.and_then(|file| Journal::create(file, &about, staging.file.try_clone()?));
-        staging.journal = Some(journal.map_err(|error| {
-            staging.discard();
-            GuestError::io(format!("cannot make a journal in {}", staging.place.path.display()), error)
-        })?);
-        staging.place.sync()?;
-        Ok(staging)
-    }
-
-    /// What is not held becomes zeros: a crash may have left anything there.
-    fn clear_all_but(&self, held: &Leaves) -> io::Result<()> {
-        for (id, region) in self.layout.regions() {
-            let (mut at, end) = (region.first, region.first + region.pages);
-            while at < end {
-                let run = held.run_within(at..end, MAX_EXTENT_PAGES);
-                let (first, next) = run.map_or((end, end), |(first, leaves)| {
-                    (first.0, first.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX))
-                });
-                self.clear(id, at - region.first, first - region.first)?;
-                (first..next).for_each(|page| {
-                    self.exchange_written(id, page - region.first, true);
-                });
-                at = next;
-            }
-        }
-        Ok(())
-    }
-
-    fn clear(&self, region: RegionId, first: u32, end: u32) -> io::Result<()> {
-        let (Some(bounds), Some(start)) = (self.layout.region(region), self.starts.get(usize::from(region.0))) else {
-            return Ok(());
-        };
-        let from = u64::from(first) * PAGE;
-        let bytes = (u64::from(end) * PAGE).min(bounds.bytes).saturating_sub(from);
-        if bytes == 0 {
-            return Ok(());
-        }
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&self.file, punch, start + from, bytes)?)
-    }
-
-    /// Reads what is held from an earlier transfer, before anything is promised: a crash may have been more than a crash.
-    fn check_held(&self) -> Result<(), GuestError> {
-        let mut bad = None;
-        let mut bytes = vec![0; PAGE_BYTES];
-        self.held(&mut |region, page, expected| {
-            let same = self.read(region, page, &mut bytes).is_ok() && leaf(&bytes) == expected;
-            if !same {
-                bad.get_or_insert((region, page));
-            }
-        });
-        let Some((region, page)) = bad else { return Ok(()) };
-        Err(GuestError::Other(format!(
-            "{} in {} lost what was durable before a restart ({region}, page {page}); check that disk, then send it \
-             again: it begins anew",
-            self.place.staging,
-            self.place.path.display()
-        )))
-    }
-
-    /// Bytes of what is held from an earlier transfer.
-    pub fn held_bytes(&self) -> u64 {
-        let mut pages = 0;
-        self.held(&mut |_, _, _| pages += 1);
-        pages * PAGE
-    }
-
-    /// Finds the staging file of a transfer again, after a restart, or the image under its name when
-    /// the crash came after RUN was obeyed. The latter is believed only when its bytes have the
-    /// record's root, which [`verify`](Self::verify) and [`resume`](Guest::resume) find out by reading
-    /// all of it: anybody may have put a file of that name there.
-    ///
-    /// # Errors
-    /// Neither exists, or what exists has another size.
-    pub fn reopen(dir: impl AsRef<Path>, record: &Record, replace: bool) -> Result<Self, GuestError> {
-        let name = &record.name;
-        let place = Place::open(dir.as_ref(), name, record.transfer, replace)?;
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let open = |name: &str| rustix::fs::openat(&place.dir, name, flags, Mode::empty()).map(File::from);
-        let (file, doubted) = match open(&place.staging) {
-            Err(Errno::NOENT) => (open(name.as_str()), Some(record.root)),
-            other => (other, None),
-        };
-        let lost = || format!("cannot find {} or {name} in {}", place.staging, place.path.display());
-        let file = file.map_err(|error| GuestError::io(lost(), error.into()))?;
-        let metadata = file.metadata().map_err(|error| GuestError::io(lost(), error))?;
-        if !metadata.is_file() || metadata.len() != record.layout.bytes() {
-            return Err(place.not_staged(doubted.map_or(&place.staging, |_| name.as_str())));
-        }
-        let this = Self { doubted, ..Self::over(file, place, record.layout.clone()) };
-        // What a run before wrote is not known, so every page counts as written.
-        this.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
-        Ok(this)
-    }
-
-    /// Makes sure that an image which was found under its final name is the one that was staged.
-    ///
-    /// # Errors
-    /// It is not, or cannot be read.
-    pub fn verify(&self) -> Result<(), GuestError> {
-        let Some(expected) = self.doubted else { return Ok(()) };
-        let leaves = Leaves::new(&self.layout);
-        let mut pages = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
-        for (id, region) in self.layout.regions() {
-            for first in (0..region.pages).step_by(MAX_EXTENT_PAGES) {
-                let count = usize::try_from(region.pages - first).unwrap_or(MAX_EXTENT_PAGES).min(MAX_EXTENT_PAGES);
-                let part = pages.get_mut(..count * PAGE_BYTES).unwrap_or_default();
-                self.read(id, first, part)?;
-                let numbers = (first..).map_while(|page| self.layout.flat(id, page));
-                for (flat, page) in numbers.zip(part.chunks(PAGE_BYTES)).filter(|(_, page)| !is_zero(page)) {
-                    leaves.set(flat, leaf(page));
-                }
-            }
-        }
-        if Tree::new(&self.layout).root(&leaves) == expected {
-            return Ok(());
-        }
-        Err(self.place.not_staged(self.place.name.as_str()))
-    }
-
-    /// Removes the staging files in a directory whose transfer `keep` does not want: what an earlier process left that
-    /// was killed before its transfers were READY. Those with a journal stay for 24 hours, for
-    /// [`go_on`](Self::go_on).
-    ///
-    /// # Errors
-    /// The directory cannot be read, or a file in it not be removed.
-    pub fn sweep(
-        dir: impl AsRef<Path>,
-        now: SystemTime,
-        keep: impl Fn(TransferId) -> bool,
-    ) -> Result<Swept, GuestError> {
-        let dir_path = dir.as_ref();
-        let unreadable = |error| GuestError::io(format!("cannot list {}", dir_path.display()), error);
-        let mut swept = Swept::default();
-        for entry in std::fs::read_dir(dir_path).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let transfer = transfer_of(&name, STAGING).or_else(|| transfer_of(&name, JOURNAL));
-            let Some(transfer) = transfer.filter(|&transfer| !keep(transfer)) else { continue };
-            if parked(dir_path, transfer, now) {
-                if name.ends_with(JOURNAL) {
-                    swept.parked.push(transfer);
-                }
-                continue;
-            }
-            std::fs::remove_file(entry.path())
-                .map_err(|error| GuestError::io(format!("cannot remove {name} of {transfer}"), error))?;
-            swept.removed.push(name);
-        }
-        Ok(swept)
-    }
-
-    /// Whether the image has its final name: RUN was obeyed, here or before a crash.
-    ///
-    /// # Errors
-    /// The directory cannot be looked into.
-    pub fn is_visible(&self) -> Result<bool, GuestError> {
-        Ok(self.place.presence(self.place.name.as_str(), &self.file)? == Presence::Ours)
-    }
-
-    fn over(file: File, place: Place, layout: Layout) -> Self {
+    pub(super) fn over(file: Arc<dyn File>, place: Place, layout: Layout) -> Self {
         let starts = layout.regions().scan(0, |next, (_, region)| {
             let start = *next;
             *next += region.bytes;
@@ -288,6 +66,166 @@ impl ImageStaging {
         }
     }
 
+    /// It was found again after a restart, and must have this root if it is doubted.
+    pub(super) fn found(self, doubted: Option<Digest>) -> Self {
+        // What a run before wrote is not known, so every page counts as written.
+        self.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        Self { doubted, ..self }
+    }
+
+    /// It was cut off, and goes on with what is held.
+    pub(super) fn holding(self, journal: Journal, held: Leaves) -> Self {
+        for (id, first, leaves) in Runs::of(&self.layout, &held) {
+            for (page, _) in (first..).zip(&leaves) {
+                self.exchange_written(id, page, true);
+            }
+        }
+        Self { journal: Some(journal), held: Some(held), ..self }
+    }
+
+    pub(super) fn with_journal(mut self, about: &About) -> Result<Self, GuestError> {
+        let folder = &self.place.folder;
+        let journal = folder.names.create(&journal_name(self.place.transfer));
+        let journal =
+            journal.and_then(|file| Journal::create(file, about, Arc::clone(&self.file), folder.committer.clone()));
+        match journal {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => {
+                self.discard();
+                return Err(self.place.folder.failed("cannot make a journal in", error));
+            }
+        }
+        Ok(self)
+    }
+
+    pub(super) fn take_over(&self, left: TransferId) -> io::Result<()> {
+        self.place.take_over(left)
+    }
+
+    /// What is not held becomes zeros: a crash may have left anything there.
+    pub(super) fn clear_others(&self) -> io::Result<()> {
+        self.unwritten(&mut |region, pages| self.clear(region, &pages))
+    }
+
+    /// Gives back the space that was reserved for pages that stayed zeros, unless a hole would cost more than it saves.
+    fn give_back(&self) -> io::Result<()> {
+        if self.place.folder.sparse {
+            return Ok(());
+        }
+        self.unwritten(&mut |region, pages| if pages.len() < HOLE_PAGES { Ok(()) } else { self.clear(region, &pages) })
+    }
+
+    /// Tells runs of pages that were never written.
+    fn unwritten(&self, tell: &mut dyn FnMut(RegionId, Range<u32>) -> io::Result<()>) -> io::Result<()> {
+        for (id, region) in self.layout.regions() {
+            let mut first = 0;
+            while first < region.pages {
+                let written = self.is_written(region.first + first);
+                let end = (first..region.pages).find(|page| self.is_written(region.first + page) != written);
+                let end = end.unwrap_or(region.pages);
+                if !written {
+                    tell(id, first..end)?;
+                }
+                first = end;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self, region: RegionId, pages: &Range<u32>) -> io::Result<()> {
+        let (Some(bounds), Some(start)) = (self.layout.region(region), self.starts.get(usize::from(region.0))) else {
+            return Ok(());
+        };
+        let from = u64::from(pages.start) * PAGE;
+        let bytes = (u64::from(pages.end) * PAGE).min(bounds.bytes).saturating_sub(from);
+        self.zero(start + from, bytes)
+    }
+
+    /// Makes zeros of a range: a hole, where the file system has holes.
+    fn zero(&self, at: u64, bytes: u64) -> io::Result<()> {
+        match self.file.punch(at, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let zeros = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
+                let mut done = 0;
+                while done < bytes {
+                    let part = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(zeros.len());
+                    self.file.write_at(at + done, zeros.get(..part).unwrap_or_default())?;
+                    done += u64::try_from(part).unwrap_or(u64::MAX);
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what is held from an earlier transfer, before anything is promised: a crash may have been more than a
+    /// crash.
+    fn check_held(&self) -> Result<(), GuestError> {
+        let Some(held) = &self.held else { return Ok(()) };
+        let mut bytes = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
+        let mut leaves = Vec::with_capacity(MAX_EXTENT_PAGES);
+        for (region, first, expected) in Runs::of(&self.layout, held) {
+            let pages = bytes.get_mut(..expected.len() * PAGE_BYTES).unwrap_or_default();
+            leaves.clear();
+            if self.read(region, first, pages).is_ok() {
+                hash_pages(pages, &mut leaves);
+            }
+            if leaves != expected {
+                let same = leaves.iter().zip(&expected).take_while(|(found, expected)| found == expected).count();
+                let page = u64::from(first) + u64::try_from(same).unwrap_or(0);
+                return Err(GuestError::Other(format!(
+                    "{} in {} lost what was durable before a restart ({region}, page {page}); check that disk, then \
+                     send it again: it begins anew",
+                    self.place.staging,
+                    self.place.folder.place()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of what is held from an earlier transfer.
+    pub fn held_bytes(&self) -> u64 {
+        self.held.as_ref().map_or(0, |held| Self::pages(&self.layout, held)) * PAGE
+    }
+
+    pub(super) fn pages(layout: &Layout, held: &Leaves) -> u64 {
+        Runs::of(layout, held).map(|(_, _, leaves)| u64::try_from(leaves.len()).unwrap_or(0)).sum()
+    }
+
+    /// Makes sure that an image which was found under its final name is the one that was staged.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn verify(&self) -> Result<(), GuestError> {
+        let Some(expected) = self.doubted else { return Ok(()) };
+        let leaves = Leaves::new(&self.layout);
+        let (mut pages, mut found) = (vec![0; MAX_EXTENT_PAGES * PAGE_BYTES], Vec::with_capacity(MAX_EXTENT_PAGES));
+        for (id, region) in self.layout.regions() {
+            for first in (0..region.pages).step_by(MAX_EXTENT_PAGES) {
+                let count = usize::try_from(region.pages - first).unwrap_or(MAX_EXTENT_PAGES).min(MAX_EXTENT_PAGES);
+                let part = pages.get_mut(..count * PAGE_BYTES).unwrap_or_default();
+                self.read(id, first, part)?;
+                found.clear();
+                hash_pages(part, &mut found);
+                let numbers = (first..).map_while(|page| self.layout.flat(id, page));
+                numbers.zip(&found).for_each(|(flat, leaf)| leaves.set(flat, *leaf));
+            }
+        }
+        if Tree::new(&self.layout).root(&leaves) == expected {
+            return Ok(());
+        }
+        Err(self.place.not_staged(self.place.name.as_str()))
+    }
+
+    /// Whether the image has its final name: RUN was obeyed, here or before a crash.
+    ///
+    /// # Errors
+    /// The directory cannot be looked into.
+    pub fn is_visible(&self) -> Result<bool, GuestError> {
+        Ok(self.place.presence(self.place.name.as_str(), self.file.as_ref())? == Presence::Ours)
+    }
+
     /// Where pages lie in the file, and how many of their bytes lie within the region.
     fn locate(&self, region: RegionId, first: u32, bytes: usize) -> Result<(u64, usize), GuestError> {
         let outside = GuestError::Outside { region, first };
@@ -302,6 +240,11 @@ impl ImageStaging {
         Ok((start + offset, inside))
     }
 
+    fn is_written(&self, flat: u32) -> bool {
+        let word = usize::try_from(flat / 64).ok().and_then(|word| self.written.get(word));
+        word.is_none_or(|word| word.load(Ordering::Relaxed) >> (flat % 64) & 1 == 1)
+    }
+
     /// Whether a page was written before; marks it as written or as a hole.
     fn exchange_written(&self, region: RegionId, page: u32, written: bool) -> bool {
         let Some(flat) = self.layout.flat(region, page) else { return true };
@@ -312,32 +255,20 @@ impl ImageStaging {
         before & bit != 0
     }
 
-    fn write_all(&self, at: u64, from: &[u8]) -> Result<(), GuestError> {
-        self.file.write_all_at(from, at).map_err(|error| self.no_write(&error, at))
-    }
-
-    /// Makes a page a hole again, or zeros where holes cannot be punched.
-    fn write_zeros(&self, at: u64, zeros: &[u8]) -> Result<(), GuestError> {
-        let length = u64::try_from(zeros.len()).unwrap_or(0);
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, punch, at, length) {
-            Ok(()) => Ok(()),
-            Err(_) => self.write_all(at, zeros),
-        }
+    /// Bytes of the disk that it takes for certain: space that was reserved may yet have been refused.
+    fn used(&self) -> u64 {
+        if self.place.folder.sparse { self.file.stat().map_or(0, |stat| stat.used) } else { 0 }
     }
 
     fn no_write(&self, error: &io::Error, at: u64) -> GuestError {
-        let full = [Errno::NOSPC, Errno::DQUOT].iter().any(|full| error.raw_os_error() == Some(full.raw_os_error()));
-        if full {
-            let used = self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
-            let more = self.layout.bytes().saturating_sub(used);
+        let (place, name) = (self.place.folder.place(), &self.place.name);
+        if no_space(error) {
+            let more = self.layout.bytes().saturating_sub(self.used());
             return GuestError::Other(format!(
-                "no space left in {}: free {more} bytes, or as many as {} needs of them, and send it again",
-                self.place.path.display(),
-                self.place.name
+                "no space left in {place}: free {more} bytes, or as many as {name} needs of them, and send it again"
             ));
         }
-        let what = format!("cannot write {} in {} at byte {at}", self.place.staging, self.place.path.display());
+        let what = format!("cannot write {} in {place} at byte {at}", self.place.staging);
         GuestError::io(what, io::Error::from(error.kind()))
     }
 }
@@ -350,11 +281,9 @@ impl Guest for ImageStaging {
     fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
         let (at, inside) = self.locate(region, first, into.len())?;
         let (bytes, tail) = into.split_at_mut(inside);
-        self.file.read_exact_at(bytes, at).map_err(|error| {
-            GuestError::io(
-                format!("cannot read {} in {} at byte {at}", self.place.staging, self.place.path.display()),
-                error,
-            )
+        self.file.read_at(at, bytes).map_err(|error| {
+            let place = self.place.folder.place();
+            GuestError::io(format!("cannot read {} in {place} at byte {at}", self.place.staging), error)
         })?;
         tail.fill(0);
         Ok(())
@@ -370,7 +299,7 @@ impl Guest for ImageStaging {
         let (mut page, mut at) = (first, at);
         while !rest.is_empty() {
             // A run of pages that are zero, or of pages that are not.
-            let mut zeros = rest.chunks(PAGE_BYTES).map(is_zero);
+            let mut zeros = rest.chunks(PAGE_BYTES).map(dwcp_hde::is_zero);
             let zero = zeros.next().unwrap_or(true);
             let pages = 1 + zeros.take_while(|&next| next == zero).count();
             let Some((now, later)) = rest.split_at_checked((pages * PAGE_BYTES).min(rest.len())) else { break };
@@ -379,14 +308,15 @@ impl Guest for ImageStaging {
                 // A page that never was anything else stays a hole.
                 for ((number, at), bytes) in numbers.zip((at..).step_by(PAGE_BYTES)).zip(now.chunks(PAGE_BYTES)) {
                     if self.exchange_written(region, number, false) {
-                        self.write_zeros(at, bytes)?;
+                        let length = u64::try_from(bytes.len()).unwrap_or(0);
+                        self.zero(at, length).map_err(|error| self.no_write(&error, at))?;
                     }
                 }
             } else {
                 numbers.for_each(|number| {
                     self.exchange_written(region, number, true);
                 });
-                self.write_all(at, now)?;
+                self.file.write_at(at, now).map_err(|error| self.no_write(&error, at))?;
             }
             page += u32::try_from(pages).unwrap_or(u32::MAX);
             at += u64::try_from(now.len()).unwrap_or(u64::MAX);
@@ -400,12 +330,12 @@ impl Guest for ImageStaging {
             journal.flush().map_err(|error| self.no_write(&error, 0))?;
         }
         self.check_held()?;
-        self.file.sync_all().map_err(|error| self.no_write(&error, 0))?;
+        self.give_back().and_then(|()| self.file.sync()).map_err(|error| self.no_write(&error, 0))?;
         self.place.sync()
     }
 
     fn resume(&self) -> Result<(), GuestError> {
-        let at = |name: &str| self.place.presence(name, &self.file);
+        let at = |name: &str| self.place.presence(name, self.file.as_ref());
         match (at(&self.place.staging)?, at(self.place.name.as_str())?) {
             // A crash between the link and the unlink: rename would leave both names.
             (Presence::Ours, Presence::Ours) => self.place.unlink_staging()?,
@@ -416,7 +346,7 @@ impl Guest for ImageStaging {
                 return Err(GuestError::Other(format!(
                     "{} in {} was removed or exchanged by somebody else; the image cannot be made visible",
                     self.place.staging,
-                    self.place.path.display()
+                    self.place.folder.place()
                 )));
             }
         }
@@ -427,7 +357,7 @@ impl Guest for ImageStaging {
 
     fn discard(&self) {
         // Never a file of the same name that is not ours; and nothing is left to report to.
-        if matches!(self.place.presence(&self.place.staging, &self.file), Ok(Presence::Ours)) {
+        if matches!(self.place.presence(&self.place.staging, self.file.as_ref()), Ok(Presence::Ours)) {
             let _ = self.place.unlink_staging();
         }
         self.place.unlink_journal();
@@ -443,16 +373,8 @@ impl Guest for ImageStaging {
 
     fn held(&self, tell: &mut dyn FnMut(RegionId, u32, Digest)) {
         let Some(held) = &self.held else { return };
-        for (id, region) in self.layout.regions() {
-            let mut left = region.first..region.first + region.pages;
-            while let Some((first, leaves)) = held.run_within(left.clone(), MAX_EXTENT_PAGES) {
-                let pages = (first.0 - region.first..).zip(leaves);
-                left.start = first.0;
-                for (page, leaf) in pages {
-                    tell(id, page, leaf);
-                    left.start += 1;
-                }
-            }
+        for (region, first, leaves) in Runs::of(&self.layout, held) {
+            (first..).zip(leaves).for_each(|(page, leaf)| tell(region, page, leaf));
         }
     }
 
@@ -466,38 +388,52 @@ impl Guest for ImageStaging {
     }
 }
 
-/// What [`ImageStaging::sweep`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Files that are gone.
-    pub removed: Vec<String>,
-    /// Transfers that can be gone on with.
-    pub parked: Vec<TransferId>,
+/// Runs of pages that are not zeros, at most an extent long.
+struct Runs<'a> {
+    layout: &'a Layout,
+    leaves: &'a Leaves,
+    region: u16,
+    next: u32,
 }
 
-/// How long a transfer that was cut off may be gone on with.
-const PARKED_KEPT: Duration = Duration::from_secs(86_400);
-
-/// Whether a transfer has staging file and journal, and was written to lately.
-fn parked(dir: &Path, transfer: TransferId, now: SystemTime) -> bool {
-    let modified = |name: String| dir.join(name).symlink_metadata().and_then(|metadata| metadata.modified());
-    let young = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < PARKED_KEPT) || at > now;
-    modified(staging_name(transfer)).is_ok() && modified(journal_name(transfer)).is_ok_and(young)
+impl<'a> Runs<'a> {
+    fn of(layout: &'a Layout, leaves: &'a Leaves) -> Self {
+        Self { layout, leaves, region: 0, next: 0 }
+    }
 }
 
-/// Sixteen bytes at a time: as fast as memory without unsafe code, and done at the first other byte.
-fn is_zero(page: &[u8]) -> bool {
-    let (words, rest) = page.as_chunks::<16>();
-    words.iter().all(|word| u128::from_le_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
+impl Iterator for Runs<'_> {
+    type Item = (RegionId, u32, Vec<Digest>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let region = self.layout.region(RegionId(self.region))?;
+            let left = region.first + self.next..region.first + region.pages;
+            let Some((FlatPage(first), leaves)) = self.leaves.run_within(left, MAX_EXTENT_PAGES) else {
+                (self.region, self.next) = (self.region.checked_add(1)?, 0);
+                continue;
+            };
+            let first = first - region.first;
+            self.next = first + u32::try_from(leaves.len()).unwrap_or(u32::MAX);
+            return Some((RegionId(self.region), first, leaves));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+    use std::time::{Duration, SystemTime};
 
+    use dwcp_hde::is_zero;
+
+    use super::super::folder::{ImageFolder, PARKED_KEPT, Swept};
+    use super::super::place::staging_name;
     use super::*;
-    use crate::session::{Fingerprint, Standing};
-    use crate::wire::{FenceEpoch, GuestKind, Offer};
+    use crate::session::leaves::leaf;
+    use crate::session::{Fingerprint, Record, Standing};
+    use crate::wire::{FenceEpoch, GuestKind, Name, Offer};
 
     const ID: TransferId = TransferId([7; 16]);
     const BYTES: u64 = 70 * PAGE + 5;
@@ -506,8 +442,16 @@ mod tests {
         Name::new("vm1").unwrap()
     }
 
+    fn folder(dir: &Path) -> ImageFolder {
+        ImageFolder::open(dir).unwrap()
+    }
+
+    fn on_disk(dir: &Path) -> std::fs::Metadata {
+        dir.join(staging_name(ID)).metadata().unwrap()
+    }
+
     fn create(dir: &Path, replace: bool) -> Result<ImageStaging, GuestError> {
-        ImageStaging::create(dir, &name(), ID, Layout::new(&[BYTES]).unwrap(), replace)
+        folder(dir).replacing(replace).create(&name(), ID, Layout::new(&[BYTES]).unwrap())
     }
 
     /// The promise about what was staged.
@@ -545,7 +489,7 @@ mod tests {
         staging.resume().unwrap();
         assert!(staging.is_visible().unwrap());
         assert!(!part.exists());
-        let again = ImageStaging::reopen(dir.path(), &promise(&staging, name()), false).unwrap();
+        let again = folder(dir.path()).reopen(&promise(&staging, name())).unwrap();
         again.resume().unwrap();
         again.discard();
 
@@ -563,9 +507,9 @@ mod tests {
         staging.stage().unwrap();
         let record = promise(&staging, name());
         drop(staging);
-        ImageStaging::reopen(dir.path(), &record, false).unwrap().resume().unwrap();
+        folder(dir.path()).reopen(&record).unwrap().resume().unwrap();
         assert_eq!(std::fs::read(dir.path().join("vm1")).unwrap()[..PAGE_BYTES], ones());
-        let other = ImageStaging::reopen(dir.path(), &Record { name: Name::new("vm2").unwrap(), ..record }, false);
+        let other = folder(dir.path()).reopen(&Record { name: Name::new("vm2").unwrap(), ..record });
         assert!(other.unwrap_err().to_string().contains("vm2"));
     }
 
@@ -573,13 +517,13 @@ mod tests {
     fn after_a_crash_a_file_of_the_final_name_must_be_the_one_that_was_staged() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&[BYTES, 3 * PAGE]).unwrap();
-        let staging = ImageStaging::create(dir.path(), &name(), ID, layout, false).unwrap();
+        let staging = folder(dir.path()).create(&name(), ID, layout).unwrap();
         staging.write(RegionId(0), 70, &ones()).unwrap();
         staging.write(RegionId(1), 1, &ones()).unwrap();
         let record = promise(&staging, name());
         staging.resume().unwrap();
         let visible = dir.path().join("vm1");
-        let reopen = || ImageStaging::reopen(dir.path(), &record, false);
+        let reopen = || folder(dir.path()).reopen(&record);
         reopen().unwrap().resume().unwrap();
 
         // Somebody's own image of the same size; one byte is enough.
@@ -608,7 +552,9 @@ mod tests {
         let mut read = vec![1; 3 * PAGE_BYTES];
         staging.read(RegionId(0), 10, &mut read).unwrap();
         assert!(read == three);
-        let blocks = staging.file.metadata().unwrap().blocks();
+        assert_eq!(on_disk(dir.path()).blocks() * 512, BYTES.next_multiple_of(PAGE), "its space is reserved");
+        staging.stage().unwrap();
+        let blocks = on_disk(dir.path()).blocks();
         assert!(blocks * 512 <= 16 * PAGE, "{blocks} blocks: the image is not sparse");
         staging.write(RegionId(0), 10, &vec![0; 3 * PAGE_BYTES]).unwrap();
         staging.read(RegionId(0), 10, &mut read).unwrap();
@@ -641,7 +587,7 @@ mod tests {
     fn regions_lie_one_after_the_other() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&[PAGE + 1, 2 * PAGE]).unwrap();
-        let staging = ImageStaging::create(dir.path(), &name(), ID, layout, false).unwrap();
+        let staging = folder(dir.path()).create(&name(), ID, layout).unwrap();
         staging.write(RegionId(1), 0, &ones()).unwrap();
         staging.write(RegionId(0), 1, &vec![2; PAGE_BYTES]).unwrap();
         assert!(matches!(staging.write(RegionId(0), 2, &ones()), Err(GuestError::Outside { .. })));
@@ -657,7 +603,7 @@ mod tests {
     fn a_full_disk_says_how_much_to_free() {
         let dir = tempfile::tempdir().unwrap();
         let staging = create(dir.path(), false).unwrap();
-        let full = io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error());
+        let full = io::Error::from(io::ErrorKind::StorageFull);
         let text = staging.no_write(&full, 0).to_string();
         assert!(text.contains("no space left in") && text.contains(&BYTES.to_string()), "{text}");
     }
@@ -667,8 +613,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "x").unwrap();
-        assert!(create(&file, false).unwrap_err().to_string().contains("Not a directory"));
-        assert!(create(&dir.path().join("none"), false).unwrap_err().to_string().contains("No such file"));
+        let open = |path: &Path| ImageFolder::open(path).unwrap_err().to_string();
+        assert!(open(&file).contains("Not a directory"));
+        assert!(open(&dir.path().join("none")).contains("No such file"));
         std::fs::create_dir(dir.path().join("vm1")).unwrap();
         assert!(create(dir.path(), true).unwrap_err().to_string().contains("is a directory"));
         std::fs::remove_dir(dir.path().join("vm1")).unwrap();
@@ -691,7 +638,7 @@ mod tests {
     }
 
     fn go_on(dir: &Path, offer: &Offer) -> ImageStaging {
-        ImageStaging::go_on(dir, offer, PEER, false, |_| false).unwrap()
+        folder(dir).go_on(offer, PEER, |_| false).unwrap()
     }
 
     /// Writes a page as a lane does.
@@ -752,7 +699,7 @@ mod tests {
         receive(&staging, 0, 6, 2);
         drop(staging);
         let staging = go_on(dir.path(), &offer(2));
-        staging.file.write_all_at(&[9], 5 * PAGE).unwrap();
+        staging.file.write_at(5 * PAGE, &[9]).unwrap();
         let error = staging.stage().unwrap_err().to_string();
         assert!(error.contains("lost what was durable") && error.contains("page 5"), "{error}");
         // What is written anew is not what is held.
@@ -771,7 +718,7 @@ mod tests {
         left();
         let layout = Layout::new(&[BYTES]).unwrap();
         let held_by = |offer: &Offer, peer, taken: bool| {
-            let staging = ImageStaging::go_on(dir.path(), offer, peer, false, |_| taken).unwrap();
+            let staging = folder(dir.path()).go_on(offer, peer, |_| taken).unwrap();
             let count = held(&staging).len();
             staging.discard();
             count
@@ -804,7 +751,7 @@ mod tests {
         drop(go_on(dir.path(), &offer(1)));
         let written =
             std::fs::metadata(dir.path().join(journal_name(TransferId([1; 16])))).unwrap().modified().unwrap();
-        let sweep = |after| ImageStaging::sweep(dir.path(), written + after, |_| false).unwrap();
+        let sweep = |after| folder(dir.path()).sweep(written + after, |_| false).unwrap();
         assert_eq!(sweep(Duration::from_secs(3600)), Swept { removed: vec![], parked: vec![TransferId([1; 16])] });
         assert_eq!(sweep(PARKED_KEPT + Duration::from_secs(1)).removed.len(), 2);
         assert_eq!(files(dir.path()), 0);
@@ -816,9 +763,9 @@ mod tests {
         let layout = || Layout::new(&[BYTES]).unwrap();
         let wanted = TransferId([8; 16]);
         create(dir.path(), false).unwrap();
-        ImageStaging::create(dir.path(), &Name::new("vm2").unwrap(), wanted, layout(), false).unwrap();
+        folder(dir.path()).create(&Name::new("vm2").unwrap(), wanted, layout()).unwrap();
         std::fs::write(dir.path().join(".dwcp-mine.part"), "x").unwrap();
-        let removed = ImageStaging::sweep(dir.path(), SystemTime::UNIX_EPOCH, |transfer| transfer == wanted).unwrap();
+        let removed = folder(dir.path()).sweep(SystemTime::UNIX_EPOCH, |transfer| transfer == wanted).unwrap();
         assert_eq!(removed, Swept { removed: vec![staging_name(ID)], parked: vec![] });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }

@@ -9,7 +9,7 @@
 //!
 //! Little-endian. The first record whose chain does not hold is where a crash tore the file, and the end of it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use crate::extent::{FlatPage, Layout, MAX_REGIONS, RegionId};
 use crate::session::leaves::zero_leaf;
@@ -139,6 +139,17 @@ impl Entry {
         Ok(Some((Self::Holds { region, first, leaves }, end)))
     }
 
+    /// How many pages are durable after it, of so many before.
+    pub(super) fn count(&self, durable: u64) -> u64 {
+        match self {
+            Self::Holds { leaves, .. } => {
+                let pages = leaves.iter().filter(|leaf| **leaf != zero_leaf()).count();
+                durable + u64::try_from(pages).unwrap_or(0)
+            }
+            Self::Unknown { count, .. } => durable.saturating_sub(u64::from(*count)),
+        }
+    }
+
     fn apply(&self, layout: &Layout, leaves: &Leaves) {
         let (region, first) = match self {
             Self::Holds { region, first, .. } | Self::Unknown { region, first, .. } => (*region, *first),
@@ -226,17 +237,11 @@ pub(super) fn replay(mut input: impl Read) -> io::Result<Option<Replay>> {
     Ok(Some(Replay { about, held, end }))
 }
 
-/// Appends entries at the end of a journal.
-///
-/// # Errors
-/// They cannot be written.
-pub(super) fn append(mut to: impl Write, entries: &[Entry], mut end: End) -> io::Result<End> {
+/// The bytes of entries that go to the end of a journal, and where it ends then.
+pub(super) fn encode(entries: &[Entry], end: End) -> (Vec<u8>, End) {
     let mut bytes = Vec::new();
-    for entry in entries {
-        end = entry.encode(&mut bytes, end);
-    }
-    to.write_all(&bytes)?;
-    Ok(end)
+    let end = entries.iter().fold(end, |end, entry| entry.encode(&mut bytes, end));
+    (bytes, end)
 }
 
 #[cfg(test)]
@@ -265,7 +270,9 @@ mod tests {
         let entries =
             [holds(0, 5, &[1, 2, 3]), Entry::Unknown { region: RegionId(0), first: 6, count: 1 }, holds(1, 1, &[9])];
         for entry in &entries {
-            end = append(&mut bytes, std::slice::from_ref(entry), end).unwrap();
+            let (more, after) = encode(std::slice::from_ref(entry), end);
+            bytes.extend(more);
+            end = after;
             ends.push(at(end));
         }
         (bytes, ends)
@@ -314,7 +321,7 @@ mod tests {
         let torn = &bytes[..bytes.len() - 1];
         let end = replay(torn).unwrap().unwrap().end;
         let mut mended = torn[..ends[2]].to_vec();
-        append(&mut mended, &[holds(0, 90, &[4])], end).unwrap();
+        mended.extend(encode(&[holds(0, 90, &[4])], end).0);
         assert_eq!(held(&replay(&mended[..]).unwrap().unwrap()), [5, 7, 90]);
     }
 }
