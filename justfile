@@ -22,6 +22,10 @@ lint:
 sim SEEDS="10000":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --seeds 0..{{SEEDS}}
 
+# So many different states in which a power cut or a kill may leave a disk
+crash-states COUNT="100000":
+    cargo run --release -p dwcp-sim --bin dwcp-sim -- --crash-states {{COUNT}}
+
 # One target for so many seconds: hello, frame, extent_block, session_ops (nightly, cargo install cargo-fuzz)
 fuzz TARGET TIME="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536

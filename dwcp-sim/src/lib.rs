@@ -15,6 +15,8 @@
     reason = "a simulator stops at its own bugs"
 )]
 
+#[cfg(feature = "disk")]
+pub mod disk;
 pub mod guest;
 pub mod hostile;
 pub mod net;

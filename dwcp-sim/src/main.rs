@@ -1,13 +1,14 @@
 //! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`.
 #![allow(clippy::as_conversions, reason = "a ratio for humans")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::process::ExitCode;
 
+use dwcp_sim::disk::{Tried, run_seed as run_disk_seed};
 use dwcp_sim::{Planted, run_seed};
 
-const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]";
+const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]\n       dwcp-sim --crash-states COUNT [--from SEED]";
 
 struct Campaign {
     seeds: Range<u64>,
@@ -16,6 +17,10 @@ struct Campaign {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((count, from)) = disk_campaign(&words) {
+        return crash_states(count, from);
+    }
     let Some(campaign) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         for (_, name) in Planted::ALL {
@@ -24,6 +29,41 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     if run(&campaign) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn disk_campaign(words: &[String]) -> Option<(u64, u64)> {
+    match words {
+        [flag, count] if flag == "--crash-states" => Some((count.parse().ok()?, 0)),
+        [flag, count, from, seed] if flag == "--crash-states" && from == "--from" => {
+            Some((count.parse().ok()?, seed.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// Seeds until so many different states of a disk were tried.
+fn crash_states(count: u64, from: u64) -> ExitCode {
+    let (mut seen, mut tried, mut seed) = (HashSet::new(), Tried::default(), from);
+    while tried.states < count {
+        match run_disk_seed(seed, None, &mut seen) {
+            Ok(more) => {
+                tried.states += more.states;
+                tried.lives += more.lives;
+                tried.steps += more.steps;
+            }
+            Err(broken) => {
+                println!("{broken}");
+                broken.trace.iter().for_each(|line| println!("  {line}"));
+                return ExitCode::FAILURE;
+            }
+        }
+        seed += 1;
+    }
+    let Tried { states, lives, steps } = tried;
+    println!(
+        "seeds {from}..{seed}: {states} different crash states of {steps} steps in {lives} lives: 0 promises broken"
+    );
+    ExitCode::SUCCESS
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Campaign> {

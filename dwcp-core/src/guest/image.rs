@@ -5,6 +5,7 @@ mod folder;
 mod journal;
 mod place;
 mod rounds;
+mod runs;
 mod source;
 mod staging;
 

@@ -79,12 +79,7 @@ impl Records {
         let Some(store) = &self.store else { return Ok(()) };
         let place = name(record.transfer, RECORD);
         let at = |source| store.failed(&place, source);
-        store.write(&place, record.encode().as_bytes()).map_err(at)?;
-        if record.standing == Standing::GaveUp {
-            // What was given up is never offered again. spec: O-6
-            gone(store.names.remove(&name(record.transfer, OFFERED))).map_err(at)?;
-        }
-        store.names.sync().map_err(at)
+        store.write(&place, record.encode().as_bytes()).and_then(|()| store.names.sync()).map_err(at)
     }
 
     /// The id under which a source may offer what it names by `key`: that of one that was cut off before it gave up,
@@ -107,6 +102,8 @@ impl Records {
             match id(&place, OFFERED) {
                 // A record beside it: the crash came while it was given up.
                 Some(known) if matches!(self.load(known), Ok(None)) => {
+                    // Who wrote it may have been killed before it was durable.
+                    file.sync().and_then(|()| store.names.sync()).map_err(at)?;
                     return Ok((known, Some(Offering { _locked: file })));
                 }
                 _ => gone(store.names.remove(&place)).map_err(at)?,
@@ -127,11 +124,16 @@ impl Records {
     /// The system refused.
     pub fn forget(&self, transfer: TransferId) -> Result<(), RecordsError> {
         let Some(store) = &self.store else { return Ok(()) };
-        let place = name(transfer, RECORD);
-        match store.names.remove(&place) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| store.names.sync()).map_err(|source| store.failed(&place, source)),
+        // What was given up is never offered again: what says so goes last. spec: O-6
+        for place in [name(transfer, OFFERED), name(transfer, RECORD)] {
+            match store.names.remove(&place) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => {
+                    removed.and_then(|()| store.names.sync()).map_err(|source| store.failed(&place, source))?;
+                }
+            }
         }
+        Ok(())
     }
 
     /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose

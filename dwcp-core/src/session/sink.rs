@@ -603,8 +603,9 @@ impl Sink {
             _ => {
                 // The workers stop before what they wrote is thrown away.
                 self.close_lanes();
-                self.outputs.push_back(if error.spares_pages() { Output::Park } else { Output::Discard });
+                // The record goes first: a crash must not leave a promise of what is thrown away.
                 self.outputs.push_back(Output::Forget(self.offer.transfer));
+                self.outputs.push_back(if error.spares_pages() { Output::Park } else { Output::Discard });
                 self.finish(Owner::Source, Some(error));
             }
         }

@@ -61,6 +61,12 @@ pub trait Folder: Send + Sync + fmt::Debug + 'static {
     /// As the system says; `AlreadyExists` when the name is taken.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Gives a file a second name, which nothing has.
+    ///
+    /// # Errors
+    /// As the system says; `Unsupported` or `PermissionDenied` where files have one name only.
+    fn link(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Takes a name away.
     ///
     /// # Errors

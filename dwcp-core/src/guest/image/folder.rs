@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::journal::{About, Committer, Journal};
-use super::place::{Found, JOURNAL, Place, STAGING, journal_name, staging_name, transfer_of};
+use super::place::{BESIDE, Found, JOURNAL, Place, STAGING, beside_name, journal_name, staging_name, transfer_of};
 use super::staging::ImageStaging;
 use crate::extent::{Layout, PAGE_BYTES};
 use crate::guest::GuestError;
@@ -95,10 +95,32 @@ impl ImageFolder {
         let place = Place::new(self, &offer.name, offer.transfer);
         place.refuse_existing()?;
         let about = About { peer, name: offer.name.clone(), layout: offer.layout.clone() };
+        if let Some(found) = self.find(&place, &about, taken)? {
+            // What is durable is not thrown away because a disk fails.
+            let journal = place.take_over(&about, &found).map_err(|error| {
+                self.failed(&format!("cannot go on with what is left of transfer {} in", found.left), error)
+            })?;
+            let staging = ImageStaging::over(found.file(), place, offer.layout.clone()).holding(journal, found.held);
+            let cleared = staging.clear_others().and_then(|()| self.reserve(staging.file(), &offer.layout));
+            return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
+        }
+        place.clear(&about)?;
+        let staging = self.create(&offer.name, offer.transfer, offer.layout.clone())?.with_journal(&about)?;
+        self.names.sync().map_err(|error| self.failed("cannot make durable", error))?;
+        Ok(staging)
+    }
+
+    /// What can be gone on with; all else that is left of the same image goes.
+    fn find(
+        &self,
+        place: &Place,
+        about: &About,
+        taken: impl Fn(TransferId) -> bool,
+    ) -> Result<Option<Found>, GuestError> {
         let mut found = None;
-        for left in place.left(&about, taken)? {
-            match place.adopt(&about, left) {
-                Ok(Some(parts)) if found.is_none() => found = Some((left, parts)),
+        for left in place.left(about, taken)? {
+            match place.look(about, left) {
+                Ok(Some(parts)) if found.is_none() => found = Some(parts),
                 Ok(_) => self.remove(left),
                 Err(error) => {
                     tracing::warn!(%error, transfer = %left, "what is left of a transfer cannot be read");
@@ -106,24 +128,7 @@ impl ImageFolder {
                 }
             }
         }
-        if let Some((left, Found { file, journal, held })) = found {
-            let staging = ImageStaging::over(Arc::clone(&file), place, offer.layout.clone()).holding(journal, held);
-            match staging.clear_others().and_then(|()| self.reserve(file.as_ref(), &offer.layout)) {
-                Ok(()) => match staging.take_over(left) {
-                    Ok(()) => return Ok(staging),
-                    Err(error) => {
-                        tracing::warn!(%error, transfer = %left, "cannot take what is left of a transfer over")
-                    }
-                },
-                Err(error) if no_space(&error) => return Err(self.no_room(&offer.name, &offer.layout, error)),
-                Err(error) => tracing::warn!(%error, transfer = %left, "cannot go on with what is left of a transfer"),
-            }
-            self.remove(left);
-        }
-        let staging = self.create(&offer.name, offer.transfer, offer.layout.clone())?;
-        let staging = staging.with_journal(&about)?;
-        self.names.sync().map_err(|error| self.failed("cannot make durable", error))?;
-        Ok(staging)
+        Ok(found)
     }
 
     /// Finds the staging file of a transfer again, after a restart, or the image under its name when
@@ -159,7 +164,7 @@ impl ImageFolder {
         let mut parked = Vec::new();
         for name in self.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL) else { continue };
-            let journal = self.names.open(&name).and_then(|file| Journal::look(file.as_ref()));
+            let journal = self.names.open(&name).and_then(|file| Journal::read(file.as_ref()));
             // One that cannot be read is swept away in time.
             let Ok(Some((about, held))) = journal else { continue };
             let Ok(Some(stat)) = self.names.stat(&name) else { continue };
@@ -174,7 +179,7 @@ impl ImageFolder {
 
     /// Throws away what is left of a transfer: its staging file and journal. Nothing is there: nothing happens.
     pub fn remove(&self, transfer: TransferId) {
-        for name in [staging_name(transfer), journal_name(transfer)] {
+        for name in [staging_name(transfer), journal_name(transfer), beside_name(transfer)] {
             let _ = self.names.remove(&name);
         }
     }
@@ -188,7 +193,7 @@ impl ImageFolder {
     pub fn sweep(&self, now: SystemTime, keep: impl Fn(TransferId) -> bool) -> Result<Swept, GuestError> {
         let mut swept = Swept::default();
         for name in self.list()? {
-            let transfer = transfer_of(&name, STAGING).or_else(|| transfer_of(&name, JOURNAL));
+            let transfer = [STAGING, JOURNAL, BESIDE].iter().find_map(|ending| transfer_of(&name, ending));
             let Some(transfer) = transfer.filter(|&transfer| !keep(transfer)) else { continue };
             if self.is_parked(transfer, now) {
                 if name.ends_with(JOURNAL) {

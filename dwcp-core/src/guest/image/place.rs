@@ -21,9 +21,15 @@ pub(super) struct Place {
 
 /// What an earlier transfer left.
 pub(super) struct Found {
-    pub(super) file: Arc<dyn File>,
-    pub(super) journal: Journal,
+    pub(super) left: TransferId,
+    file: Arc<dyn File>,
     pub(super) held: Leaves,
+}
+
+impl Found {
+    pub(super) fn file(&self) -> Arc<dyn File> {
+        Arc::clone(&self.file)
+    }
 }
 
 /// What a name in the directory is.
@@ -92,25 +98,64 @@ impl Place {
         Ok(left)
     }
 
-    /// The files of an earlier transfer, if they fit together.
-    pub(super) fn adopt(&self, about: &About, left: TransferId) -> io::Result<Option<Found>> {
+    /// What an earlier transfer left, if its files fit together.
+    pub(super) fn look(&self, about: &About, left: TransferId) -> io::Result<Option<Found>> {
         let names = &self.folder.names;
-        let (file, journal) = (names.open(&staging_name(left))?, names.open(&journal_name(left))?);
+        let file = names.open(&staging_name(left))?;
         if file.stat()?.bytes != about.layout.bytes() {
             return Ok(None);
         }
-        let opened = Journal::go_on(journal, about, Arc::clone(&file), self.folder.committer.clone())?;
-        Ok(opened.map(|(journal, held)| Found { file, journal, held }))
+        let read = Journal::read(names.open(&journal_name(left))?.as_ref())?;
+        Ok(read.filter(|(whose, _)| whose == about).map(|(_, held)| Found { left, file, held }))
     }
 
-    /// Gives the files of an earlier transfer the names of this one. The journal goes first: without one a staging
-    /// file is swept away.
-    pub(super) fn take_over(&self, left: TransferId) -> io::Result<()> {
-        if left != self.transfer {
-            self.folder.names.replace(&journal_name(left), &journal_name(self.transfer))?;
-            self.folder.names.replace(&staging_name(left), &self.staging)?;
+    /// Removes what a crash left under the names of this very transfer and cannot be gone on with: a journal that was
+    /// being made, a staging file without one.
+    pub(super) fn clear(&self, about: &About) -> Result<(), GuestError> {
+        let journal = self.folder.names.open(&journal_name(self.transfer));
+        let others = journal.ok().and_then(|file| Journal::about(file.as_ref())).filter(|other| other != about);
+        if others.is_some() {
+            return Err(GuestError::Other(format!(
+                "transfer {} is another image here, which was cut off; begin a new transfer",
+                self.transfer
+            )));
         }
-        self.folder.names.sync()
+        self.folder.remove(self.transfer);
+        // Lest a crash bring a journal back beside a new staging file.
+        self.sync()
+    }
+
+    /// A new journal for this transfer that says what is held.
+    pub(super) fn begin(&self, about: &About, file: &Arc<dyn File>, held: &Leaves) -> io::Result<Journal> {
+        let committer = self.folder.committer.clone();
+        let names = Arc::clone(&self.folder.names);
+        Journal::begin(names, self.transfer, about, Arc::clone(file), held, committer)
+    }
+
+    /// Makes this transfer's what an earlier one left. From its return on no crash brings back the old names, nor
+    /// the old journal, whose last entries may never have reached the disk.
+    pub(super) fn take_over(&self, about: &About, found: &Found) -> io::Result<Journal> {
+        let names = &self.folder.names;
+        let renamed = found.left != self.transfer;
+        if renamed {
+            // A second name that a crash left.
+            let _ = names.remove(&self.staging);
+            let old = staging_name(found.left);
+            match names.link(&old, &self.staging) {
+                // A crash before the sync below costs what was held, where files have one name only.
+                Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                    names.replace(&old, &self.staging)
+                }
+                linked => linked,
+            }?;
+        }
+        let journal = self.begin(about, &found.file, &found.held)?;
+        names.sync()?;
+        if renamed {
+            self.folder.remove(found.left);
+            names.sync()?;
+        }
+        Ok(journal)
     }
 
     pub(super) fn unlink_journal(&self) {
@@ -144,8 +189,15 @@ pub(super) fn journal_name(transfer: TransferId) -> String {
     format!(".dwcp-{transfer}{JOURNAL}")
 }
 
+/// Where a journal is written before it takes the place of another.
+pub(super) fn beside_name(transfer: TransferId) -> String {
+    format!(".dwcp-{transfer}{BESIDE}")
+}
+
 pub(super) const STAGING: &str = ".part";
 pub(super) const JOURNAL: &str = ".wal";
+/// A journal that is being written.
+pub(super) const BESIDE: &str = ".new";
 
 pub(super) fn transfer_of(name: &str, ending: &str) -> Option<TransferId> {
     name.strip_prefix(".dwcp-")?.strip_suffix(ending)?.parse().ok()

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::folder::no_space;
 use super::journal::{About, Journal};
-use super::place::{Place, Presence, journal_name};
-use crate::extent::{FlatPage, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
+use super::place::{Place, Presence};
+use super::runs::Runs;
+use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
 use crate::guest::{Guest, GuestError};
 use crate::session::Leaves;
 use crate::session::leaves::{Tree, zero_leaf};
 use crate::session::page_hash::hash_pages;
 use crate::storage::File;
-use crate::wire::{Digest, TransferId};
+use crate::wire::Digest;
 
 const PAGE: u64 = 4096;
 /// The smallest hole that is made of space that was reserved.
@@ -66,6 +67,21 @@ impl ImageStaging {
         }
     }
 
+    pub(super) fn file(&self) -> &dyn File {
+        self.file.as_ref()
+    }
+
+    pub(super) fn with_journal(self, about: &About) -> Result<Self, GuestError> {
+        let held = Leaves::new(&self.layout);
+        match self.place.begin(about, &self.file, &held) {
+            Ok(journal) => Ok(Self { journal: Some(journal), ..self }),
+            Err(error) => {
+                self.discard();
+                Err(self.place.folder.failed("cannot make a journal in", error))
+            }
+        }
+    }
+
     /// It was found again after a restart, and must have this root if it is doubted.
     pub(super) fn found(self, doubted: Option<Digest>) -> Self {
         // What a run before wrote is not known, so every page counts as written.
@@ -73,7 +89,7 @@ impl ImageStaging {
         Self { doubted, ..self }
     }
 
-    /// It was cut off, and goes on with what is held.
+    /// With a journal, which says what is held.
     pub(super) fn holding(self, journal: Journal, held: Leaves) -> Self {
         for (id, first, leaves) in Runs::of(&self.layout, &held) {
             for (page, _) in (first..).zip(&leaves) {
@@ -81,25 +97,6 @@ impl ImageStaging {
             }
         }
         Self { journal: Some(journal), held: Some(held), ..self }
-    }
-
-    pub(super) fn with_journal(mut self, about: &About) -> Result<Self, GuestError> {
-        let folder = &self.place.folder;
-        let journal = folder.names.create(&journal_name(self.place.transfer));
-        let journal =
-            journal.and_then(|file| Journal::create(file, about, Arc::clone(&self.file), folder.committer.clone()));
-        match journal {
-            Ok(journal) => self.journal = Some(journal),
-            Err(error) => {
-                self.discard();
-                return Err(self.place.folder.failed("cannot make a journal in", error));
-            }
-        }
-        Ok(self)
-    }
-
-    pub(super) fn take_over(&self, left: TransferId) -> io::Result<()> {
-        self.place.take_over(left)
     }
 
     /// What is not held becomes zeros: a crash may have left anything there.
@@ -294,6 +291,10 @@ impl Guest for ImageStaging {
         if let Some(journal) = &self.journal {
             let count = u32::try_from(from.len() / PAGE_BYTES).unwrap_or(u32::MAX);
             journal.forget(region, first, count).map_err(|error| self.no_write(&error, at))?;
+            if let Some(held) = &self.held {
+                let pages = (first..first + count).map_while(|page| self.layout.flat(region, page));
+                pages.for_each(|page| held.set(page, zero_leaf()));
+            }
         }
         let mut rest = from.get(..inside).unwrap_or(from);
         let (mut page, mut at) = (first, at);
@@ -379,43 +380,8 @@ impl Guest for ImageStaging {
     }
 
     fn written(&self, region: RegionId, first: u32, leaves: &[Digest]) {
-        let Some(journal) = &self.journal else { return };
-        journal.note(region, first, leaves);
-        let pages = (first..).map_while(|page| self.layout.flat(region, page)).take(leaves.len());
-        if let Some(held) = &self.held {
-            pages.for_each(|page| held.set(page, zero_leaf()));
-        }
-    }
-}
-
-/// Runs of pages that are not zeros, at most an extent long.
-struct Runs<'a> {
-    layout: &'a Layout,
-    leaves: &'a Leaves,
-    region: u16,
-    next: u32,
-}
-
-impl<'a> Runs<'a> {
-    fn of(layout: &'a Layout, leaves: &'a Leaves) -> Self {
-        Self { layout, leaves, region: 0, next: 0 }
-    }
-}
-
-impl Iterator for Runs<'_> {
-    type Item = (RegionId, u32, Vec<Digest>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let region = self.layout.region(RegionId(self.region))?;
-            let left = region.first + self.next..region.first + region.pages;
-            let Some((FlatPage(first), leaves)) = self.leaves.run_within(left, MAX_EXTENT_PAGES) else {
-                (self.region, self.next) = (self.region.checked_add(1)?, 0);
-                continue;
-            };
-            let first = first - region.first;
-            self.next = first + u32::try_from(leaves.len()).unwrap_or(u32::MAX);
-            return Some((RegionId(self.region), first, leaves));
+        if let Some(journal) = &self.journal {
+            journal.note(region, first, leaves);
         }
     }
 }
@@ -429,11 +395,11 @@ mod tests {
     use dwcp_hde::is_zero;
 
     use super::super::folder::{ImageFolder, PARKED_KEPT, Swept};
-    use super::super::place::staging_name;
+    use super::super::place::{journal_name, staging_name};
     use super::*;
     use crate::session::leaves::leaf;
     use crate::session::{Fingerprint, Record, Standing};
-    use crate::wire::{FenceEpoch, GuestKind, Name, Offer};
+    use crate::wire::{FenceEpoch, GuestKind, Name, Offer, TransferId};
 
     const ID: TransferId = TransferId([7; 16]);
     const BYTES: u64 = 70 * PAGE + 5;

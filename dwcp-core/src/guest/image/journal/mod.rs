@@ -17,16 +17,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) use self::committer::Committer;
 pub(super) use self::log::About;
 use self::log::{End, Entry};
+use super::place::{beside_name, journal_name};
+use super::runs::Runs;
 use crate::extent::{Layout, PAGE_BYTES, RegionId};
 use crate::session::Leaves;
 use crate::session::leaves::zero_leaf;
-use crate::storage::{File, Reader};
-use crate::wire::Digest;
+use crate::storage::{File, Folder, Reader};
+use crate::wire::{Digest, TransferId};
 
 /// Pages that become durable together: one sync costs some milliseconds however much it writes.
 const GROUP_PAGES: usize = 16 * 1024 * 1024 / PAGE_BYTES;
-/// Bytes of a journal that are read at a time.
+/// Bytes of a journal that are read or written at a time.
 const READ_BYTES: usize = 1 << 20;
+/// What a journal may grow by, however short it was.
+const SLACK_BYTES: u64 = 64 << 20;
 
 /// The journal of one staging file.
 #[derive(Debug)]
@@ -36,36 +40,20 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A new journal in an empty file, for the staging file `data`. Without a committer, groups become durable when
-    /// they are full or somebody needs them.
-    pub(super) fn create(
-        file: Arc<dyn File>,
+    /// A new journal for the staging file `data`, in place of another one of the transfer. Its name is not durable
+    /// yet. Without a committer, groups become durable when they are full or somebody needs them.
+    pub(super) fn begin(
+        names: Arc<dyn Folder>,
+        transfer: TransferId,
         about: &About,
         data: Arc<dyn File>,
+        held: &Leaves,
         committer: Option<Arc<Committer>>,
     ) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        let end = about.encode(&mut bytes);
-        file.write_at(0, &bytes)?;
-        file.sync()?;
-        let log = Log { file, end, data };
-        Ok(Self::keep(log, &about.layout, &Leaves::new(&about.layout), committer))
-    }
-
-    /// Goes on with a journal. `None` when it is not the one of this image. Returns what is held, too.
-    pub(super) fn go_on(
-        file: Arc<dyn File>,
-        about: &About,
-        data: Arc<dyn File>,
-        committer: Option<Arc<Committer>>,
-    ) -> io::Result<Option<(Self, Leaves)>> {
-        let input = BufReader::with_capacity(READ_BYTES, Reader::of(file.as_ref())?);
-        let Some(replay) = log::replay(input)?.filter(|replay| replay.about == *about) else {
-            return Ok(None);
-        };
-        file.set_len(replay.end.bytes)?;
-        let log = Log { file, end: replay.end, data };
-        Ok(Some((Self::keep(log, &about.layout, &replay.held, committer), replay.held)))
+        let paper = Paper { names, transfer };
+        let (file, end) = paper.write(about, held)?;
+        let log = Log { paper, file, end, data, limit: limit(end) };
+        Ok(Self::keep(log, &about.layout, held, committer))
     }
 
     /// Whose journal a file is.
@@ -73,8 +61,8 @@ impl Journal {
         log::about(BufReader::new(Reader::of(file).ok()?)).ok().flatten()
     }
 
-    /// Whose journal a file is, and which pages it holds.
-    pub(super) fn look(file: &dyn File) -> io::Result<Option<(About, Leaves)>> {
+    /// Whose journal a file is, and which pages it holds. `None`: it is none, or its beginning is torn.
+    pub(super) fn read(file: &dyn File) -> io::Result<Option<(About, Leaves)>> {
         let input = BufReader::with_capacity(READ_BYTES, Reader::of(file)?);
         Ok(log::replay(input)?.map(|replay| (replay.about, replay.held)))
     }
@@ -254,9 +242,12 @@ impl From<Failed> for io::Error {
 /// The journal's file and the file that it speaks of.
 #[derive(Debug)]
 struct Log {
+    paper: Paper,
     file: Arc<dyn File>,
     end: End,
     data: Arc<dyn File>,
+    /// It is written anew when it is longer than this.
+    limit: u64,
 }
 
 impl Log {
@@ -266,6 +257,52 @@ impl Log {
         self.file.write_at(self.end.bytes, &bytes)?;
         self.file.sync()?;
         self.end = end;
-        Ok(())
+        if end.bytes > self.limit { self.shorten() } else { Ok(()) }
+    }
+
+    /// Pages that are written again and again must not fill the disk with what they were before.
+    fn shorten(&mut self) -> io::Result<()> {
+        let Some((about, held)) = Journal::read(self.file.as_ref())? else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the journal was changed by somebody else"));
+        };
+        (self.file, self.end) = self.paper.write(&about, &held)?;
+        self.limit = limit(self.end);
+        self.paper.names.sync()
+    }
+}
+
+/// How long a journal may become that was so long when it was written.
+fn limit(end: End) -> u64 {
+    end.bytes.saturating_mul(4).saturating_add(SLACK_BYTES)
+}
+
+/// Where journals of a transfer are written.
+#[derive(Debug)]
+struct Paper {
+    names: Arc<dyn Folder>,
+    transfer: TransferId,
+}
+
+impl Paper {
+    /// A journal of what is held and nothing else, durable but for its name.
+    fn write(&self, about: &About, held: &Leaves) -> io::Result<(Arc<dyn File>, End)> {
+        let beside = beside_name(self.transfer);
+        // What a crash left of another try.
+        let _ = self.names.remove(&beside);
+        let file = self.names.create(&beside)?;
+        let mut bytes = Vec::new();
+        let (mut end, mut written) = (about.encode(&mut bytes), 0);
+        for (region, first, leaves) in Runs::of(&about.layout, held) {
+            end = Entry::Holds { region, first, leaves }.encode(&mut bytes, end);
+            if bytes.len() >= READ_BYTES {
+                file.write_at(written, &bytes)?;
+                written = end.bytes;
+                bytes.clear();
+            }
+        }
+        file.write_at(written, &bytes)?;
+        file.sync()?;
+        self.names.replace(&beside, &journal_name(self.transfer))?;
+        Ok((file, end))
     }
 }

@@ -1,0 +1,29 @@
+//! Crash states of a disk; `just crash-states` runs more of them.
+
+use std::collections::HashSet;
+
+use dwcp_sim::disk::{Lie, run_seed};
+
+/// Seeds in the gate.
+const SEEDS: u64 = 24;
+
+#[test]
+fn every_crash_leaves_the_old_or_the_new_and_all_that_was_promised() {
+    let mut seen = HashSet::new();
+    let mut states = 0;
+    for seed in 0..SEEDS {
+        match run_seed(seed, None, &mut seen) {
+            Ok(tried) => states += tried.states,
+            Err(broken) => panic!("{broken}\n{}", broken.trace.join("\n")),
+        }
+    }
+    assert!(states > 2_000, "only {states} states were tried");
+}
+
+#[test]
+fn each_sync_that_is_forgotten_breaks_a_promise() {
+    for lie in Lie::ALL {
+        let found = (0..200).find(|&seed| run_seed(seed, Some(lie), &mut HashSet::new()).is_err());
+        assert!(found.is_some(), "nobody noticed that syncs of {lie:?} do nothing");
+    }
+}
