@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
             return summarise(&args, report, None, &Figures::default(), Some(&failure));
         }
     };
-    let Begun { endpoint, transfer, _offering, mut session, mut interrupts } = begun;
+    let Begun { endpoint, transfer, _offering, image, mut session, mut interrupts } = begun;
     let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     while matches!(outcome.error, Some(SessionError::PeerRestarted)) {
         report.warn("the receiver was started again; going on with what it still holds");
-        session = match dial(&args, &endpoint, &transfer, &mut interrupts).await {
+        session = match dial(&args, &image, &endpoint, &transfer, &mut interrupts).await {
             Ok(session) => session,
             Err(failure) => {
                 report.trouble(&failure);
@@ -54,6 +54,9 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
     }
     let progress = session.progress().borrow().clone();
     let exit = Exit::of(&outcome);
+    if outcome.owner == Owner::Sink {
+        image.forget();
+    }
     let figures = Figures::of(&progress, started.elapsed());
     let failure = failure(&args, &watch.transfer, exit, &outcome);
     match &failure {
@@ -68,13 +71,50 @@ struct Begun {
     transfer: Transfer,
     /// Until the end: another sender of this name would be another transfer.
     _offering: Option<Offering>,
+    image: Image,
     session: Session,
     interrupts: Interrupts,
 }
 
+/// What is sent, in as many sessions as it takes.
+enum Image {
+    File(Arc<ImageSource>),
+    /// Each session begins with the first.
+    Rounds(Vec<PathBuf>),
+}
+
+impl Image {
+    fn open(args: &SendArgs, state_dir: &Path, report: &Report) -> Result<Self, Failure> {
+        let Some(path) = &args.file else { return Ok(Self::Rounds(args.rounds.clone())) };
+        let ledgers = state_dir.join("ledgers");
+        let image = match ImageSource::open(path)?.with_ledger(&ledgers) {
+            Ok(image) => image,
+            Err(error) => {
+                report.warn(&format!("warning: {error}; if this sender is killed, the next one reads all of it again"));
+                ImageSource::open(path)?
+            }
+        };
+        Ok(Self::File(Arc::new(image)))
+    }
+
+    fn guest(&self) -> Result<Arc<dyn Guest>, Failure> {
+        Ok(match self {
+            Self::File(image) => Arc::<ImageSource>::clone(image),
+            Self::Rounds(paths) => Arc::new(Rounds::open(paths)?),
+        })
+    }
+
+    /// It is the receiver's.
+    fn forget(&self) {
+        if let Self::File(image) = self {
+            image.forget_ledger();
+        }
+    }
+}
+
 async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
     // What is wrong with the image is told before anything is made.
-    open(args)?;
+    check(args)?;
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&state_dir)?;
@@ -92,18 +132,20 @@ async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
     let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
     transfer.id = id;
     let mut interrupts = Interrupts::watch()?;
-    let session = dial(args, &endpoint, &transfer, &mut interrupts).await?;
-    Ok(Begun { endpoint, transfer, _offering: offering, session, interrupts })
+    let image = Image::open(args, &state_dir, report)?;
+    let session = dial(args, &image, &endpoint, &transfer, &mut interrupts).await?;
+    Ok(Begun { endpoint, transfer, _offering: offering, image, session, interrupts })
 }
 
 /// A session that sends the image from its beginning; what the receiver holds of it does not travel.
 async fn dial(
     args: &SendArgs,
+    image: &Image,
     endpoint: &Endpoint,
     transfer: &Transfer,
     interrupts: &mut Interrupts,
 ) -> Result<Session, Failure> {
-    let guest = open(args)?;
+    let guest = image.guest()?;
     let config = config(args, guest.layout().bytes());
     tokio::select! {
         session = endpoint.send(&args.to, transfer.clone(), guest, config) => Ok(session?),
@@ -111,11 +153,12 @@ async fn dial(
     }
 }
 
-fn open(args: &SendArgs) -> Result<Arc<dyn Guest>, Failure> {
-    Ok(match &args.file {
-        Some(path) => Arc::new(ImageSource::open(path)?),
-        None => Arc::new(Rounds::open(&args.rounds)?),
-    })
+fn check(args: &SendArgs) -> Result<(), Failure> {
+    match &args.file {
+        Some(path) => drop(ImageSource::open(path)?),
+        None => drop(Rounds::open(&args.rounds)?),
+    }
+    Ok(())
 }
 
 fn config(args: &SendArgs, guest_bytes: u64) -> SourceConfig {

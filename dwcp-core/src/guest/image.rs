@@ -3,6 +3,7 @@
 
 mod folder;
 mod journal;
+mod ledger;
 mod place;
 mod rounds;
 mod runs;

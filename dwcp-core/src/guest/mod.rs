@@ -108,6 +108,15 @@ pub trait Guest: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Tells the leaves of pages from page `first` on that are known without reading them, if all of them are. At the
+    /// source: pages that the sink holds with the same leaves are not read.
+    fn recall(&self, _region: RegionId, _first: u32, _into: &mut [Digest]) -> bool {
+        false
+    }
+
+    /// Pages have been read, and have these leaves. At the source, after each [`read`](Guest::read).
+    fn hashed(&self, _region: RegionId, _first: u32, _leaves: &[Digest]) {}
+
     /// Throws away what was written. At the sink, when the transfer ended before RUN.
     fn discard(&self) {}
 

@@ -100,7 +100,7 @@ impl ImageFolder {
             let journal = place.take_over(&about, &found).map_err(|error| {
                 self.failed(&format!("cannot go on with what is left of transfer {} in", found.left), error)
             })?;
-            let staging = ImageStaging::over(found.file(), place, offer.layout.clone()).holding(journal, found.held);
+            let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, found.held);
             let cleared = staging.clear_others().and_then(|()| self.reserve(staging.file(), &offer.layout));
             return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
         }
@@ -110,25 +110,29 @@ impl ImageFolder {
         Ok(staging)
     }
 
-    /// What can be gone on with; all else that is left of the same image goes.
+    /// What can be gone on with. All else that is left of the same image goes with it, or now, when there is nothing.
     fn find(
         &self,
         place: &Place,
         about: &About,
         taken: impl Fn(TransferId) -> bool,
     ) -> Result<Option<Found>, GuestError> {
-        let mut found = None;
+        let (mut found, mut others) = (None, Vec::new());
         for left in place.left(about, taken)? {
             match place.look(about, left) {
                 Ok(Some(parts)) if found.is_none() => found = Some(parts),
-                Ok(_) => self.remove(left),
+                Ok(_) => others.push(left),
                 Err(error) => {
                     tracing::warn!(%error, transfer = %left, "what is left of a transfer cannot be read");
-                    self.remove(left);
+                    others.push(left);
                 }
             }
         }
-        Ok(found)
+        let Some(found) = found else {
+            others.into_iter().for_each(|left| self.remove(left));
+            return Ok(None);
+        };
+        Ok(Some(Found { others, ..found }))
     }
 
     /// Finds the staging file of a transfer again, after a restart, or the image under its name when

@@ -22,14 +22,10 @@ pub(super) struct Place {
 /// What an earlier transfer left.
 pub(super) struct Found {
     pub(super) left: TransferId,
-    file: Arc<dyn File>,
+    /// More of the same image: perhaps other names of the same file, which a crash left.
+    pub(super) others: Vec<TransferId>,
+    pub(super) file: Arc<dyn File>,
     pub(super) held: Leaves,
-}
-
-impl Found {
-    pub(super) fn file(&self) -> Arc<dyn File> {
-        Arc::clone(&self.file)
-    }
 }
 
 /// What a name in the directory is.
@@ -106,7 +102,7 @@ impl Place {
             return Ok(None);
         }
         let read = Journal::read(names.open(&journal_name(left))?.as_ref())?;
-        Ok(read.filter(|(whose, _)| whose == about).map(|(_, held)| Found { left, file, held }))
+        Ok(read.filter(|(whose, _)| whose == about).map(|(_, held)| Found { left, others: Vec::new(), file, held }))
     }
 
     /// Removes what a crash left under the names of this very transfer and cannot be gone on with: a journal that was
@@ -151,8 +147,10 @@ impl Place {
         }
         let journal = self.begin(about, &found.file, &found.held)?;
         names.sync()?;
-        if renamed {
-            self.folder.remove(found.left);
+        let gone = found.others.iter().copied().chain(renamed.then_some(found.left));
+        let gone: Vec<TransferId> = gone.filter(|&gone| gone != self.transfer).collect();
+        if !gone.is_empty() {
+            gone.into_iter().for_each(|gone| self.folder.remove(gone));
             names.sync()?;
         }
         Ok(journal)

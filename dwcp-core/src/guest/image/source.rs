@@ -2,11 +2,14 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
+use super::ledger::Ledger;
 use crate::extent::{Layout, PAGE_BYTES, RegionId};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
+use crate::wire::Digest;
 
 const PAGE: u64 = 4096;
 
@@ -20,6 +23,7 @@ const PAGE: u64 = 4096;
 pub struct ImageSource {
     image: ImageFile,
     layout: Layout,
+    ledger: Option<Ledger>,
 }
 
 impl ImageSource {
@@ -30,7 +34,31 @@ impl ImageSource {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, GuestError> {
         let image = ImageFile::open(path.into())?;
         let layout = image.layout()?;
-        Ok(Self { image, layout })
+        Ok(Self { image, layout, ledger: None })
+    }
+
+    /// Keeps what the pages hash to in a folder: a sender that is killed and started again need not read again what
+    /// the sink holds, if the file is still the same by device, inode, size and times. Another sender of the same
+    /// file at the same time does without. What nobody came back for goes after 24 hours.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn with_ledger(self, folder: impl AsRef<Path>) -> Result<Self, GuestError> {
+        let folder = folder.as_ref();
+        let Stamp { file: (device, inode), changed, .. } = self.image.stamp;
+        let name = format!("{device:x}-{inode:x}");
+        let changed = SystemTime::UNIX_EPOCH
+            + Duration::new(u64::try_from(changed.0).unwrap_or(0), u32::try_from(changed.1).unwrap_or(0));
+        let ledger = Ledger::open(folder, &name, self.image.stamp.digest(), changed, &self.layout)
+            .map_err(|error| GuestError::io(format!("cannot keep a ledger in {}", folder.display()), error))?;
+        Ok(Self { ledger, ..self })
+    }
+
+    /// Removes the ledger, once the image is somebody else's.
+    pub fn forget_ledger(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.remove();
+        }
     }
 }
 
@@ -49,6 +77,16 @@ impl Guest for ImageSource {
     fn harvest(&self, _: &mut DirtyMap) -> Result<Pending, GuestError> {
         self.image.verify()?;
         Ok(Pending::Unknown)
+    }
+
+    fn recall(&self, region: RegionId, first: u32, into: &mut [Digest]) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.recall(region, first, into))
+    }
+
+    fn hashed(&self, region: RegionId, first: u32, leaves: &[Digest]) {
+        if let Some(ledger) = &self.ledger {
+            ledger.note(region, first, leaves);
+        }
     }
 
     fn pause(&self) -> Result<(), GuestError> {
@@ -176,6 +214,17 @@ struct Stamp {
 }
 
 impl Stamp {
+    fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for number in [self.file.0, self.file.1, self.bytes] {
+            hasher.update(&number.to_le_bytes());
+        }
+        for number in [self.modified.0, self.modified.1, self.changed.0, self.changed.1] {
+            hasher.update(&number.to_le_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),

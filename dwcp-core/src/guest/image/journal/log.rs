@@ -212,8 +212,6 @@ fn number(bytes: &[u8]) -> usize {
 pub(super) struct Replay {
     pub(super) about: About,
     pub(super) held: Leaves,
-    /// For who wants to know how much of it is whole.
-    #[cfg(test)]
     pub(super) end: End,
 }
 
@@ -236,12 +234,7 @@ pub(super) fn replay(mut input: impl Read) -> io::Result<Option<Replay>> {
         entry.apply(&about.layout, &held);
         end = after;
     }
-    Ok(Some(Replay {
-        about,
-        held,
-        #[cfg(test)]
-        end,
-    }))
+    Ok(Some(Replay { about, held, end }))
 }
 
 /// The bytes of entries that go to the end of a journal, and where it ends then.

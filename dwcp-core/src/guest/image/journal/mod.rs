@@ -9,6 +9,7 @@
 
 mod committer;
 mod log;
+mod recorder;
 
 use std::io::{self, BufReader};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) use self::committer::Committer;
 pub(super) use self::log::About;
 use self::log::{End, Entry};
+pub(super) use self::recorder::Recorder;
 use super::place::{beside_name, journal_name};
 use super::runs::Runs;
 use crate::extent::{Layout, PAGE_BYTES, RegionId};
