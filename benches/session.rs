@@ -162,7 +162,7 @@ impl Bench {
                 lanes.push((LaneId(lane), *next));
             }
         }
-        Some(Input::Frame(Frame::Ack(Ack { lanes })))
+        Some(Input::Frame(Frame::Ack(Ack { durable: 0, lanes })))
     }
 
     /// Puts every page in flight and acknowledges nothing.

@@ -36,16 +36,17 @@ impl Bars {
         }
         bar.set_position(bar.length().unwrap_or(pages).saturating_sub(pages));
         bar.set_message(format!(
-            "round {round}, {}/s, {} on the wire",
+            "round {round}, {}/s, {} on the wire{}",
             units::bytes(progress.plain_rate),
-            units::bytes(progress.wire_bytes)
+            units::bytes(progress.wire_bytes),
+            durable(progress)
         ));
     }
 
     /// Draws what a sink is at. It does not know how much is still to come.
     pub(crate) fn sink(&mut self, progress: &Progress) {
         let bar = self.bar_of(progress.phase);
-        bar.set_message(format!("{} received", units::bytes(progress.wire_bytes)));
+        bar.set_message(format!("{} received{}", units::bytes(progress.wire_bytes), durable(progress)));
     }
 
     /// Removes the bar; the report follows.
@@ -69,6 +70,12 @@ impl Bars {
         });
         bar.clone()
     }
+}
+
+/// What a crash of the receiver would not take.
+fn durable(progress: &Progress) -> String {
+    let bytes = progress.pages_durable * 4096;
+    if bytes == 0 { String::new() } else { format!(", {} durable", units::bytes(bytes)) }
 }
 
 fn word(phase: Phase) -> &'static str {

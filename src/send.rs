@@ -210,6 +210,8 @@ pub(crate) struct Step<'a> {
     round: usize,
     pages_left: u64,
     bytes_wire: u64,
+    /// Bytes that the receiver has on its disk, whatever happens to it.
+    bytes_durable: u64,
     mb_s: u64,
     lanes: u16,
     reconnects: u64,
@@ -223,6 +225,7 @@ impl<'a> Step<'a> {
             round: progress.rounds.len() + 1,
             pages_left: progress.pages_left,
             bytes_wire: progress.wire_bytes,
+            bytes_durable: progress.pages_durable * 4096,
             mb_s: progress.plain_rate / 1_000_000,
             lanes: progress.lanes,
             reconnects: progress.reconnects,

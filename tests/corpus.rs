@@ -114,7 +114,7 @@ fn frame_seeds() -> Seeds {
     let frames = vec![
         ("offer", Frame::Offer(Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name, layout })),
         ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
-        ("ack", Frame::Ack(Ack { lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
+        ("ack", Frame::Ack(Ack { durable: 3, lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),
         ("buried", Frame::Buried(Buried { lane: LANE, applied: 9 })),

@@ -114,7 +114,13 @@ fn session_frames() -> Vec<(&'static str, Frame)> {
     let error = ErrorFrame { code: ErrorCode::ExtentDigest, lane: LANE, position: 41, text: "page 7 differs".into() };
     let abort = Abort { reason: AbortReason::NotConverging, text: "zu schnell: 9 MB/s ≥ 5".into() };
     vec![
-        ("ack", Frame::Ack(Ack { lanes: vec![(LaneId(1), 5), (LaneId(0x0300), 0x0102_0304_0506_0708)] })),
+        (
+            "ack",
+            Frame::Ack(Ack {
+                durable: 0x0A0B_0C0D,
+                lanes: vec![(LaneId(1), 5), (LaneId(0x0300), 0x0102_0304_0506_0708)],
+            }),
+        ),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 0x0102_0304_0506_0708 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),
         ("buried", Frame::Buried(Buried { lane: LANE, applied: 12 })),
@@ -289,8 +295,8 @@ fn malformed_controls() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed-offer-no-region", framed(FrameType::Offer, &[&no_region[..], &[0, 0]].concat())),
         ("malformed-offer-empty-region", framed(FrameType::Offer, &empty)),
         ("malformed-offer-too-large", framed(FrameType::Offer, &huge)),
-        ("malformed-ack-empty", framed(FrameType::Ack, &[0, 0])),
-        ("malformed-ack-65", framed(FrameType::Ack, &[65, 0])),
+        ("malformed-ack-empty", framed(FrameType::Ack, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("malformed-ack-65", framed(FrameType::Ack, &[0, 0, 0, 0, 0, 0, 0, 0, 65, 0])),
         ("malformed-pause-devices", framed(FrameType::Pause, &pause)),
         ("malformed-device-state-empty", framed(FrameType::DeviceState, &[0; 12])),
         ("malformed-abort-reason", framed(FrameType::Abort, &[0])),

@@ -221,9 +221,11 @@ impl Script<'_> {
                 leaves: vec![Digest([self.byte().unwrap_or(0); 32]); 3],
             }),
             1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
-            3..=12 if self.rarely() => Frame::Ack(Ack { lanes: vec![(self.lane(), self.number())] }),
+            3..=12 if self.rarely() => {
+                Frame::Ack(Ack { durable: self.number(), lanes: vec![(self.lane(), self.number())] })
+            }
             3..=12 if !hint.encoded.is_empty() => {
-                Frame::Ack(Ack { lanes: hint.encoded.iter().map(|(&lane, &next)| (lane, next)).collect() })
+                Frame::Ack(Ack { durable: 0, lanes: hint.encoded.iter().map(|(&lane, &next)| (lane, next)).collect() })
             }
             13..=15 => Frame::Credit(Credit { lane: self.lane(), total: self.number() << 20 }),
             16..=19 if self.rarely() || !hint.buries.is_empty() => {
@@ -449,6 +451,6 @@ impl<M: Machine> Driven<M> {
     fn apply_next(&mut self, lane: LaneId) -> Input {
         let Some(seq) = self.admitted.get_mut(&lane) else { return Input::Tick };
         *seq += 1;
-        Input::Applied(Applied { lane, seq: *seq - 1, wire_bytes: 4200, pages: 1 })
+        Input::Applied(Applied { lane, seq: *seq - 1, wire_bytes: 4200, pages: 1, durable: 0 })
     }
 }

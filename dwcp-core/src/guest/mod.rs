@@ -130,6 +130,12 @@ pub trait Guest: Send + Sync + 'static {
     /// is written. Other pages are zeros. What is told must be durable, and from the peer that sends now. spec: R-1
     fn held(&self, _tell: &mut dyn FnMut(RegionId, u32, Digest)) {}
 
+    /// Pages that would be there after a crash, those that were zeros from the start not counted. At the sink; asked
+    /// after each write, so it must be cheap. spec: A-3
+    fn durable(&self) -> u64 {
+        0
+    }
+
     /// Pages have been written, verified, and have these leaves. At the sink, after each [`write`](Guest::write).
     fn written(&self, _region: RegionId, _first: u32, _leaves: &[Digest]) {}
 }

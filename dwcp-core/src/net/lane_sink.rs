@@ -193,7 +193,7 @@ impl Unpacker {
         let wire_bytes = self.received - self.charged_at_last_ack;
         self.charged_at_last_ack = self.received;
         let pages = u16::try_from(head.extent.pages()).unwrap_or(u16::MAX);
-        Applied { lane: self.lane, seq: head.seq, wire_bytes, pages }
+        Applied { lane: self.lane, seq: head.seq, wire_bytes, pages, durable: self.shared.guest.durable() }
     }
 
     fn fault(&self, code: ErrorCode, what: String) -> SessionError {

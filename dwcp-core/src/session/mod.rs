@@ -300,6 +300,8 @@ pub struct Applied {
     pub wire_bytes: u64,
     /// Pages written.
     pub pages: u16,
+    /// Pages, of all lanes, that would be there after a crash.
+    pub durable: u64,
 }
 
 /// How a session ended.

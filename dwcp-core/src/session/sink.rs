@@ -293,6 +293,7 @@ impl Sink {
         self.progress.wire_bytes += applied.wire_bytes;
         self.progress.pages_settled += u64::from(applied.pages);
         self.progress.pages_carried += u64::from(applied.pages);
+        self.progress.pages_durable = applied.durable;
         // Half a window at a time: fewer frames, and the source never runs dry. Never less than an
         // extent at its worst, or a source with a large one to send would wait for ever. spec: C-3
         let least = (window / 2).max(largest_frame());
@@ -329,7 +330,8 @@ impl Sink {
             }
         }
         for part in lanes.chunks(crate::wire::limits::MAX_ACK_LANES) {
-            self.say(Frame::Ack(Ack { lanes: part.to_vec() }));
+            // spec: A-3
+            self.say(Frame::Ack(Ack { durable: self.progress.pages_durable, lanes: part.to_vec() }));
         }
     }
 

@@ -254,7 +254,10 @@ impl Source {
         match frame {
             Frame::Have(have) => self.held(&have),
             Frame::Accept(accept) => self.accepted(now, accept.transfer == self.offer.transfer),
-            Frame::Ack(ack) => ack.lanes.into_iter().try_for_each(|(lane, applied)| self.acked(now, lane, applied)),
+            Frame::Ack(ack) => {
+                self.progress.pages_durable = ack.durable;
+                ack.lanes.into_iter().try_for_each(|(lane, applied)| self.acked(now, lane, applied))
+            }
             Frame::Credit(credit) => {
                 self.lanes.grant(credit.lane, credit.total);
                 Ok(())

@@ -32,6 +32,9 @@ pub struct Progress {
     pub pages_read: u64,
     /// Of these, pages that the sink had already (zeros in the first round included).
     pub pages_same: u64,
+    /// Pages that would be there after a crash of the sink, as it last said: an image's, never a live guest's. When the
+    /// sink is READY all of an image is.
+    pub pages_durable: u64,
     /// Pages carried by extents.
     pub pages_carried: u64,
     /// Pages that were looked at a second or later time.

@@ -58,7 +58,7 @@ fn sealed_source() -> (Source, Pause) {
     let lane = LaneId(1);
     feed(&mut source, 0, Input::LaneUp { lane, credit: 8 << 20 });
     feed(&mut source, 1, Input::Encoded(Encoded { lane, seq: 0, wire_bytes: 100, carried: 8, ..Encoded::default() }));
-    feed(&mut source, 2, Input::Frame(Frame::Ack(Ack { lanes: vec![(lane, 1)] })));
+    feed(&mut source, 2, Input::Frame(Frame::Ack(Ack { durable: 0, lanes: vec![(lane, 1)] })));
     let outputs = feed(&mut source, 3, clean());
     assert!(outputs.iter().any(|output| matches!(output, Output::Pause)), "{outputs:?}");
     feed(&mut source, 4, Input::Paused);
@@ -189,7 +189,8 @@ fn a_lane_always_has_credit_for_the_largest_extent() {
         for seq in 0..50 {
             let wire_bytes = 40_000;
             consumed += wire_bytes;
-            for output in feed(&mut sink, seq, Input::Applied(Applied { lane, seq, wire_bytes, pages: 9 })) {
+            for output in feed(&mut sink, seq, Input::Applied(Applied { lane, seq, wire_bytes, pages: 9, durable: 0 }))
+            {
                 if let Output::Grant { total, .. } = output {
                     granted = total;
                 }
@@ -217,7 +218,8 @@ fn a_control_lane_that_speaks_again_is_up_again() {
 #[test]
 fn a_burial_leaves_nothing_to_acknowledge() {
     let mut sink = sink(0);
-    let applied = |lane, seq| Input::Applied(Applied { lane: LaneId(lane), seq, wire_bytes: 100, pages: 1 });
+    let applied =
+        |lane, seq| Input::Applied(Applied { lane: LaneId(lane), seq, wire_bytes: 100, pages: 1, durable: 0 });
     feed(&mut sink, 0, Input::LaneJoin { lane: LaneId(1) });
     feed(&mut sink, 0, Input::LaneJoin { lane: LaneId(2) });
     (0..3).for_each(|seq| drop(feed(&mut sink, 0, applied(1, seq))));

@@ -174,6 +174,8 @@ pub struct Accept {
 /// What the sink has verified and applied. spec: A-1
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
+    /// Pages that would be there after a crash of the sink; 0 where it keeps nothing across one. spec: A-3
+    pub durable: u64,
     /// For each lane: all sequence numbers below this are applied.
     pub lanes: Vec<(LaneId, u64)>,
 }
@@ -583,16 +585,18 @@ impl Have {
 
 impl Ack {
     fn put(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.durable);
         put_lanes(&self.lanes, out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Fault> {
+        let durable = r.u64()?;
         let at = r.at();
         let lanes = read_lanes(r)?;
         if lanes.is_empty() {
             return Err(Fault { at, what: Malformed::Value { field: "number of lanes", value: 0 } });
         }
-        Ok(Self { lanes })
+        Ok(Self { durable, lanes })
     }
 }
 

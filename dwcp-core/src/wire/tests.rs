@@ -87,7 +87,8 @@ fn control() -> impl Strategy<Value = Frame> {
         transfer().prop_map(|transfer| Frame::Accept(Accept { transfer })),
         (any::<u16>(), any::<u32>(), proptest::collection::vec(digest(), 1..100))
             .prop_map(|(region, first, leaves)| { Frame::Have(Have { region: RegionId(region), first, leaves }) }),
-        proptest::collection::vec((lane(), any::<u64>()), 1..64).prop_map(|lanes| Frame::Ack(Ack { lanes })),
+        (any::<u64>(), proptest::collection::vec((lane(), any::<u64>()), 1..64))
+            .prop_map(|(durable, lanes)| Frame::Ack(Ack { durable, lanes })),
         (lane(), any::<u64>()).prop_map(|(lane, total)| Frame::Credit(Credit { lane, total })),
         lane().prop_map(|lane| Frame::Bury(Bury { lane })),
         (lane(), any::<u64>()).prop_map(|(lane, applied)| Frame::Buried(Buried { lane, applied })),

@@ -301,7 +301,7 @@ impl World {
         self.write(&parcel, &digests);
         self.extents += 1;
         let pages = parcel.extent.pages() as u16;
-        let applied = Applied { lane: id, seq: parcel.seq, wire_bytes: parcel.wire_bytes, pages };
+        let applied = Applied { lane: id, seq: parcel.seq, wire_bytes: parcel.wire_bytes, pages, durable: 0 };
         self.lane(id).reports.push_back(applied);
         // The report goes through a queue of the driver.
         let wait = if self.rng.percent(70) { 0 } else { self.rng.below(self.plan.apply) };

@@ -379,6 +379,10 @@ impl Guest for ImageStaging {
         }
     }
 
+    fn durable(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::durable)
+    }
+
     fn written(&self, region: RegionId, first: u32, leaves: &[Digest]) {
         if let Some(journal) = &self.journal {
             journal.note(region, first, leaves);

@@ -32,7 +32,7 @@ fn joined() -> Bench<Sink> {
 }
 
 fn applied(seq: u64) -> Input {
-    Input::Applied(Applied { lane: LANE, seq, wire_bytes: 100, pages: 1 })
+    Input::Applied(Applied { lane: LANE, seq, wire_bytes: 100, pages: 1, durable: 10 + seq })
 }
 
 fn root() -> Digest {
@@ -108,16 +108,16 @@ fn a_lane_joins_once_and_within_the_limit() {
     assert!(asked!(bench.feed(Input::LaneJoin { lane: LaneId(4) }), Output::RefuseLane { .. }), "after RUN");
 }
 
-// spec: A-1
+// spec
 #[test]
 fn an_ack_names_what_is_applied_and_comes_soon() {
     let mut bench = joined();
     assert!(frames(&bench.feed(applied(0))).is_empty(), "it may wait for others");
     assert!(bench.machine.deadline().is_some_and(|at| at.since(bench.now) < Duration::from_millis(3)));
     let acks = frames(&bench.after(Duration::from_millis(3)));
-    assert_eq!(acks, [Frame::Ack(Ack { lanes: vec![(LANE, 1)] })]);
+    assert_eq!(acks, [Frame::Ack(Ack { durable: 10, lanes: vec![(LANE, 1)] })]);
     let many: Vec<Frame> = (1..5).flat_map(|seq| frames(&bench.feed_at_once(applied(seq)))).collect();
-    assert_eq!(many, [Frame::Ack(Ack { lanes: vec![(LANE, 5)] })]);
+    assert_eq!(many, [Frame::Ack(Ack { durable: 14, lanes: vec![(LANE, 5)] })]);
 }
 
 // spec: C-3
@@ -127,7 +127,8 @@ fn credit_is_granted_again_when_half_of_it_is_used() {
     let mut bench = receiving();
     let outputs = bench.feed(Input::LaneJoin { lane: LANE });
     assert!(matches!(outputs[..], [Output::AdmitLane { credit, .. }] if credit == window));
-    let mut apply = |seq, wire_bytes| bench.feed(Input::Applied(Applied { lane: LANE, seq, wire_bytes, pages: 1 }));
+    let mut apply =
+        |seq, wire_bytes| bench.feed(Input::Applied(Applied { lane: LANE, seq, wire_bytes, pages: 1, durable: 0 }));
     assert!(!asked!(apply(0, window / 2), Output::Grant { .. }));
     let outputs = apply(1, 1);
     let total = window / 2 + 1 + window;

@@ -64,7 +64,7 @@ fn encoded(bench: &mut Bench<Source>, lane: LaneId, seq: u64) -> Vec<Output> {
 }
 
 fn ack(lane: LaneId, applied: u64) -> Frame {
-    Frame::Ack(Ack { lanes: vec![(lane, applied)] })
+    Frame::Ack(Ack { durable: 0, lanes: vec![(lane, applied)] })
 }
 
 /// The guest is paused; the last harvest has not come back.
