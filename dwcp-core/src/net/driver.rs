@@ -1,10 +1,12 @@
 //! The one driver loop: feeds a machine, does what it asks for.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 
 use super::clock::Clock;
@@ -222,11 +224,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
 }
 
 /// What may block: the guest's own methods, and records. Done one after the other, in the order in
-/// which they were asked for, on a thread that may wait.
+/// which they were asked for, on a thread that may wait; a session that asks for nothing has none.
 #[derive(Debug)]
 pub(super) struct Chores {
-    queue: mpsc::Sender<Output>,
-    worker: tokio::task::JoinHandle<()>,
+    list: Arc<List>,
     /// Found no place, and must be done all the same before the session is over: a guest that nobody
     /// resumes stands still for ever. A session that lost a chore is at its end, so these are few.
     late: Vec<Output>,
@@ -235,25 +236,38 @@ pub(super) struct Chores {
 /// Chores that may wait. A machine asks for three at a time at most.
 const CHORES: usize = 64;
 
+/// What is to be done, and for whom.
+struct List {
+    guest: Arc<dyn Guest>,
+    records: Records,
+    events: mpsc::Sender<Event>,
+    waiting: Mutex<Waiting>,
+    /// Told when nobody is busy any more.
+    idle: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    chores: VecDeque<Output>,
+    /// A thread is doing them.
+    busy: bool,
+}
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.waiting().fmt(f)
+    }
+}
+
 impl Chores {
     pub(super) fn start(guest: Arc<dyn Guest>, records: Records, events: mpsc::Sender<Event>) -> Self {
-        let (queue, mut chores) = mpsc::channel(CHORES);
-        let worker = tokio::task::spawn_blocking(move || {
-            while let Some(chore) = chores.blocking_recv() {
-                if let Some(input) = perform(guest.as_ref(), &records, chore) {
-                    // A session that is over does not want to know.
-                    let _ = events.blocking_send(Event::Input(input));
-                }
-            }
-        });
-        Self { queue, worker, late: Vec::new() }
+        let list = List { guest, records, events, waiting: Mutex::default(), idle: Notify::new() };
+        Self { list: Arc::new(list), late: Vec::new() }
     }
 
     /// Asks for a chore. When too many wait already, how the machine is told that it will not be done.
     fn queue(&mut self, chore: Output) -> Option<Input> {
-        let Err(TrySendError::Full(chore) | TrySendError::Closed(chore)) = self.queue.try_send(chore) else {
-            return None;
-        };
+        let chore = self.list.push(chore, CHORES)?;
         let stuck = GuestError::Stuck { waiting: CHORES };
         match chore {
             // Not done for certain, which the source must know: it has not given up.
@@ -264,12 +278,60 @@ impl Chores {
         Some(Input::GuestFailed(stuck))
     }
 
+    /// Returns when all is done.
     async fn finish(self) {
         for chore in self.late {
-            let _ = self.queue.send(chore).await;
+            let _ = self.list.push(chore, usize::MAX);
         }
-        drop(self.queue);
-        let _ = self.worker.await;
+        loop {
+            let idle = self.list.idle.notified();
+            if !self.list.waiting().busy {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+impl List {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a chore at the end; gives it back when so many wait already.
+    fn push(self: &Arc<Self>, chore: Output, most: usize) -> Option<Output> {
+        let mut waiting = self.waiting();
+        if waiting.chores.len() >= most {
+            return Some(chore);
+        }
+        waiting.chores.push_back(chore);
+        if !waiting.busy {
+            waiting.busy = true;
+            let list = Arc::clone(self);
+            tokio::task::spawn_blocking(move || list.work());
+        }
+        None
+    }
+
+    fn work(&self) {
+        while let Some(chore) = self.next() {
+            let done = catch_unwind(AssertUnwindSafe(|| perform(self.guest.as_ref(), &self.records, chore)));
+            let panicked = |_| Some(Input::GuestFailed(GuestError::Other("the guest panicked".into())));
+            if let Some(input) = done.unwrap_or_else(panicked) {
+                // A session that is over does not want to know.
+                let _ = self.events.blocking_send(Event::Input(input));
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Output> {
+        let mut waiting = self.waiting();
+        let next = waiting.chores.pop_front();
+        if next.is_none() {
+            waiting.busy = false;
+            self.idle.notify_waiters();
+        }
+        next
     }
 }
 

@@ -87,6 +87,8 @@ impl Default for SourceConfig {
 
 /// Wait after a harvest that brought nothing.
 const IDLE_HARVEST: Duration = Duration::from_millis(5);
+/// The same for a guest that knows of writes still to come, and has none.
+const MORE_HARVEST: Duration = Duration::from_millis(50);
 /// Limits are broken when they are exceeded, so a deadline is just after its limit.
 const JUST_AFTER: Duration = Duration::from_micros(1);
 /// Pages that an extent should have at most: 256 KiB in plain, so that it, its bases and its ciphertext
@@ -417,6 +419,9 @@ impl Source {
         let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
         self.begin_round(now);
         if self.round.more_certain {
+            if self.dirty.pages() == 0 {
+                self.round.harvest_at = now + MORE_HARVEST;
+            }
             return Ok(());
         }
         match self.converge.round_ended(end) {
