@@ -37,6 +37,18 @@ impl LiveGuest {
         self
     }
 
+    /// Zeros, as a sink's guest starts out: what a transfer that was cut off left here goes.
+    pub(super) fn wipe(&self) -> Result<(), GuestError> {
+        let zeros = vec![0; 1 << 20];
+        let mut at = 0;
+        while let Some(rest) = self.arena.bytes().checked_sub(at).filter(|&rest| rest > 0) {
+            let part = zeros.get(..usize::try_from(rest).unwrap_or(usize::MAX)).unwrap_or(&zeros);
+            self.arena.write(at, part).map_err(|error| GuestError::io("the guest's memory", error))?;
+            at += 1 << 20;
+        }
+        Ok(())
+    }
+
     /// The guest runs elsewhere: this one ends, and its clients notice.
     pub(super) fn leave(&self) -> Result<(), GuestError> {
         self.tell(Command::Leave, Counters::default()).map(drop)

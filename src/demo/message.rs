@@ -37,6 +37,15 @@ pub(super) struct NodeStart {
     pub(super) identity: String,
     pub(super) trust: String,
     pub(super) records: PathBuf,
+    /// Started again after a crash: what is here may be in the middle of a transfer.
+    pub(super) again: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SinkStart {
+    pub(super) node: NodeStart,
+    /// Where to listen.
+    pub(super) at: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +55,8 @@ pub(super) struct SourceStart {
     pub(super) lanes: u16,
     pub(super) downtime_ms: u64,
     pub(super) bandwidth: Option<u64>,
+    /// A crash is to come: the limit until then.
+    pub(super) until_crash: Option<u64>,
     #[cfg(feature = "sim")]
     pub(super) fault: Option<super::Fault>,
 }
@@ -71,6 +82,8 @@ pub(super) enum Order {
     Cancel,
     /// Guest: serve again, because the node that paused it is gone and had not given up.
     Run,
+    /// Client: tell what was written since the last mark.
+    Mark,
     /// Client: stop writing, read every key.
     Verify,
 }
@@ -87,6 +100,10 @@ pub(super) enum Event {
     Verifying { done: u64, of: u64 },
     /// Client: writes acknowledged since the fill.
     Writing { acknowledged: u64 },
+    /// Client: writes acknowledged since the last mark, and the longest wait for one meanwhile.
+    Marked { writes: u64, gap_ms: u64 },
+    /// Source: the migration begins again from the first page, because the sink was started again.
+    Again,
     /// Source: statistics.
     Moving { figures: Box<Figures> },
     /// Node: the session is over.

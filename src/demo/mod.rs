@@ -18,6 +18,7 @@ mod child;
 mod client;
 mod clock;
 mod control;
+mod crash;
 mod entry;
 #[cfg(feature = "sim")]
 mod fault;
@@ -35,11 +36,12 @@ mod verdict;
 use std::time::Duration;
 
 use self::child::Part;
+use self::crash::Victim;
 #[cfg(feature = "sim")]
 use self::fault::Fault;
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
-use crate::units::{self, Bandwidth};
+use crate::units::{self, Bandwidth, Percent};
 
 /// Moves a live key-value store between two nodes on this machine and checks every write.
 #[derive(Debug, clap::Args)]
@@ -47,7 +49,12 @@ use crate::units::{self, Bandwidth};
 Examples:
   dwcp demo
   dwcp demo --size 1g --lanes 2 --write-rate 50000
+  dwcp demo --crash sink
+  dwcp demo --crash source --at 30%
   dwcp demo --json | tail -n 1
+
+--crash kills a node with -9 in the first round and starts it again; the migration then begins again
+by itself. Until the crash the link is limited, so that the first round lasts two seconds at most.
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
@@ -55,7 +62,7 @@ Exit codes:
   3  the guest is written to faster than it can be moved; it runs at the source
   7  interrupted; nothing of the run is left
   8  in doubt: a node died between giving up and being told that the guest runs
-  9  not exercised: fewer than 3 rounds, or no page was sent again")]
+  9  not exercised: fewer than 3 rounds, no page was sent again, or --crash came too late")]
 pub(crate) struct DemoArgs {
     /// TLS connections that carry pages
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -72,6 +79,12 @@ pub(crate) struct DemoArgs {
     /// Limit of all connections together, such as 1gbit or 50MB a second
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Bandwidth>,
+    /// Kill this node on the way, start it again, and let the migration finish by itself
+    #[arg(long, value_enum, value_name = "NODE")]
+    crash: Option<Victim>,
+    /// When --crash comes: so much of the guest has been sent once, 0% to 100%
+    #[arg(long, default_value = "60%", value_parser = share, requires = "crash")]
+    at: Percent,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     json: bool,
@@ -142,6 +155,11 @@ fn sentence(error: &anyhow::Error) -> String {
 /// Smallest guest: a table of a few thousand keys.
 const MIN_BYTES: u64 = 1 << 20;
 
+/// `60%`, or `60`.
+fn share(text: &str) -> Result<Percent, String> {
+    format!("{}%", text.strip_suffix('%').unwrap_or(text)).parse()
+}
+
 /// `256m`, `1g`: binary units, as memory is sold.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size of a guest; write a number and m or g, at least 1m, such as 256m");
@@ -158,6 +176,14 @@ fn size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_a_percentage_with_or_without_its_sign() {
+        assert_eq!((share("60").unwrap().number(), share("100%").unwrap().number()), (60, 100));
+        for bad in ["", "%", "101", "-1%", "60%%", "half"] {
+            assert!(share(bad).unwrap_err().contains("0% to 100%"), "{bad}");
+        }
+    }
 
     #[test]
     fn a_size_has_a_unit() {
