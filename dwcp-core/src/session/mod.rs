@@ -172,6 +172,12 @@ pub enum Input {
     },
     /// Somebody wants the transfer to end.
     Cancel,
+    /// Sink: its source has come with another session. Ends this one if lane 0 is lost and nothing is left that only
+    /// this one can do; else it changes nothing.
+    Superseded {
+        /// The source offers the same transfer again, so it has not given up.
+        again: bool,
+    },
     /// A new limit in bytes per second on all lanes together, or none.
     Bandwidth(Option<NonZeroU64>),
 }

@@ -25,8 +25,8 @@ use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time}
 use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
-    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId, Offer, Pause,
-    Ping, Ready, Run, Running,
+    AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId,
+    Offer, Pause, Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -562,6 +562,26 @@ impl Sink {
         self.close_lanes();
     }
 
+    /// A lane 0 that fell silent is lost, too (T-2), whatever the kernel says. spec: S-10, O-6
+    fn superseded(&mut self, again: bool) -> Result<(), SessionError> {
+        if self.control_up {
+            return Ok(());
+        }
+        match self.state {
+            State::Ready if again => {
+                let text = "its source offers it again".into();
+                Err(SessionError::PeerAborted { reason: AbortReason::Cancelled, text })
+            }
+            State::Ready | State::Starting | State::RecordingRan | State::Ended => Ok(()),
+            // Who asks later is answered by the record.
+            State::Running => {
+                self.finish(Owner::Sink, None);
+                Ok(())
+            }
+            _ => Err(SessionError::Cancelled),
+        }
+    }
+
     fn control_up(&mut self, now: Time) {
         self.control_up = true;
         self.control_since = now;
@@ -669,6 +689,7 @@ impl Sink {
             // After RUN it is too late.
             Input::Cancel if self.ran() => {}
             Input::Cancel => return Err(SessionError::Cancelled),
+            Input::Superseded { again } => self.superseded(again)?,
             Input::Tick
             | Input::SessionLost
             | Input::LaneUp { .. }

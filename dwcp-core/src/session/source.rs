@@ -624,7 +624,12 @@ impl Source {
             Input::PersistFailed { text } => self.persist_failed(now, text),
             Input::Cancel => self.cancel(now),
             Input::Bandwidth(rate) => self.pace.set(now, rate),
-            Input::Tick | Input::LaneJoin { .. } | Input::Applied(_) | Input::Staged | Input::Running => {}
+            Input::Tick
+            | Input::LaneJoin { .. }
+            | Input::Applied(_)
+            | Input::Staged
+            | Input::Running
+            | Input::Superseded { .. } => {}
         }
         Ok(())
     }
