@@ -130,6 +130,22 @@ fn a_crashed_node_is_started_again_and_nothing_is_lost() {
     }
 }
 
+/// The source gave the guest up, the sink was told to run it, and one of the two dies: what is left are records.
+#[test]
+fn a_crash_at_the_switch_over_is_ended_by_one_question() {
+    for victim in ["sink", "source"] {
+        let mut demo = Demo::start(&["--size", "8m", "--write-rate", "5000", "--crash", victim, "--at", "switch-over"]);
+        assert!(demo.until("crash", None)["at_pct"].is_null());
+        demo.until("restarted", None);
+        let (status, summary) = demo.end();
+        assert_eq!((&summary["verdict"], status.code()), (&"ok".into(), Some(0)), "{victim}: {summary}");
+        assert_eq!((&summary["owner"], &summary["lost_writes"]), (&"sink".into(), &0.into()), "{summary}");
+        assert_eq!((&summary["crash"], &summary["pages_again_ms"]), (&victim.into(), &Value::Null), "{summary}");
+        assert!(summary["root_sink"].is_string() && summary["away_writes"].is_null(), "{summary}");
+        assert!(summary["away_gap_ms"].as_f64() >= summary["restart_ms"].as_f64().map(f64::floor), "{summary}");
+    }
+}
+
 #[test]
 fn an_idle_guest_proves_nothing_and_says_so() {
     let (status, summary) = Demo::start(&["--size", "4m", "--write-rate", "0"]).end();

@@ -25,10 +25,11 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dwcp_core::failpoint::NAMES;
 use operator::{LIMIT, Lines, Place, Receiver, noise, run};
+use tokio::time::Instant;
 
 /// One lane carries more than half its window, so that credit is granted on the way.
 const BYTES: usize = 5_000_123;

@@ -46,6 +46,8 @@ pub(super) struct SinkStart {
     pub(super) node: NodeStart,
     /// Where to listen.
     pub(super) at: String,
+    /// Tell of RUN, and do not obey before [`Order::Go`].
+    pub(super) hold: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,7 +57,9 @@ pub(super) struct SourceStart {
     pub(super) lanes: u16,
     pub(super) downtime_ms: u64,
     pub(super) bandwidth: Option<u64>,
-    /// A crash is to come: the limit until then.
+    /// Either node will be killed and started again.
+    pub(super) crash: bool,
+    /// Bytes per second until then.
     pub(super) until_crash: Option<u64>,
     #[cfg(feature = "sim")]
     pub(super) fault: Option<super::Fault>,
@@ -76,7 +80,7 @@ pub(super) struct ClientStart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Order {
-    /// Source: begin the transfer.
+    /// Source: begin the transfer. Sink: run the guest that is held.
     Go,
     /// Source: end it.
     Cancel,
@@ -102,6 +106,8 @@ pub(super) enum Event {
     Writing { acknowledged: u64 },
     /// Client: writes acknowledged since the last mark, and the longest wait for one meanwhile.
     Marked { writes: u64, gap_ms: u64 },
+    /// Sink: it was told to run the guest, and waits with that.
+    Held,
     /// Source: the migration begins again from the first page, because the sink was started again.
     Again,
     /// Source: statistics.

@@ -36,12 +36,12 @@ mod verdict;
 use std::time::Duration;
 
 use self::child::Part;
-use self::crash::Victim;
+use self::crash::{Moment, Victim};
 #[cfg(feature = "sim")]
 use self::fault::Fault;
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
-use crate::units::{self, Bandwidth, Percent};
+use crate::units::{self, Bandwidth};
 
 /// Moves a live key-value store between two nodes on this machine and checks every write.
 #[derive(Debug, clap::Args)]
@@ -51,10 +51,12 @@ Examples:
   dwcp demo --size 1g --lanes 2 --write-rate 50000
   dwcp demo --crash sink
   dwcp demo --crash source --at 30%
+  dwcp demo --crash sink --at switch-over
   dwcp demo --json | tail -n 1
 
---crash kills a node with -9 in the first round and starts it again; the migration then begins again
-by itself. Until the crash the link is limited, so that the first round lasts two seconds at most.
+--crash kills a node with -9 and starts it again; the migration finishes by itself, from the first page
+or, after the switch-over began, by one question. Before a crash in the first round the link is limited
+to half of --size a second, or the guest would have moved before.
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
@@ -82,9 +84,10 @@ pub(crate) struct DemoArgs {
     /// Kill this node on the way, start it again, and let the migration finish by itself
     #[arg(long, value_enum, value_name = "NODE")]
     crash: Option<Victim>,
-    /// When --crash comes: so much of the guest has been sent once, 0% to 100%
-    #[arg(long, default_value = "60%", value_parser = share, requires = "crash")]
-    at: Percent,
+    /// When --crash comes: so much of the guest has been sent once, 0% to 100%; or switch-over, when it
+    /// is given up and not yet running again
+    #[arg(long, default_value = "60%", value_name = "WHEN", requires = "crash")]
+    at: Moment,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     json: bool,
@@ -155,11 +158,6 @@ fn sentence(error: &anyhow::Error) -> String {
 /// Smallest guest: a table of a few thousand keys.
 const MIN_BYTES: u64 = 1 << 20;
 
-/// `60%`, or `60`.
-fn share(text: &str) -> Result<Percent, String> {
-    format!("{}%", text.strip_suffix('%').unwrap_or(text)).parse()
-}
-
 /// `256m`, `1g`: binary units, as memory is sold.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size of a guest; write a number and m or g, at least 1m, such as 256m");
@@ -176,14 +174,6 @@ fn size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_share_is_a_percentage_with_or_without_its_sign() {
-        assert_eq!((share("60").unwrap().number(), share("100%").unwrap().number()), (60, 100));
-        for bad in ["", "%", "101", "-1%", "60%%", "half"] {
-            assert!(share(bad).unwrap_err().contains("0% to 100%"), "{bad}");
-        }
-    }
 
     #[test]
     fn a_size_has_a_unit() {

@@ -37,7 +37,10 @@ pub(super) async fn source() -> anyhow::Result<()> {
     report(&Event::Ready { address: None });
     while orders.recv().await != Some(Order::Go) {}
     let told = match given_up(&endpoint)? {
-        Some(record) => follow(endpoint.ask(&start.to, &record, config(&start, None)).await?, &mut orders).await,
+        Some(record) => {
+            let session = endpoint.ask(&start.to, &record, config(&start, None)).await?;
+            follow(session, &guest, &mut orders).await
+        }
         None => migrate(&start, &endpoint, &guest, &mut orders).await?,
     };
     let moved = told.outcome.owner == session::Owner::Sink;
@@ -76,9 +79,9 @@ async fn migrate(
     loop {
         let moved: Arc<dyn Guest> = Arc::<LiveGuest>::clone(guest);
         let session = endpoint.send(&start.to, transfer.clone(), moved, config(start, limit)).await?;
-        let told = follow(session, orders).await;
+        let told = follow(session, guest, orders).await;
         match &told.outcome.error {
-            Some(SessionError::PeerRestarted) if start.until_crash.is_some() => {
+            Some(SessionError::PeerRestarted) if start.crash => {
                 limit = None;
                 report(&Event::Again);
             }
@@ -98,7 +101,7 @@ fn config(start: &SourceStart, limit: Option<u64>) -> SourceConfig {
         lanes: start.lanes,
         downtime_budget: Duration::from_millis(start.downtime_ms),
         stall_patience: STALL_PATIENCE,
-        reconnect_limit: if start.until_crash.is_some() { RESTART_LIMIT } else { RECONNECT_LIMIT },
+        reconnect_limit: if start.crash { RESTART_LIMIT } else { RECONNECT_LIMIT },
         bandwidth: limit.or(start.bandwidth).and_then(NonZeroU64::new),
         // A quarter of the guest, as a service would afford.
         shadow_bytes: start.node.place.arena_bytes / 4,
@@ -109,7 +112,8 @@ fn config(start: &SourceStart, limit: Option<u64>) -> SourceConfig {
 pub(super) async fn sink() -> anyhow::Result<()> {
     let (start, orders) = orders::<SinkStart>()?;
     let mut orders = relay(orders)?;
-    let guest = Arc::new(LiveGuest::attach(&start.node.place)?);
+    let guest = LiveGuest::attach(&start.node.place)?;
+    let guest = Arc::new(if start.hold { guest.held() } else { guest });
     let endpoint = endpoint(&start.node)?;
     let records = endpoint.records().list()?.records;
     let mut runs = records.iter().any(|record| record.standing == Standing::Ran);
@@ -134,7 +138,7 @@ pub(super) async fn sink() -> anyhow::Result<()> {
             Incoming::Ask(ask) => ask.accept(moved, SinkConfig::default()),
             _ => continue,
         };
-        let told = follow(session, &mut orders).await;
+        let told = follow(session, &guest, &mut orders).await;
         runs |= told.outcome.owner != session::Owner::Source;
         told.report();
     }
@@ -168,7 +172,7 @@ impl Told {
 }
 
 /// Tells how a session goes, until it is over.
-async fn follow(mut session: Session, orders: &mut mpsc::Receiver<Order>) -> Told {
+async fn follow(mut session: Session, guest: &LiveGuest, orders: &mut mpsc::Receiver<Order>) -> Told {
     let mut progress = session.progress();
     let outcome = loop {
         tokio::select! {
@@ -177,7 +181,11 @@ async fn follow(mut session: Session, orders: &mut mpsc::Receiver<Order>) -> Tol
                 let figures = Box::new(Figures::of(&progress.borrow_and_update()));
                 report(&Event::Moving { figures });
             }
-            Some(Order::Cancel) = orders.recv() => session.cancel(),
+            Some(order) = orders.recv() => match order {
+                Order::Cancel => session.cancel(),
+                Order::Go => guest.let_go(),
+                _ => {}
+            },
         }
     };
     let figures = Figures::of(&progress.borrow_and_update());

@@ -63,7 +63,11 @@ async fn course(
     let at_rate = args.bandwidth.map_or(0, |rate| args.size / rate.0 * 3);
     let limit = MOVE_LIMIT + Duration::from_secs(at_rate);
     let crash = crash::pull((args, scene), watch, cast, say, limit).await?;
-    let ending = transfer(scene, watch, cast, limit).await?;
+    let mut ending = transfer(scene, watch, cast, limit).await?;
+    if let Some(crash) = crash.as_ref().filter(|_| ending.figures.rounds.is_empty()) {
+        // A node that only asks has moved nothing: what its predecessor told still holds.
+        ending.figures = crash.before.clone();
+    }
     let verified = if ending.owner == Owner::InDoubt { None } else { Some(verify(watch, cast).await?) };
     let sink = watch.seen.sink.take().map(|over| over.figures);
     Ok(Findings { ending, sink, verified, crash })
@@ -150,7 +154,7 @@ impl Cast {
         let guest_a = scene.guest(Who::GuestAtSource, say).await?;
         let guest_b = scene.guest(Who::GuestAtSink, say).await?;
         watch.until_ready(&[Who::GuestAtSource, Who::GuestAtSink]).await?;
-        let node_b = scene.node_b(None, say).await?;
+        let node_b = scene.node_b(args, None, say).await?;
         watch.until_ready(&[Who::NodeB]).await?;
         let address = watch.seen.address.clone().context("node B does not say where it listens")?;
         let node_a = scene.node_a(args, address, false, say).await?;
@@ -190,9 +194,11 @@ pub(super) struct Seen {
     phase: String,
     rounds: usize,
     pub(super) last: Option<Figures>,
+    /// Node B waits with RUN.
+    pub(super) held: bool,
     /// Node A has begun again.
     pub(super) again: bool,
-    pub(super) marked: Option<(u64, u64)>,
+    pub(super) marked: Vec<(u64, u64)>,
     pub(super) source: Option<Ending>,
     sink: Option<Ending>,
     verified: Option<Verified>,
@@ -287,7 +293,8 @@ impl Watch {
                     seen.sink = Some(ending);
                 }
             }
-            Event::Marked { writes, gap_ms } => seen.marked = Some((writes, gap_ms)),
+            Event::Marked { writes, gap_ms } => seen.marked.push((writes, gap_ms)),
+            Event::Held => seen.held = true,
             Event::Again => {
                 seen.again = true;
                 seen.last = None;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::DemoArgs;
 use super::arena::Arena;
 use super::child::{Child, Said, Who};
-use super::crash;
+use super::crash::{self, Moment};
 use super::message::{ClientStart, GuestPlace, GuestStart, NodeStart, Opening, SinkStart, SourceStart};
 use super::store;
 
@@ -100,9 +100,15 @@ impl Scene {
     }
 
     /// The sink's node; `again`: where the one before it has listened.
-    pub(super) async fn node_b(&self, again: Option<String>, said: &mpsc::Sender<Said>) -> anyhow::Result<Child> {
+    pub(super) async fn node_b(
+        &self,
+        args: &DemoArgs,
+        again: Option<String>,
+        said: &mpsc::Sender<Said>,
+    ) -> anyhow::Result<Child> {
+        let hold = args.crash.is_some() && args.at == Moment::SwitchOver && again.is_none();
         let node = self.node(&self.guest_b, &self.keys_b, "records-b", again.is_some());
-        let start = SinkStart { node, at: again.unwrap_or_else(|| "127.0.0.1:0".into()) };
+        let start = SinkStart { node, at: again.unwrap_or_else(|| "127.0.0.1:0".into()), hold };
         self.start(Who::NodeB, start, said).await
     }
 
@@ -115,7 +121,8 @@ impl Scene {
     ) -> anyhow::Result<Child> {
         let start = SourceStart {
             node: self.node(&self.guest_a, &self.keys_a, "records-a", again),
-            until_crash: args.crash.filter(|_| !again).map(|_| crash::limit(args)),
+            crash: args.crash.is_some(),
+            until_crash: args.crash.filter(|_| !again).and_then(|_| crash::limit(args)),
             to,
             lanes: args.lanes,
             downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),

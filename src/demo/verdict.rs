@@ -175,10 +175,10 @@ fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Sum
         write_rate: verified.map(|verified| verified.rate),
         keys: verified.map(|verified| verified.keys),
         crash: crash.map(|crash| crash.victim.as_str()),
-        crash_at_pct: crash.map(|crash| crash.at),
+        crash_at_pct: crash.and_then(|crash| crash.at),
         restart_ms: crash.map(|crash| precise(crash.restart)),
         pages_again_ms: crash.and_then(|crash| crash.flowing).map(precise),
-        away_writes: crash.map(|crash| crash.writes),
+        away_writes: crash.and_then(|crash| crash.writes),
         away_gap_ms: crash.map(|crash| crash.gap_ms),
     }
 }
@@ -225,18 +225,22 @@ fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
 
 /// What the crash cost.
 fn of_crash(crash: &Crash) -> [String; 2] {
-    let Crash { victim, at, restart, flowing, writes, gap_ms } = crash;
+    let Crash { victim, at, restart, flowing, writes, gap_ms, .. } = crash;
+    let guest = writes.map_or("stood still until that was answered".to_owned(), |writes| {
+        format!("ran on: {writes} writes acknowledged")
+    });
+    let at = at.map_or("the switch-over".to_owned(), |at| format!("{at} %"));
     let flowing = flowing.map_or_else(
-        || "the guest was given up already, and it only asked".to_owned(),
+        || "the guest was given up already, and one question was left".to_owned(),
         |after| format!("pages flowed again after {:.1} ms", precise(after)),
     );
     let node = victim.as_str();
     [
         format!(
-            "crash          the {node}'s node was killed (-9) at {at} %; there again after {:.1} ms; {flowing}",
+            "crash          the {node}'s node was killed (-9) at {at}; there again after {:.1} ms; {flowing}",
             precise(*restart)
         ),
-        format!("meanwhile      the guest ran on: {writes} writes acknowledged; the client waited {gap_ms} ms at most"),
+        format!("meanwhile      the guest {guest}; the client waited {gap_ms} ms at most"),
     ]
 }
 
