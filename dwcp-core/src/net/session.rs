@@ -44,6 +44,12 @@ impl Session {
         self.tell(Input::Cancel);
     }
 
+    /// Ends the transfer because this node shuts down, unless it is being switched over: that goes on, until it is
+    /// done or [`Session::cancel`] ends it. The peer is told that it may come back; what a sink holds durably stays.
+    pub fn retire(&self) {
+        self.tell(Input::Retire);
+    }
+
     /// At a sink: ends the session if its connection is lost and nothing was promised, because its
     /// source has come back with another. Returns whether it ends.
     pub async fn supersede(&self) -> bool {

@@ -76,6 +76,8 @@ pub struct Sink {
     promise: Option<Promise>,
     /// From which page on the source has still to be told what is held. `None`: ACCEPT was said.
     telling: Option<FlatPage>,
+    /// This node shuts down.
+    retiring: bool,
     control_up: bool,
     control_since: Time,
     heard_at: Time,
@@ -154,6 +156,7 @@ impl Sink {
             pause: None,
             promise: None,
             telling: None,
+            retiring: false,
             control_up: true,
             control_since: Time::default(),
             heard_at: Time::default(),
@@ -562,6 +565,16 @@ impl Sink {
         self.close_lanes();
     }
 
+    /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
+    fn retire(&mut self) -> Result<(), SessionError> {
+        self.retiring = true;
+        let paused = self.pause.as_ref().is_some_and(|pausing| !pausing.checked);
+        if matches!(self.state, State::Idle | State::Receiving) && !paused {
+            return Err(SessionError::ShuttingDown);
+        }
+        Ok(())
+    }
+
     /// A lane 0 that fell silent is lost, too (T-2), whatever the kernel says. spec: S-10, O-6
     fn superseded(&mut self, again: bool) -> Result<(), SessionError> {
         if self.control_up {
@@ -610,7 +623,10 @@ impl Sink {
         if self.state == State::Ended {
             return;
         }
+        // A source that was told READY finds the promise again at the next process: nothing is taken back.
+        let kept = self.promised() && matches!(error, SessionError::ShuttingDown);
         if self.control_up
+            && !kept
             && let Some(frame) = error.frame()
         {
             self.say(frame);
@@ -688,7 +704,9 @@ impl Sink {
             Input::GuestFailed(error) => return Err(error.into()),
             // After RUN it is too late.
             Input::Cancel if self.ran() => {}
+            Input::Cancel if self.retiring => return Err(SessionError::ShuttingDown),
             Input::Cancel => return Err(SessionError::Cancelled),
+            Input::Retire => self.retire()?,
             Input::Superseded { again } => self.superseded(again)?,
             Input::Tick
             | Input::SessionLost

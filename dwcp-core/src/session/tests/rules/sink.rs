@@ -325,6 +325,34 @@ fn a_sink_that_is_ready_waits_for_ever_and_one_that_is_not_does_not() {
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
 }
 
+// spec: R-3
+#[test]
+fn a_node_that_shuts_down_parks_what_is_not_whole_and_hands_over_the_rest() {
+    let is_shutdown = |frame: &Frame| matches!(frame, Frame::Abort(abort) if abort.reason == AbortReason::Shutdown);
+    let outputs = joined().feed(Input::Retire);
+    assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+
+    // The device state is still on its way: that takes no time worth a transfer.
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    assert!(outcome(&bench.feed(Input::Retire)).is_none());
+    assert!(asked!(bench.hear(part(1, 0, DEVICES)), Output::Stage { .. }));
+    let outputs = bench.feed(Input::Cancel);
+    assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park), "its time is over");
+
+    let mut bench = ready();
+    assert!(outcome(&bench.feed(Input::Retire)).is_none());
+    assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+
+    let mut bench = ready();
+    bench.feed(Input::Retire);
+    let outputs = bench.feed(Input::Cancel);
+    assert!(frames(&outputs).is_empty(), "the promise stands");
+    assert!(!asked!(outputs, Output::Park) && !asked!(outputs, Output::Forget(_)));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::InDoubt);
+}
+
 // spec: S-10, O-6, T-2
 #[test]
 fn a_source_that_comes_again_ends_what_it_lost_and_nothing_else() {
