@@ -808,10 +808,17 @@ fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
     (address, gave_up)
 }
 
+/// Whether all may pass, once somebody has said so or never will.
+fn wait_for(gone: &std::sync::Mutex<(mpsc::Receiver<()>, bool)>) -> bool {
+    let (gone, open) = &mut *gone.lock().unwrap();
+    *open = *open || gone.recv_timeout(LIMIT).is_ok();
+    *open
+}
+
 /// The same, until somebody says that RUN may pass.
 fn late_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
     let (go, gone) = mpsc::sync_channel(1);
-    let gone = std::sync::Arc::new(std::sync::Mutex::new(gone));
+    let gone = std::sync::Arc::new(std::sync::Mutex::new((gone, false)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, receiver) = (listener.local_addr().unwrap().to_string(), receiver.to_owned());
     let (tell, gave_up) = mpsc::channel();
@@ -830,12 +837,13 @@ fn late_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>, mpsc
                     let gave_up = Records::open(&state).unwrap().list().is_ok_and(|records| !records.is_empty());
                     let stops = gave_up && {
                         let _ = tell.send(());
-                        gone.lock().unwrap().recv().is_err()
+                        !wait_for(&gone)
                     };
                     if !stops && sink.write_all(&bytes[..count]).is_err() {
                         return;
                     }
                 }
+                let _ = sink.shutdown(Shutdown::Write);
             });
         }
     });
@@ -863,10 +871,8 @@ fn a_stopped_receiver_finishes_what_has_come_whole_or_leaves_a_doubt_that_the_ne
             let address = receiver.address.clone();
             receiver = Receiver::start(&mut place.receive_at(&address));
             // RUN, lost on its way before, is said again on each new connection.
-            while sending.child.try_wait().unwrap().is_none() {
-                let _ = go.try_send(());
-                std::thread::yield_now();
-            }
+            go.send(()).unwrap();
+            sending.child.wait().unwrap();
             receiver.stop();
         }
         assert_eq!(sending.until("summary")["verdict"], "ok");

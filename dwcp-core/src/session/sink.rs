@@ -568,6 +568,10 @@ impl Sink {
     /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
     fn retire(&mut self) -> Result<(), SessionError> {
         self.retiring = true;
+        if self.state == State::Running && !self.control_up {
+            // Who asks later is answered by the record.
+            self.finish(Owner::Sink, None);
+        }
         let paused = self.pause.as_ref().is_some_and(|pausing| !pausing.checked);
         if matches!(self.state, State::Idle | State::Receiving) && !paused {
             return Err(SessionError::ShuttingDown);
@@ -684,7 +688,7 @@ impl Sink {
         match input {
             Input::Start => self.start(now),
             Input::Frame(frame) => self.frame(now, frame)?,
-            Input::ControlDown { clean } => self.control_down(now, clean),
+            Input::ControlDown { clean } => self.control_down(now, clean || self.retiring),
             Input::ControlUp => self.control_up(now),
             Input::LaneJoin { lane } => self.lane_join(lane),
             Input::LaneDown { lane } => self.lane_down(lane),
@@ -703,6 +707,7 @@ impl Sink {
             Input::PersistFailed { text } => return Err(SessionError::Record { text }),
             Input::GuestFailed(error) => return Err(error.into()),
             // After RUN it is too late.
+            Input::Cancel if self.state == State::Running && self.retiring => self.finish(Owner::Sink, None),
             Input::Cancel if self.ran() => {}
             Input::Cancel if self.retiring => return Err(SessionError::ShuttingDown),
             Input::Cancel => return Err(SessionError::Cancelled),

@@ -345,6 +345,20 @@ fn a_node_that_shuts_down_parks_what_is_not_whole_and_hands_over_the_rest() {
     assert!(outcome(&bench.feed(Input::Retire)).is_none());
     assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
 
+    // Nobody waits for a source that was lost after its guest ran.
+    for (first, then) in [
+        (Input::Retire, Input::ControlDown { clean: false }),
+        (Input::ControlDown { clean: false }, Input::Retire),
+        (Input::Retire, Input::Cancel),
+    ] {
+        let mut bench = ready();
+        bench.hear(Frame::Run(run(1)));
+        bench.feed(Input::Running);
+        bench.feed(Input::Persisted);
+        assert!(outcome(&bench.feed(first)).is_none());
+        assert_eq!(outcome(&bench.feed(then)).unwrap().owner, Owner::Sink);
+    }
+
     let mut bench = ready();
     bench.feed(Input::Retire);
     let outputs = bench.feed(Input::Cancel);
