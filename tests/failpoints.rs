@@ -289,6 +289,34 @@ fn a_process_that_dies_anywhere_costs_time_and_nothing_else() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+/// A receiver that dies of this very image, whenever it is started again, is not helped by sending it for ever.
+#[test]
+fn a_receiver_that_dies_of_its_transfer_every_time_is_given_up() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(BYTES)).unwrap();
+    let dies = |command: &mut Command| Receiver::start(command.env("DWCP_FAILPOINT", "sink.sends.ACCEPT"));
+    let mut receiver = dies(&mut place.receive());
+    let address = receiver.address.clone();
+    let mut sending = Lines::start(place.send(&address, "vm1").arg("--json").arg(&image));
+    let mut deaths = 0;
+    while sending.child.try_wait().unwrap().is_none() {
+        if let Some(status) = receiver.lines.child.try_wait().unwrap() {
+            assert!(killed(status), "the receiver ends with {status}");
+            deaths += 1;
+            receiver = dies(&mut place.receive_at(&address));
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    let summary = sending.until("summary");
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (1, &"failed".into()), "{err}");
+    assert!(summary["error"].as_str().unwrap().contains("restarted 10 times"), "{summary}");
+    assert!(summary["advice"].as_str().unwrap().contains("The source is intact"), "{summary}");
+    assert_eq!(deaths, 11, "{err}");
+    receiver.stop();
+}
+
 #[test]
 fn every_point_of_the_code_is_in_the_list_and_both_ends_have_many() {
     let mut faults = Vec::new();

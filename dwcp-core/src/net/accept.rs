@@ -146,7 +146,9 @@ impl Listener {
         self.address
     }
 
-    /// The next thing that a peer wants. Cancel safe.
+    /// The next thing that a peer wants; `None` once it was closed.
+    ///
+    /// Cancel safe: dropped, it has taken nothing; what waits is there for the next call.
     pub async fn accept(&mut self) -> Option<Incoming> {
         self.incoming.recv().await
     }
