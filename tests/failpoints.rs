@@ -42,7 +42,7 @@ const TRIES: usize = 30;
 const PRELUDES: [(&str, &str); 12] = [
     ("sink.sends.HAVE", "source.lane.written:9"),
     ("sink.sent.HAVE", "source.lane.written:9"),
-    ("source.received.HAVE", "sink.lane.written:9"),
+    ("source.received.HAVE", "sink.lane.written:15"),
     ("source.performs.redial", "sink.lane.written:3"),
     ("source.chore.resume.before", "sink.received.PAUSE"),
     ("source.chore.resume.after", "sink.received.PAUSE"),
@@ -241,7 +241,7 @@ fn send(place: &Place, cell: Cell, to: &str, image: &Path) -> Command {
     command.args(["--json", "--lanes", "1"]).arg(image);
     // Slow enough for the journal of the sink to know pages when it is cut off.
     if cell.point.ends_with("HAVE") {
-        command.args(["--bandwidth", "20MB"]);
+        command.args(["--bandwidth", "6MB"]);
     }
     command
 }

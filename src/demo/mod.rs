@@ -64,7 +64,7 @@ Exit codes:
   3  the guest is written to faster than it can be moved; it runs at the source
   7  interrupted; nothing of the run is left
   8  in doubt: a node died between giving up and being told that the guest runs
-  9  not exercised: fewer than 3 rounds, no page was sent again, or --crash came too late")]
+  9  not exercised: no page was sent again, fewer than 3 rounds without --crash, or it came too late")]
 pub(crate) struct DemoArgs {
     /// TLS connections that carry pages
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
