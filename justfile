@@ -55,6 +55,10 @@ netns +IMAGES:
     cargo build --release
     tests/netns.sh {{IMAGES}}
 
+# Kills a process at each named point of a transfer, in a debug build; DWCP_CELL names one point
+failpoints:
+    cargo test --test failpoints -- --nocapture
+
 # Kills either end of a transfer with -9 so many times, and compares every byte
 crash KILLS="200" SEED="1":
     cargo build --release

@@ -54,7 +54,7 @@ impl Guest for Numbers {
 
     fn read(&self, _: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
         for (page, bytes) in (first..).zip(into.chunks_exact_mut(4096)) {
-            let mut state = self.seed << 32 | u64::from(page) + 1;
+            let mut state = (self.seed << 32) | (u64::from(page) + 1);
             for word in bytes.chunks_exact_mut(16) {
                 state ^= state << 13;
                 state ^= state >> 7;

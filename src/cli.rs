@@ -155,8 +155,9 @@ Examples:
 
 An image becomes visible under its name only after both ends agreed on its digest. What the receiver
 has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
-Ctrl-C while nothing is under way is a good end. Without --once a transfer that failed is no failure
-of the receiver; one in doubt is."))]
+Ctrl-C and SIGTERM are a good end: nothing new is taken, what has come whole is handed over if that can be
+done within --grace, the rest is parked and goes on with the next `dwcp receive`; its sender waits for that.
+Once more leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]
@@ -173,6 +174,9 @@ pub(crate) struct ReceiveArgs {
     /// offered, so that a disk that is too small is told at once
     #[arg(long)]
     pub(crate) sparse: bool,
+    /// When stopped: how long what has come whole may take to be handed over
+    #[arg(long, default_value = "30s", value_parser = units::duration)]
+    pub(crate) grace: Duration,
     /// End after one transfer, with its exit code
     #[arg(long)]
     pub(crate) once: bool,

@@ -84,7 +84,7 @@ impl Exit {
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,
             SessionError::Unreachable { .. } | SessionError::LanesUsedUp { .. } => Self::Unreachable,
-            SessionError::Cancelled => Self::Interrupted,
+            SessionError::Cancelled | SessionError::ShuttingDown => Self::Interrupted,
             SessionError::PeerAborted { reason: AbortReason::Cancelled | AbortReason::Shutdown, .. } => {
                 Self::Interrupted
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
-use dwcp_core::session::{Outcome, Owner, SinkConfig, Standing};
+use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let address = listener.local_addr().to_string();
     report.say(&format!("listening on {address}, storing in {}", args.dir.display()));
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(Stop::No);
     let records = endpoint.records().clone();
     let mut desk = Desk {
         args,
@@ -169,8 +169,18 @@ struct Desk<'a> {
     /// Offers for the end of the session that holds their name.
     waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
-    stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<Stop>,
     tally: Tally,
+}
+
+/// How a receiver is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// Finish what has come whole, park the rest.
+    Retire,
+    /// The time for that is over.
+    Cut,
 }
 
 /// A session that is followed, and how to ask it for its place.
@@ -183,18 +193,19 @@ struct Held {
 struct Done {
     transfer: TransferId,
     exit: Exit,
+    /// Its pages wait for the next receiver, which is no failure of this one.
+    parked: bool,
 }
 
 #[derive(Debug, Default)]
 struct Tally {
     received: u64,
     failed: u64,
+    parked: u64,
     refused: u64,
     /// Of a transfer in doubt, or else of the last that failed.
     exit: Option<Exit>,
     interrupted: bool,
-    /// The interrupt ended a transfer: one that was all but done is done all the same.
-    cut: bool,
 }
 
 #[derive(Serialize)]
@@ -207,8 +218,9 @@ struct Refused<'a> {
 
 impl Desk<'_> {
     /// Until somebody interrupts it, or one transfer is done with `--once`.
-    async fn serve(&mut self, listener: &mut Listener, interrupts: &mut Interrupts, stop: &watch::Sender<bool>) {
+    async fn serve(&mut self, listener: &mut Listener, interrupts: &mut Interrupts, stop: &watch::Sender<Stop>) {
         let mut open = true;
+        let mut limit = None;
         loop {
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
@@ -234,8 +246,13 @@ impl Desk<'_> {
                     self.tally.interrupted = true;
                     open = false;
                     listener.close();
-                    self.report.warn("cancelling what is under way; once more to leave at once");
-                    let _ = stop.send(true);
+                    self.report.warn("finishing what has come whole, parking the rest; once more to leave at once");
+                    limit = Some(Instant::now() + self.args.grace);
+                    let _ = stop.send(Stop::Retire);
+                }
+                () = passed(limit) => {
+                    limit = None;
+                    let _ = stop.send(Stop::Cut);
                 }
                 else => return,
             }
@@ -390,16 +407,16 @@ impl Desk<'_> {
             self.held.remove(&done.transfer);
             self.waiting.remove(&done.transfer)
         });
+        let parked = done.is_some_and(|done| done.parked);
         if exit == Exit::Ok {
             self.tally.received += 1;
         } else {
-            self.tally.failed += 1;
-            self.tally.cut |= self.tally.interrupted;
+            *if parked { &mut self.tally.parked } else { &mut self.tally.failed } += 1;
             // A doubt is what an operator must hear of, whatever else fails later.
             self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
         }
         self.tidy();
-        if let Some(incoming) = next {
+        if let Some(incoming) = next.filter(|_| !self.tally.interrupted) {
             self.offered(incoming);
         }
     }
@@ -419,14 +436,14 @@ impl Desk<'_> {
     }
 
     fn close(self) -> Exit {
-        let Tally { received, failed, refused, exit, cut, .. } = self.tally;
+        let Tally { received, failed, parked, refused, exit, .. } = self.tally;
         let exit = match exit {
             // One that fails among many is no failure of the receiver.
             Some(exit) if self.args.once || exit == Exit::InDoubt => exit,
-            _ if cut || !self.running.is_empty() => Exit::Interrupted,
+            _ if !self.running.is_empty() => Exit::Interrupted,
             _ => Exit::Ok,
         };
-        self.report.event("summary", &Summary { verdict: exit.word(), received, failed, refused });
+        self.report.event("summary", &Summary { verdict: exit.word(), received, failed, parked, refused });
         exit
     }
 }
@@ -436,7 +453,16 @@ struct Summary<'a> {
     verdict: &'a str,
     received: u64,
     failed: u64,
+    parked: u64,
     refused: u64,
+}
+
+/// Until then, or for ever.
+async fn passed(limit: Option<Instant>) {
+    match limit {
+        Some(limit) => tokio::time::sleep_until(limit).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Which transfer, and whose.
@@ -488,13 +514,13 @@ impl Watch {
     async fn until_over(
         self,
         mut session: Session,
-        mut stopped: watch::Receiver<bool>,
+        mut stopped: watch::Receiver<Stop>,
         mut superseded: mpsc::Receiver<oneshot::Sender<bool>>,
     ) -> Done {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
-        let (mut told, mut cancelled) = (started, false);
+        let mut told = started;
         let outcome = loop {
             tokio::select! {
                 outcome = session.outcome() => break outcome,
@@ -509,10 +535,11 @@ impl Watch {
                 Some(ends) = superseded.recv() => {
                     let _ = ends.send(session.supersede().await);
                 }
-                Ok(()) = stopped.changed(), if !cancelled => {
-                    cancelled = true;
-                    session.cancel();
-                }
+                Ok(()) = stopped.changed() => match *stopped.borrow_and_update() {
+                    Stop::No => {}
+                    Stop::Retire => session.retire(),
+                    Stop::Cut => session.cancel(),
+                },
             }
         };
         bars.end();
@@ -528,7 +555,12 @@ impl Watch {
         let failure = |what: &str, advice: String| {
             self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
         };
+        let parked = matches!(outcome.error, Some(SessionError::ShuttingDown)) && outcome.owner == Owner::Source;
         match exit {
+            _ if parked => {
+                self.report.say(&format!("transfer {transfer} ({name}) is parked: it goes on when this receiver is started again and its sender comes back within a day"));
+                self.report.event("parked", &Parked { transfer: transfer.to_owned() });
+            }
             Exit::Ok => {
                 let path = self.dir.join(name.as_str());
                 self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
@@ -552,6 +584,6 @@ impl Watch {
             ),
         }
         self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
-        Done { transfer: *id, exit }
+        Done { transfer: *id, exit, parked }
     }
 }

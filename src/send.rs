@@ -8,7 +8,7 @@ use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
-use dwcp_core::wire::GuestKind;
+use dwcp_core::wire::{AbortReason, GuestKind};
 use dwcp_hde::Effort;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -40,9 +40,14 @@ pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
     let Begun { endpoint, transfer, _offering, image, mut session, mut interrupts } = begun;
     let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
-    while matches!(outcome.error, Some(SessionError::PeerRestarted)) {
-        report.warn("the receiver was started again; going on with what it still holds");
-        session = match dial(&args, &image, &endpoint, &transfer, &mut interrupts).await {
+    let mut restarts = Restarts::default();
+    while let Some(words) = comes_back(&outcome) {
+        report.warn(words);
+        let again = match restarts.count(session.progress().borrow().pages_held) {
+            Ok(wait) => dial_again(&args, &image, &endpoint, &transfer, &mut interrupts, wait).await,
+            Err(failure) => Err(failure),
+        };
+        session = match again {
             Ok(session) => session,
             Err(failure) => {
                 report.trouble(&failure);
@@ -153,6 +158,71 @@ async fn dial(
     }
 }
 
+/// What to say when the receiver was restarted, or says that it is about to be.
+fn comes_back(outcome: &Outcome) -> Option<&'static str> {
+    match &outcome.error {
+        Some(SessionError::PeerRestarted) => Some("the receiver was started again; going on with what it still holds"),
+        // spec: R-3
+        Some(SessionError::PeerAborted { reason: AbortReason::Shutdown, .. }) if outcome.owner == Owner::Source => {
+            Some("the receiver was stopped; waiting for it to be started again")
+        }
+        _ => None,
+    }
+}
+
+/// Restarts of a receiver that brought nothing: one that dies of this very transfer would do so for ever.
+#[derive(Debug, Default)]
+struct Restarts {
+    fruitless: u32,
+    /// Pages that it held at most when it was begun anew.
+    held: u64,
+}
+
+/// Restarts without another page that is durable at the receiver.
+const MOST_RESTARTS: u32 = 10;
+/// Wait before the receiver is dialled again, times the restarts that brought nothing.
+const RESTART_WAIT: Duration = Duration::from_millis(100);
+/// Between two tries to reach a receiver that is not there.
+const DIAL_WAIT: Duration = Duration::from_millis(250);
+
+impl Restarts {
+    /// Counts one. How long to wait, or that it is enough.
+    fn count(&mut self, held: u64) -> Result<Duration, Failure> {
+        self.fruitless = if held > self.held { 0 } else { self.fruitless + 1 };
+        self.held = self.held.max(held);
+        if self.fruitless <= MOST_RESTARTS {
+            return Ok(RESTART_WAIT * self.fruitless);
+        }
+        let what = format!("the receiver was restarted {MOST_RESTARTS} times, and stored not one more page");
+        Err(Failure::new(Exit::Failed, what).advise(
+            "The source is intact. Look in the receiver's log why it ends, mend that, and send again: what it holds \
+             does not travel again.",
+        ))
+    }
+}
+
+/// As [`dial`], for as long as a lost connection may stay lost.
+async fn dial_again(
+    args: &SendArgs,
+    image: &Image,
+    endpoint: &Endpoint,
+    transfer: &Transfer,
+    interrupts: &mut Interrupts,
+    mut wait: Duration,
+) -> Result<Session, Failure> {
+    let deadline = Instant::now() + args.reconnect_limit;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = interrupts.next() => return Err(interrupted()),
+        }
+        match dial(args, image, endpoint, transfer, interrupts).await {
+            Err(failure) if failure.exit == Exit::Unreachable && Instant::now() < deadline => wait = DIAL_WAIT,
+            dialled => return dialled,
+        }
+    }
+}
+
 fn check(args: &SendArgs) -> Result<(), Failure> {
     match &args.file {
         Some(path) => drop(ImageSource::open(path)?),
@@ -184,7 +254,7 @@ fn config(args: &SendArgs, guest_bytes: u64) -> SourceConfig {
 }
 
 fn interrupted() -> Failure {
-    Failure::new(Exit::Interrupted, "interrupted before anything was sent")
+    Failure::new(Exit::Interrupted, "interrupted while no connection was there")
         .advise("The source is intact; start it again.")
 }
 
@@ -346,4 +416,20 @@ fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Op
 fn resolve_command(transfer: &str, state_dir: &Path) -> String {
     let space = if transfer.is_empty() { "" } else { " " };
     format!("dwcp resolve{space}{transfer} --state-dir {}", state_dir.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_that_bring_pages_are_not_counted() {
+        let mut restarts = Restarts::default();
+        for held in 1..100 {
+            assert!(restarts.count(held).is_ok());
+        }
+        let fruitless = (0..20).take_while(|_| restarts.count(99).is_ok()).count();
+        assert_eq!(fruitless, 10);
+        assert!(restarts.count(98).is_err(), "fewer than before is nothing new");
+    }
 }

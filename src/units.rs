@@ -61,6 +61,11 @@ impl Percent {
         let part = u128::from(whole) * u128::from(self.0) / 100;
         u64::try_from(part).unwrap_or(whole)
     }
+
+    /// Of a hundred.
+    pub(crate) fn number(self) -> u8 {
+        self.0
+    }
 }
 
 impl FromStr for Percent {

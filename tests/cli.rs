@@ -483,17 +483,48 @@ fn a_server_of_something_else_is_told_as_such() {
 }
 
 #[test]
-fn a_receiver_that_is_interrupted_shows_nothing() {
+fn a_receiver_that_is_interrupted_parks_and_shows_nothing() {
     let place = Place::new();
-    let receiver = place.listen();
+    let mut receiver = place.listen();
     let (_, mut sending) = slow(&place, &receiver.address, "vm1");
     sending.until("progress");
     receiver.lines.interrupt();
+    receiver.lines.until("parked");
+    let summary = receiver.lines.until("summary");
+    assert_eq!((&summary["verdict"], &summary["parked"], &summary["failed"]), (&"ok".into(), &1.into(), &0.into()));
     let (code, err) = receiver.lines.end();
-    assert_eq!(code, 7, "{err}");
+    assert_eq!(code, 0, "{err}");
     assert!(place.visible().is_empty());
-    assert_ne!(sending.until("summary")["verdict"], "ok");
-    assert_ne!(sending.end().0, 0);
+    // Its sender waits for the next one, and may be told not to.
+    sending.interrupt();
+    let summary = sending.until("summary");
+    assert_eq!((&summary["verdict"], sending.end().0), (&"interrupted".into(), 7));
+    whole(&summary);
+
+    // Who wanted one transfer has not got it.
+    let mut receiver = Receiver::start(place.receive().arg("--once"));
+    let (_, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    receiver.lines.signal("TERM");
+    assert_eq!(receiver.lines.until("summary")["verdict"], "interrupted");
+    assert_eq!(receiver.lines.end().0, 7);
+}
+
+#[test]
+fn a_stopped_receiver_is_waited_for_as_long_as_a_lost_connection_may_be_lost() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(16_000_000)).unwrap();
+    let mut send = place.send(&receiver.address, "vm1");
+    let mut sending = Lines::start(send.args(["--json", "--bandwidth", "1MB", "--reconnect-limit", "1s"]).arg(&image));
+    sending.until("progress");
+    receiver.lines.signal("TERM");
+    assert_eq!(receiver.lines.end().0, 0);
+    let summary = sending.until("summary");
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (6, &"unreachable".into()), "{err}");
+    assert!(err.contains("the receiver was stopped; waiting"), "{err}");
 }
 
 const ID: TransferId = TransferId([0xab; 16]);
@@ -773,6 +804,21 @@ fn peers_of_one_authority_trust_each_other_and_nobody_else() {
 /// Passes on what a sender says until its record says that it gave up: RUN comes after that, and is
 /// the only thing that does.
 fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
+    let (address, gave_up, _) = late_run(receiver, state);
+    (address, gave_up)
+}
+
+/// Whether all may pass, once somebody has said so or never will.
+fn wait_for(gone: &std::sync::Mutex<(mpsc::Receiver<()>, bool)>) -> bool {
+    let (gone, open) = &mut *gone.lock().unwrap();
+    *open = *open || gone.recv_timeout(LIMIT).is_ok();
+    *open
+}
+
+/// The same, until somebody says that RUN may pass.
+fn late_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
+    let (go, gone) = mpsc::sync_channel(1);
+    let gone = std::sync::Arc::new(std::sync::Mutex::new((gone, false)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, receiver) = (listener.local_addr().unwrap().to_string(), receiver.to_owned());
     let (tell, gave_up) = mpsc::channel();
@@ -784,21 +830,55 @@ fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
                 let _ = std::io::copy(&mut from_sink, &mut back);
                 let _ = back.shutdown(Shutdown::Both);
             });
-            let (state, tell) = (state.clone(), tell.clone());
+            let (state, tell, gone) = (state.clone(), tell.clone(), gone.clone());
             std::thread::spawn(move || {
                 let mut bytes = vec![0; 1 << 16];
                 while let Ok(count @ 1..) = sender.read(&mut bytes) {
                     let gave_up = Records::open(&state).unwrap().list().is_ok_and(|records| !records.is_empty());
-                    if gave_up {
+                    let stops = gave_up && {
                         let _ = tell.send(());
-                    } else if sink.write_all(&bytes[..count]).is_err() {
+                        !wait_for(&gone)
+                    };
+                    if !stops && sink.write_all(&bytes[..count]).is_err() {
                         return;
                     }
                 }
+                let _ = sink.shutdown(Shutdown::Write);
             });
         }
     });
-    (address, gave_up)
+    (address, gave_up, go)
+}
+
+// spec: R-3
+#[test]
+fn a_stopped_receiver_finishes_what_has_come_whole_or_leaves_a_doubt_that_the_next_one_ends() {
+    for in_time in [true, false] {
+        let place = Place::new();
+        let mut receiver = Receiver::start(place.receive().args(["--grace", if in_time { "60s" } else { "50ms" }]));
+        let (address, gave_up, go) = late_run(&receiver.address, place.path("state"));
+        let image = place.sparse("vm.mem");
+        let mut sending = Lines::start(place.send(&address, "vm1").arg("--json").arg(&image));
+        gave_up.recv_timeout(LIMIT).unwrap();
+        receiver.lines.signal("TERM");
+        if in_time {
+            go.send(()).unwrap();
+        }
+        let (summary, code) = (receiver.lines.until("summary"), if in_time { 0 } else { 8 });
+        assert_eq!(summary["received"], u64::from(in_time), "{summary}");
+        assert_eq!(receiver.lines.end().0, code);
+        if !in_time {
+            let address = receiver.address.clone();
+            receiver = Receiver::start(&mut place.receive_at(&address));
+            // RUN, lost on its way before, is said again on each new connection.
+            go.send(()).unwrap();
+            sending.child.wait().unwrap();
+            receiver.stop();
+        }
+        assert_eq!(sending.until("summary")["verdict"], "ok");
+        assert_eq!(sending.end().0, 0);
+        assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap(), "the bytes differ");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Demo {
     }
 }
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 19] = [
     "verdict",
     "owner",
     "error",
@@ -69,6 +69,12 @@ const FIELDS: [&str; 13] = [
     "saved_pct",
     "mb_s",
     "downtime_ms",
+    "crash",
+    "crash_at_pct",
+    "restart_ms",
+    "pages_again_ms",
+    "away_writes",
+    "away_gap_ms",
 ];
 
 fn kill(pid: &Value) {
@@ -96,6 +102,47 @@ fn a_live_guest_moves_and_nothing_is_lost() {
     assert_eq!(summary["root_source"], summary["root_sink"]);
     for figure in ["bytes_wire", "saved_pct", "mb_s", "downtime_ms", "client_gap_ms", "writes"] {
         assert!(summary[figure].is_number(), "{figure}: {summary}");
+    }
+}
+
+/// Of the client's log again: a node that is killed and started again costs time and nothing else.
+#[test]
+fn a_crashed_node_is_started_again_and_nothing_is_lost() {
+    for (victim, at, least) in [("sink", "60%", 60), ("source", "60", 60), ("sink", "100%", 100), ("source", "0%", 0)] {
+        let args = ["--size", "8m", "--write-rate", "5000", "--crash", victim, "--at", at];
+        let mut demo = Demo::start(&args);
+        let started = demo.until("started", None);
+        let crash = demo.until("crash", None);
+        let restarted = demo.until("restarted", None);
+        assert_eq!((&crash["node"], &restarted["node"]), (&victim.into(), &victim.into()));
+        let old = if victim == "sink" { &started["pid_node_b"] } else { &started["pid_node_a"] };
+        assert!(old != &restarted["pid"] && !alive(old), "{started} {restarted}");
+        let (status, summary) = demo.end();
+        assert_eq!((&summary["verdict"], status.code()), (&"ok".into(), Some(0)), "{victim} {at}: {summary}");
+        assert_eq!((&summary["owner"], &summary["lost_writes"]), (&"sink".into(), &0.into()), "{summary}");
+        assert_eq!(summary["root_source"], summary["root_sink"], "{summary}");
+        assert_eq!(summary["crash"], victim, "{summary}");
+        assert!(summary["crash_at_pct"].as_u64() >= Some(least), "{summary}");
+        assert!(summary["restart_ms"].as_f64() > Some(0.0), "{summary}");
+        assert!(summary["pages_again_ms"].as_f64() > summary["restart_ms"].as_f64(), "{summary}");
+        assert!(summary["away_writes"].as_u64() > Some(0), "the guest stood still: {summary}");
+        assert!(summary["downtime_ms"].is_number() && summary["away_gap_ms"].is_number(), "{summary}");
+    }
+}
+
+/// The source gave the guest up, the sink was told to run it, and one of the two dies: what is left are records.
+#[test]
+fn a_crash_at_the_switch_over_is_ended_by_one_question() {
+    for victim in ["sink", "source"] {
+        let mut demo = Demo::start(&["--size", "8m", "--write-rate", "5000", "--crash", victim, "--at", "switch-over"]);
+        assert!(demo.until("crash", None)["at_pct"].is_null());
+        demo.until("restarted", None);
+        let (status, summary) = demo.end();
+        assert_eq!((&summary["verdict"], status.code()), (&"ok".into(), Some(0)), "{victim}: {summary}");
+        assert_eq!((&summary["owner"], &summary["lost_writes"]), (&"sink".into(), &0.into()), "{summary}");
+        assert_eq!((&summary["crash"], &summary["pages_again_ms"]), (&victim.into(), &Value::Null), "{summary}");
+        assert!(summary["root_sink"].is_string() && summary["away_writes"].is_null(), "{summary}");
+        assert!(summary["away_gap_ms"].as_f64() >= summary["restart_ms"].as_f64().map(f64::floor), "{summary}");
     }
 }
 

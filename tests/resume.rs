@@ -54,6 +54,31 @@ fn a_killed_receiver_goes_on_with_what_is_durable() {
     assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
 }
 
+/// What a service manager does for a new version: stop, start. Nobody who sends need notice.
+#[test]
+fn a_stopped_receiver_parks_and_the_next_one_goes_on() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(BYTES)).unwrap();
+    let mut receiver = place.listen();
+    let address = receiver.address.clone();
+    let mut sending = Lines::start(place.send(&address, "vm1").args(["--json", "--bandwidth", RATE]).arg(&image));
+    until_durable(&place, BYTES / 4);
+    receiver.lines.signal("TERM");
+    receiver.lines.until("parked");
+    let (code, err) = receiver.lines.end();
+    assert_eq!(code, 0, "{err}");
+    assert!(place.visible().is_empty() && place.parked() > 0);
+
+    let mut receiver = Receiver::start(&mut place.receive_at(&address));
+    let held = receiver.lines.until("going-on")["bytes_held"].as_u64().unwrap();
+    assert!(held >= u64::try_from(BYTES / 5).unwrap(), "{held}");
+    assert_eq!((&sending.until("summary")["verdict"], sending.end().0), (&"ok".into(), 0));
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
 #[test]
 fn a_killed_sender_goes_on_with_what_is_durable() {
     let place = Place::new();

@@ -150,6 +150,28 @@ fn nothing_is_left_for_later_or_badly_named() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// Whoever selects over a future must know what becomes of it when another one is first.
+#[test]
+fn every_public_async_function_says_whether_it_is_cancel_safe() {
+    let (mut found, mut faults) = (0, Vec::new());
+    for path in product_files().into_iter().filter(|path| path.starts_with("dwcp-core/src")) {
+        let lines = product_lines(&path);
+        for (at, (number, line)) in lines.iter().enumerate() {
+            if !line.trim_start().starts_with("pub async fn ") {
+                continue;
+            }
+            found += 1;
+            let above = lines.iter().take(at).rev().map(|(_, line)| line.trim_start());
+            let mut docs = above.take_while(|line| line.starts_with("///") || line.starts_with("#["));
+            if !docs.any(|line| line.starts_with("/// Cancel safe: ")) {
+                faults.push(format!("{path}:{number}: no line `Cancel safe: ...` above {}", line.trim()));
+            }
+        }
+    }
+    assert!(found >= 6, "only {found} public async functions were found");
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut documents = files(&["docs", "tests/vectors", "tests/data", "dwcp-hde"], ".md");

@@ -157,6 +157,12 @@ impl Session {
         self.tell(net::Session::cancel);
     }
 
+    /// Ends the transfer because this node shuts down, unless it is being switched over; see
+    /// [`net::Session::retire`]. Never waits.
+    pub fn retire(&self) {
+        self.tell(net::Session::retire);
+    }
+
     /// Limits all lanes together to so many bytes per second, from now on. Never waits.
     pub fn set_bandwidth(&self, bytes_per_second: Option<NonZeroU64>) {
         self.tell(|session| session.set_bandwidth(bytes_per_second));

@@ -16,6 +16,13 @@
 //! Imports go one way: `wire <- session <- net`. Without the feature `net` nothing here links tokio,
 //! rustls or a socket.
 
+#[cfg(all(feature = "net", not(feature = "planted-bugs")))]
+#[macro_use]
+mod failpoint;
+#[cfg(all(feature = "net", feature = "planted-bugs"))]
+#[macro_use]
+pub mod failpoint;
+
 #[cfg(feature = "net")]
 pub mod blocking;
 pub mod extent;

@@ -106,6 +106,12 @@ impl Child {
         self.say(&order).await
     }
 
+    /// Kills it with -9 and waits until it is gone.
+    pub(super) async fn kill(&mut self) {
+        let _ = self.process.start_kill();
+        let _ = self.process.wait().await;
+    }
+
     /// Ends it and waits until it is gone.
     pub(super) async fn end(mut self) {
         drop(self.input);

@@ -38,6 +38,14 @@ struct Client {
     written: u64,
     writing_for: Duration,
     longest_gap: Duration,
+    mark: Mark,
+}
+
+/// Since somebody last asked.
+#[derive(Debug, Default)]
+struct Mark {
+    written: u64,
+    gap: Duration,
 }
 
 /// Requests that are sent before their replies are read.
@@ -54,6 +62,7 @@ impl Client {
             written: 0,
             writing_for: Duration::ZERO,
             longest_gap: Duration::ZERO,
+            mark: Mark::default(),
         })
     }
 
@@ -85,6 +94,7 @@ impl Client {
         loop {
             match orders.recv_timeout(TICK) {
                 Ok(Order::Verify) => break,
+                Ok(Order::Mark) => self.mark(acknowledged.elapsed()),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the command is gone"),
             }
@@ -96,7 +106,7 @@ impl Client {
                 let keys: Vec<u64> = (0..batch).map(|_| self.choose(&mut random)).collect();
                 self.put(keys)?;
                 self.written += batch;
-                self.longest_gap = self.longest_gap.max(acknowledged.elapsed());
+                self.waited(acknowledged.elapsed());
                 acknowledged = now();
             }
             if told.elapsed() >= REPORT_EVERY {
@@ -106,6 +116,19 @@ impl Client {
         }
         self.writing_for = began.elapsed();
         Ok(())
+    }
+
+    fn waited(&mut self, gap: Duration) {
+        self.longest_gap = self.longest_gap.max(gap);
+        self.mark.gap = self.mark.gap.max(gap);
+    }
+
+    /// Tells what came since the last mark; `waiting`: since the last acknowledgement.
+    fn mark(&mut self, waiting: Duration) {
+        let Mark { written, gap } =
+            std::mem::replace(&mut self.mark, Mark { written: self.written, gap: Duration::ZERO });
+        let gap_ms = u64::try_from(gap.max(waiting).as_millis()).unwrap_or(u64::MAX);
+        report(&Event::Marked { writes: self.written - written, gap_ms });
     }
 
     /// Half of all writes go to a hot eighth of the keys, as in most databases.

@@ -1,5 +1,7 @@
 //! The guest as its node sees it: shared memory with dirty bits, and a switch.
 
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use dwcp_core::guest::{DirtyMap, Guest, GuestError, Pending};
 use dwcp_core::{Layout, RegionId};
 
@@ -7,7 +9,7 @@ use super::arena::Arena;
 use super::control::{Command, Control, Counters};
 #[cfg(feature = "sim")]
 use super::fault::Faulty;
-use super::message::GuestPlace;
+use super::message::{Event, GuestPlace, report};
 
 /// A guest in another process.
 #[derive(Debug)]
@@ -15,8 +17,17 @@ pub(super) struct LiveGuest {
     layout: Layout,
     arena: Arena,
     control: Control,
+    /// RUN waits here for a crash of either node.
+    hold: Option<Hold>,
     #[cfg(feature = "sim")]
     faulty: Option<Faulty>,
+}
+
+/// A latch: closed until somebody says go.
+#[derive(Debug, Default)]
+struct Hold {
+    open: Mutex<bool>,
+    opened: Condvar,
 }
 
 impl LiveGuest {
@@ -26,6 +37,7 @@ impl LiveGuest {
             layout: Layout::new(&[arena.bytes()])?,
             arena,
             control: Control::connect(&place.control)?,
+            hold: None,
             #[cfg(feature = "sim")]
             faulty: None,
         })
@@ -35,6 +47,31 @@ impl LiveGuest {
     pub(super) fn with_fault(mut self, fault: Option<super::Fault>) -> Self {
         self.faulty = fault.map(Faulty::new);
         self
+    }
+
+    /// Not run before [`LiveGuest::let_go`], whatever the source says.
+    pub(super) fn held(mut self) -> Self {
+        self.hold = Some(Hold::default());
+        self
+    }
+
+    pub(super) fn let_go(&self) {
+        if let Some(hold) = &self.hold {
+            *hold.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            hold.opened.notify_all();
+        }
+    }
+
+    /// Zeros, as a sink's guest starts out: what a transfer that was cut off left here goes.
+    pub(super) fn wipe(&self) -> Result<(), GuestError> {
+        let zeros = vec![0; 1 << 20];
+        let mut at = 0;
+        while let Some(rest) = self.arena.bytes().checked_sub(at).filter(|&rest| rest > 0) {
+            let part = zeros.get(..usize::try_from(rest).unwrap_or(usize::MAX)).unwrap_or(&zeros);
+            self.arena.write(at, part).map_err(|error| GuestError::io("the guest's memory", error))?;
+            at += 1 << 20;
+        }
+        Ok(())
     }
 
     /// The guest runs elsewhere: this one ends, and its clients notice.
@@ -82,6 +119,13 @@ impl Guest for LiveGuest {
     }
 
     fn resume(&self) -> Result<(), GuestError> {
+        if let Some(hold) = &self.hold {
+            report(&Event::Held);
+            let mut open = hold.open.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*open {
+                open = hold.opened.wait(open).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
         self.tell(Command::Run, Counters::default()).map(drop)
     }
 

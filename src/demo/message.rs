@@ -37,6 +37,17 @@ pub(super) struct NodeStart {
     pub(super) identity: String,
     pub(super) trust: String,
     pub(super) records: PathBuf,
+    /// Started again after a crash: what is here may be in the middle of a transfer.
+    pub(super) again: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SinkStart {
+    pub(super) node: NodeStart,
+    /// Where to listen.
+    pub(super) at: String,
+    /// Tell of RUN, and do not obey before [`Order::Go`].
+    pub(super) hold: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +57,10 @@ pub(super) struct SourceStart {
     pub(super) lanes: u16,
     pub(super) downtime_ms: u64,
     pub(super) bandwidth: Option<u64>,
+    /// Either node will be killed and started again.
+    pub(super) crash: bool,
+    /// Bytes per second until then.
+    pub(super) until_crash: Option<u64>,
     #[cfg(feature = "sim")]
     pub(super) fault: Option<super::Fault>,
 }
@@ -65,12 +80,14 @@ pub(super) struct ClientStart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Order {
-    /// Source: begin the transfer.
+    /// Source: begin the transfer. Sink: run the guest that is held.
     Go,
     /// Source: end it.
     Cancel,
     /// Guest: serve again, because the node that paused it is gone and had not given up.
     Run,
+    /// Client: tell what was written since the last mark.
+    Mark,
     /// Client: stop writing, read every key.
     Verify,
 }
@@ -87,6 +104,12 @@ pub(super) enum Event {
     Verifying { done: u64, of: u64 },
     /// Client: writes acknowledged since the fill.
     Writing { acknowledged: u64 },
+    /// Client: writes acknowledged since the last mark, and the longest wait for one meanwhile.
+    Marked { writes: u64, gap_ms: u64 },
+    /// Sink: it was told to run the guest, and waits with that.
+    Held,
+    /// Source: the migration begins again from the first page, because the sink was started again.
+    Again,
     /// Source: statistics.
     Moving { figures: Box<Figures> },
     /// Node: the session is over.

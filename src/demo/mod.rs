@@ -18,6 +18,7 @@ mod child;
 mod client;
 mod clock;
 mod control;
+mod crash;
 mod entry;
 #[cfg(feature = "sim")]
 mod fault;
@@ -35,6 +36,7 @@ mod verdict;
 use std::time::Duration;
 
 use self::child::Part;
+use self::crash::{Moment, Victim};
 #[cfg(feature = "sim")]
 use self::fault::Fault;
 use crate::exit::{Exit, Failure};
@@ -47,7 +49,14 @@ use crate::units::{self, Bandwidth};
 Examples:
   dwcp demo
   dwcp demo --size 1g --lanes 2 --write-rate 50000
+  dwcp demo --crash sink
+  dwcp demo --crash source --at 30%
+  dwcp demo --crash sink --at switch-over
   dwcp demo --json | tail -n 1
+
+--crash kills a node with -9 and starts it again; the migration finishes by itself, from the first page
+or, after the switch-over began, by one question. Before a crash in the first round the link is limited
+to half of --size a second, or the guest would have moved before.
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
@@ -55,7 +64,7 @@ Exit codes:
   3  the guest is written to faster than it can be moved; it runs at the source
   7  interrupted; nothing of the run is left
   8  in doubt: a node died between giving up and being told that the guest runs
-  9  not exercised: fewer than 3 rounds, or no page was sent again")]
+  9  not exercised: no page was sent again, fewer than 3 rounds without --crash, or it came too late")]
 pub(crate) struct DemoArgs {
     /// TLS connections that carry pages
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -72,6 +81,13 @@ pub(crate) struct DemoArgs {
     /// Limit of all connections together, such as 1gbit or 50MB a second
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Bandwidth>,
+    /// Kill this node on the way, start it again, and let the migration finish by itself
+    #[arg(long, value_enum, value_name = "NODE")]
+    crash: Option<Victim>,
+    /// When --crash comes: so much of the guest has been sent once, 0% to 100%; or switch-over, when it
+    /// is given up and not yet running again
+    #[arg(long, default_value = "60%", value_name = "WHEN", requires = "crash")]
+    at: Moment,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     json: bool,

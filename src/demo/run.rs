@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::DemoArgs;
 use super::child::{Child, Said, Who};
 use super::clock::now;
+use super::crash::{self, Victim};
 use super::message::{Event, Figures, Order, Owner, Verified};
 use super::phases::Phases;
 use super::scene::Scene;
@@ -26,7 +27,7 @@ const STORE_LIMIT: Duration = Duration::from_secs(120);
 /// be moved.
 const MOVE_LIMIT: Duration = Duration::from_secs(15);
 /// A cancelled transfer, or the node of one that is over, answers within this.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The client goes on at the destination for so long before everything is read.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Waiting messages of all processes; more make the processes wait.
@@ -37,7 +38,7 @@ pub(super) async fn run(args: &DemoArgs, report: &Report) -> anyhow::Result<Exit
     let scene = Scene::set(args)?;
     let mut watch = Watch::new(said, report)?;
     let mut cast = Cast::start(args, &scene, &mut watch, &say).await?;
-    let course = course(args, &scene, &mut watch, &mut cast).await;
+    let course = course((args, &scene), &mut watch, &mut cast, &say).await;
     watch.phases.end();
     cast.end().await;
     match course {
@@ -47,17 +48,29 @@ pub(super) async fn run(args: &DemoArgs, report: &Report) -> anyhow::Result<Exit
     }
 }
 
-async fn course(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut Cast) -> anyhow::Result<Findings> {
+async fn course(
+    (args, scene): (&DemoArgs, &Scene),
+    watch: &mut Watch,
+    cast: &mut Cast,
+    say: &mpsc::Sender<Said>,
+) -> anyhow::Result<Findings> {
     let filled = watch.until(STORE_LIMIT, |seen| seen.filled).await?;
     if !filled {
         bail!("the client has not filled the store in {} s", STORE_LIMIT.as_secs());
     }
     // A node that cannot be told anything is dead; that is heard next.
     let _ = cast.node_a.order(Order::Go).await;
-    let ending = transfer(args, scene, watch, cast).await?;
+    let at_rate = args.bandwidth.map_or(0, |rate| args.size / rate.0 * 3);
+    let limit = MOVE_LIMIT + Duration::from_secs(at_rate);
+    let crash = crash::pull((args, scene), watch, cast, say, limit).await?;
+    let mut ending = transfer(scene, watch, cast, limit).await?;
+    if let Some(crash) = crash.as_ref().filter(|_| ending.figures.rounds.is_empty()) {
+        // A node that only asks has moved nothing: what its predecessor told still holds.
+        ending.figures = crash.before.clone();
+    }
     let verified = if ending.owner == Owner::InDoubt { None } else { Some(verify(watch, cast).await?) };
     let sink = watch.seen.sink.take().map(|over| over.figures);
-    Ok(Findings { ending, sink, verified })
+    Ok(Findings { ending, sink, verified, crash })
 }
 
 /// How the transfer ended, as its source says or, when that is dead, as its record does.
@@ -69,9 +82,7 @@ pub(super) struct Ending {
     pub(super) figures: Figures,
 }
 
-async fn transfer(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut Cast) -> anyhow::Result<Ending> {
-    let at_rate = args.bandwidth.map_or(0, |rate| args.size / rate.0 * 3);
-    let limit = MOVE_LIMIT + Duration::from_secs(at_rate);
+async fn transfer(scene: &Scene, watch: &mut Watch, cast: &mut Cast, limit: Duration) -> anyhow::Result<Ending> {
     let over = |seen: &Seen| seen.source.is_some() || seen.gone.contains(&Who::NodeA);
     let in_time = watch.until(limit, over).await?;
     if !in_time {
@@ -84,7 +95,8 @@ async fn transfer(args: &DemoArgs, scene: &Scene, watch: &mut Watch, cast: &mut 
     };
     if ending.owner == Owner::Sink {
         // The root of the sink is what the sink says.
-        watch.until(ANSWER_LIMIT, |seen| seen.sink.is_some() || seen.gone.contains(&Who::NodeB)).await?;
+        let runs = |seen: &Seen| seen.sink.as_ref().is_some_and(|over| over.owner == Owner::Sink);
+        watch.until(ANSWER_LIMIT, |seen| runs(seen) || seen.gone.contains(&Who::NodeB)).await?;
     } else if watch.seen.gone.contains(&Who::NodeB) {
         // What node A says of it, a refused connection or silence, is only what follows from it.
         let then = ending.error.map_or(String::new(), |error| format!("; {error}"));
@@ -124,12 +136,12 @@ async fn verify(watch: &mut Watch, cast: &mut Cast) -> anyhow::Result<Verified> 
 
 /// All processes of a run.
 #[derive(Debug)]
-struct Cast {
+pub(super) struct Cast {
     guest_a: Child,
     guest_b: Child,
-    node_a: Child,
-    node_b: Child,
-    client: Child,
+    pub(super) node_a: Child,
+    pub(super) node_b: Child,
+    pub(super) client: Child,
 }
 
 impl Cast {
@@ -142,10 +154,10 @@ impl Cast {
         let guest_a = scene.guest(Who::GuestAtSource, say).await?;
         let guest_b = scene.guest(Who::GuestAtSink, say).await?;
         watch.until_ready(&[Who::GuestAtSource, Who::GuestAtSink]).await?;
-        let node_b = scene.node_b(say).await?;
+        let node_b = scene.node_b(args, None, say).await?;
         watch.until_ready(&[Who::NodeB]).await?;
         let address = watch.seen.address.clone().context("node B does not say where it listens")?;
-        let node_a = scene.node_a(args, address, say).await?;
+        let node_a = scene.node_a(args, address, false, say).await?;
         let client = scene.client(args, say).await?;
         watch.until_ready(&[Who::NodeA, Who::Client]).await?;
         watch.report.event(
@@ -158,6 +170,13 @@ impl Cast {
         Ok(Self { guest_a, guest_b, node_a, node_b, client })
     }
 
+    pub(super) fn node(&mut self, victim: Victim) -> &mut Child {
+        match victim {
+            Victim::Source => &mut self.node_a,
+            Victim::Sink => &mut self.node_b,
+        }
+    }
+
     async fn end(self) {
         for child in [self.client, self.node_a, self.node_b, self.guest_a, self.guest_b] {
             child.end().await;
@@ -167,29 +186,46 @@ impl Cast {
 
 /// What has been heard so far.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     ready: Vec<Who>,
-    gone: Vec<Who>,
-    address: Option<String>,
+    pub(super) gone: Vec<Who>,
+    pub(super) address: Option<String>,
     filled: bool,
     phase: String,
     rounds: usize,
-    last: Option<Figures>,
-    source: Option<Ending>,
+    pub(super) last: Option<Figures>,
+    /// Node B waits with RUN.
+    pub(super) held: bool,
+    /// Node A has begun again.
+    pub(super) again: bool,
+    pub(super) marked: Vec<(u64, u64)>,
+    pub(super) source: Option<Ending>,
     sink: Option<Ending>,
     verified: Option<Verified>,
     failed: Option<String>,
 }
 
+impl Seen {
+    /// A process that is gone will be started again.
+    pub(super) fn forget(&mut self, who: Who) {
+        self.gone.retain(|gone| *gone != who);
+        self.ready.retain(|ready| *ready != who);
+        self.failed = None;
+        if who == Who::NodeA {
+            self.last = None;
+        }
+    }
+}
+
 /// Listens to all processes, shows what they say, and remembers what matters.
 #[derive(Debug)]
-struct Watch {
+pub(super) struct Watch {
     said: mpsc::Receiver<Said>,
     interrupts: Interrupts,
     interrupted: bool,
-    seen: Seen,
+    pub(super) seen: Seen,
     phases: Phases,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Watch {
@@ -205,7 +241,7 @@ impl Watch {
         })
     }
 
-    async fn until_ready(&mut self, all: &[Who]) -> anyhow::Result<()> {
+    pub(super) async fn until_ready(&mut self, all: &[Who]) -> anyhow::Result<()> {
         let ready = |seen: &Seen| all.iter().all(|who| seen.ready.contains(who));
         let started =
             self.until(START_LIMIT, |seen| ready(seen) || all.iter().any(|who| seen.gone.contains(who))).await?;
@@ -219,7 +255,7 @@ impl Watch {
     }
 
     /// Listens until something holds (`true`) or the time is over.
-    async fn until(&mut self, limit: Duration, holds: impl Fn(&Seen) -> bool) -> anyhow::Result<bool> {
+    pub(super) async fn until(&mut self, limit: Duration, holds: impl Fn(&Seen) -> bool) -> anyhow::Result<bool> {
         let deadline = Instant::from_std(now() + limit);
         while !holds(&self.seen) {
             let said = tokio::select! {
@@ -256,6 +292,12 @@ impl Watch {
                 } else {
                     seen.sink = Some(ending);
                 }
+            }
+            Event::Marked { writes, gap_ms } => seen.marked.push((writes, gap_ms)),
+            Event::Held => seen.held = true,
+            Event::Again => {
+                seen.again = true;
+                seen.last = None;
             }
             Event::Verified(verified) => seen.verified = Some(verified),
             Event::Failed { text } if matches!(who, Who::NodeA | Who::NodeB) => {

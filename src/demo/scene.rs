@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use super::DemoArgs;
 use super::arena::Arena;
 use super::child::{Child, Said, Who};
-use super::message::{ClientStart, GuestPlace, GuestStart, NodeStart, Opening, SourceStart};
+use super::crash::{self, Moment};
+use super::message::{ClientStart, GuestPlace, GuestStart, NodeStart, Opening, SinkStart, SourceStart};
 use super::store;
 
 /// The folder of one run: sockets, the client's log, records. Only this user may enter. Keys never
@@ -98,14 +99,30 @@ impl Scene {
         self.start(Who::Client, start, said).await
     }
 
-    pub(super) async fn node_b(&self, said: &mpsc::Sender<Said>) -> anyhow::Result<Child> {
-        let start = self.node(&self.guest_b, &self.keys_b, "records-b");
+    /// The sink's node; `again`: where the one before it has listened.
+    pub(super) async fn node_b(
+        &self,
+        args: &DemoArgs,
+        again: Option<String>,
+        said: &mpsc::Sender<Said>,
+    ) -> anyhow::Result<Child> {
+        let hold = args.crash.is_some() && args.at == Moment::SwitchOver && again.is_none();
+        let node = self.node(&self.guest_b, &self.keys_b, "records-b", again.is_some());
+        let start = SinkStart { node, at: again.unwrap_or_else(|| "127.0.0.1:0".into()), hold };
         self.start(Who::NodeB, start, said).await
     }
 
-    pub(super) async fn node_a(&self, args: &DemoArgs, to: String, said: &mpsc::Sender<Said>) -> anyhow::Result<Child> {
+    pub(super) async fn node_a(
+        &self,
+        args: &DemoArgs,
+        to: String,
+        again: bool,
+        said: &mpsc::Sender<Said>,
+    ) -> anyhow::Result<Child> {
         let start = SourceStart {
-            node: self.node(&self.guest_a, &self.keys_a, "records-a"),
+            node: self.node(&self.guest_a, &self.keys_a, "records-a", again),
+            crash: args.crash.is_some(),
+            until_crash: args.crash.filter(|_| !again).and_then(|_| crash::limit(args)),
             to,
             lanes: args.lanes,
             downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),
@@ -121,12 +138,13 @@ impl Scene {
         Child::start(who, &opening, said.clone()).await
     }
 
-    fn node(&self, place: &GuestPlace, keys: &Keys, records: &str) -> NodeStart {
+    fn node(&self, place: &GuestPlace, keys: &Keys, records: &str, again: bool) -> NodeStart {
         NodeStart {
             place: place.clone(),
             identity: keys.identity.clone(),
             trust: keys.peer.clone(),
             records: self.folder.join(records),
+            again,
         }
     }
 

@@ -1,8 +1,11 @@
 //! What the demo found, for people and for programs.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::DemoArgs;
+use super::crash::Crash;
 use super::message::{Figures, Owner, Verified};
 use super::run::Ending;
 use crate::exit::{Exit, Failure};
@@ -54,13 +57,19 @@ pub(super) struct Findings {
     pub(super) ending: Ending,
     pub(super) sink: Option<Figures>,
     pub(super) verified: Option<Verified>,
+    pub(super) crash: Option<Crash>,
 }
 
 /// Rounds below which a migration shows nothing that a copy of a stopped guest would not.
 const MIN_ROUNDS: usize = 3;
 
 impl Findings {
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self, args: &DemoArgs) -> Verdict {
+        // A crash after GIVE_UP leaves one word to be said: whoever says it has moved no pages.
+        let asked = self.crash.as_ref().is_some_and(|crash| crash.flowing.is_none());
+        let missed = args.crash.is_some() && self.crash.is_none();
+        // What a crash has to prove is proved by it.
+        let least = if self.crash.is_some() { 1 } else { MIN_ROUNDS };
         let Ending { owner, converged, figures, .. } = &self.ending;
         let lost = self.verified.as_ref().is_some_and(|verified| verified.lost_writes > 0 || !verified.counters_kept);
         // A node that died has not told its root; that is no difference.
@@ -72,7 +81,9 @@ impl Findings {
             Owner::Source if !converged => Verdict::NotConverged,
             Owner::Source => Verdict::Failed,
             Owner::Sink if roots_differ => Verdict::Failed,
-            Owner::Sink if figures.rounds.len() < MIN_ROUNDS || figures.pages_resent == 0 => Verdict::NotExercised,
+            Owner::Sink if missed => Verdict::NotExercised,
+            Owner::Sink if asked => Verdict::Ok,
+            Owner::Sink if figures.rounds.len() < least || figures.pages_resent == 0 => Verdict::NotExercised,
             Owner::Sink => Verdict::Ok,
         }
     }
@@ -107,11 +118,17 @@ struct Summary<'a> {
     writes: Option<u64>,
     write_rate: Option<u64>,
     keys: Option<u64>,
+    crash: Option<&'a str>,
+    crash_at_pct: Option<u64>,
+    restart_ms: Option<f64>,
+    pages_again_ms: Option<f64>,
+    away_writes: Option<u64>,
+    away_gap_ms: Option<u64>,
 }
 
 /// Tells what was found and what to think of it.
 pub(super) fn tell(args: &DemoArgs, report: &Report, findings: &Findings) -> Exit {
-    let verdict = findings.verdict();
+    let verdict = findings.verdict(args);
     report.event("summary", &summary(args, findings, verdict));
     report.say(&text(args, findings, verdict));
     verdict.exit()
@@ -134,7 +151,8 @@ pub(super) fn unknown(report: &Report, failure: &Failure) -> Exit {
 }
 
 fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Summary<'a> {
-    let Findings { ending, sink, verified } = findings;
+    let Findings { ending, sink, verified, crash } = findings;
+    let crash = crash.as_ref();
     let figures = &ending.figures;
     let verified = verified.as_ref();
     Summary {
@@ -158,11 +176,17 @@ fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Sum
         writes: verified.map(|verified| verified.writes),
         write_rate: verified.map(|verified| verified.rate),
         keys: verified.map(|verified| verified.keys),
+        crash: crash.map(|crash| crash.victim.as_str()),
+        crash_at_pct: crash.and_then(|crash| crash.at),
+        restart_ms: crash.map(|crash| precise(crash.restart)),
+        pages_again_ms: crash.and_then(|crash| crash.flowing).map(precise),
+        away_writes: crash.and_then(|crash| crash.writes),
+        away_gap_ms: crash.map(|crash| crash.gap_ms),
     }
 }
 
 fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
-    let Findings { ending, sink, verified } = findings;
+    let Findings { ending, sink, verified, crash } = findings;
     let figures = &ending.figures;
     let mut lines = Vec::new();
     if !figures.rounds.is_empty() {
@@ -182,6 +206,7 @@ fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
         figures.pages_resent,
         findings.speed(),
     ));
+    lines.extend(crash.iter().flat_map(of_crash));
     if let Some(micros) = figures.downtime_us {
         let budget = args.downtime.as_millis();
         let limit = if over_budget(args, figures) { "ABOVE the budget of" } else { "budget" };
@@ -196,12 +221,33 @@ fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
         lines.push(format!("client         {writes} writes acknowledged ({rate}/s), all {keys} keys read back"));
     }
     lines.push(String::new());
-    lines.push(sentence(findings, verdict));
+    lines.push(sentence(args, findings, verdict));
     lines.join("\n")
 }
 
+/// What the crash cost.
+fn of_crash(crash: &Crash) -> [String; 2] {
+    let Crash { victim, at, restart, flowing, writes, gap_ms, .. } = crash;
+    let guest = writes.map_or("stood still until that was answered".to_owned(), |writes| {
+        format!("ran on: {writes} writes acknowledged")
+    });
+    let at = at.map_or("the switch-over".to_owned(), |at| format!("{at} %"));
+    let flowing = flowing.map_or_else(
+        || "the guest was given up already, and one question was left".to_owned(),
+        |after| format!("pages flowed again after {:.1} ms", precise(after)),
+    );
+    let node = victim.as_str();
+    [
+        format!(
+            "crash          the {node}'s node was killed (-9) at {at}; there again after {:.1} ms; {flowing}",
+            precise(*restart)
+        ),
+        format!("meanwhile      the guest {guest}; the client waited {gap_ms} ms at most"),
+    ]
+}
+
 /// The verdict in one line.
-fn sentence(findings: &Findings, verdict: Verdict) -> String {
+fn sentence(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
     let error = findings.ending.error.as_deref().unwrap_or("the transfer ended");
     let place = owner(findings.ending.owner);
     let lost = findings.verified.as_ref().map_or(0, |verified| verified.lost_writes);
@@ -213,6 +259,9 @@ fn sentence(findings: &Findings, verdict: Verdict) -> String {
             "LOST: the guest runs at the {place}, and {lost} acknowledged writes are gone; {}",
             example.unwrap_or_default()
         ),
+        Verdict::NotExercised if args.crash.is_some() && findings.crash.is_none() => {
+            format!("NOT EXERCISED: nothing was lost, but the guest had moved before {}; lower --at", args.at)
+        }
         Verdict::NotExercised => format!(
             "NOT EXERCISED: nothing was lost, but {} rounds with {} pages sent again prove little; raise --write-rate \
              or --size",
@@ -243,6 +292,10 @@ fn over_budget(args: &DemoArgs, figures: &Figures) -> bool {
 /// Milliseconds to a tenth.
 pub(super) fn millis(micros: u64) -> f64 {
     share(micros / 100, 10)
+}
+
+fn precise(duration: Duration) -> f64 {
+    millis(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -146,7 +146,9 @@ impl Listener {
         self.address
     }
 
-    /// The next thing that a peer wants. Cancel safe.
+    /// The next thing that a peer wants; `None` once it was closed.
+    ///
+    /// Cancel safe: dropped, it has taken nothing; what waits is there for the next call.
     pub async fn accept(&mut self) -> Option<Incoming> {
         self.incoming.recv().await
     }
@@ -288,6 +290,7 @@ impl Gate {
             let Ok(permit) = Arc::clone(&self.half_open).acquire_owned().await else { return };
             match socket.accept().await {
                 Ok((stream, address)) => {
+                    failpoint!("sink.accepted");
                     let gate = self.clone();
                     tokio::spawn(async move {
                         let greeting = gate.greet(stream, address);
@@ -308,6 +311,7 @@ impl Gate {
     /// TLS, then the first frame tells lane 0 from a bulk lane.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) {
         let Some((mut stream, channel)) = self.authenticate(stream, address).await else { return };
+        failpoint!("sink.authenticated");
         match read_frame(&mut stream, MAX_HANDSHAKE_BYTES, &mut Vec::new()).await {
             Ok(Frame::Hello(hello)) => self.hello(stream, channel, address, hello).await,
             Ok(Frame::Join(join)) => self.join(stream, &channel, join).await,
@@ -443,9 +447,15 @@ impl First {
             let text = "this transfer is under way here in another session; end that, or begin a new transfer";
             return self.refuse(text).await;
         };
+        failpoint!("sink.seated");
         let records = &self.gate.endpoint.records;
         let recorded = match records.load(offer.transfer) {
-            Ok(Some(record)) if self.retracts(&record, &offer) => records.forget(offer.transfer).map(|()| None),
+            Ok(Some(record)) if self.retracts(&record, &offer) => {
+                failpoint!("sink.retracts");
+                let forgotten = records.forget(offer.transfer);
+                failpoint!("sink.retracted");
+                forgotten.map(|()| None)
+            }
             other => other,
         };
         match recorded {

@@ -92,10 +92,12 @@ async fn write_frames<S: AsyncWrite>(mut write: WriteHalf<S>, mut queue: mpsc::R
     let mut bytes = Vec::new();
     while let Some(frame) = queue.recv().await {
         bytes.clear();
+        failpoint!(sends, &frame);
         frame.encode(&mut bytes);
         while bytes.len() < BATCH
             && let Ok(frame) = queue.try_recv()
         {
+            failpoint!(sends, &frame);
             frame.encode(&mut bytes);
         }
         let written = async {
@@ -107,6 +109,7 @@ async fn write_frames<S: AsyncWrite>(mut write: WriteHalf<S>, mut queue: mpsc::R
             tracing::debug!(%error, "control connection cannot be written");
             return;
         }
+        failpoint!(sent);
     }
     let _ = write.shutdown().await;
 }

@@ -103,6 +103,7 @@ impl Dialer {
     ) -> Result<ControlStream<TlsStream<Socket>>, EndpointError> {
         let handshake = async {
             let (mut stream, channel) = self.connect(false).await?;
+            failpoint!("source.control.connected");
             let (ack, limits) = hello(&mut stream, &channel, resume).await.map_err(|error| self.explain(error))?;
             Ok(ControlStream { stream, channel, ack, limits })
         };
@@ -118,6 +119,7 @@ impl Dialer {
     ) -> Result<(TlsStream<Socket>, u64), EndpointError> {
         let handshake = async {
             let (mut stream, channel) = self.connect(true).await?;
+            failpoint!("source.lane.connected");
             let mac = binding::join_mac(key, &channel.connection_key, session, lane);
             let answer = exchange(&mut stream, &Frame::Join(Join { session, lane, mac })).await;
             match answer.map_err(|error| self.explain(error))? {

@@ -14,8 +14,8 @@ use super::control::ControlLink;
 use super::dial::Socket;
 use super::records::Records;
 use crate::guest::{DirtyMap, Guest, GuestError};
-use crate::session::{Input, Machine, Outcome, Output, Owner, Phase, Progress, Record, SessionError, Time};
-use crate::wire::{Abort, AbortReason, Frame, LaneId, TransferId};
+use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
+use crate::wire::{Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
 pub(super) type Stream = TlsStream<Socket>;
@@ -45,6 +45,10 @@ pub(super) const EVENTS: usize = 256;
 
 /// What only one of the two ends does.
 pub(super) trait Hands: Send + 'static {
+    /// Its name, for failpoints.
+    #[cfg(feature = "planted-bugs")]
+    const END: &'static str;
+
     /// Does what the machine asks for, or gives it back when it is common to both ends.
     fn perform(&mut self, output: Output) -> Option<Output>;
 
@@ -88,6 +92,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             outcome = self.next().await;
         };
         self.wind_up().await;
+        failpoint!(wound_up, H::END);
         outcome
     }
 
@@ -133,25 +138,13 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                     None
                 }
             }
-            Event::Supersede { again, ends } => self.supersede(again, ends),
+            Event::Supersede { again, ends } => {
+                let outcome = self.feed(Input::Superseded { again });
+                let _ = ends.send(outcome.is_some());
+                outcome
+            }
             Event::Input(input) => self.feed(input),
         }
-    }
-
-    /// Decided here, where connection and promise cannot change meanwhile. spec: S-10
-    fn supersede(&mut self, again: bool, ends: oneshot::Sender<bool>) -> Option<Outcome> {
-        let promised = self.machine.progress().phase == Phase::Handing;
-        let outcome = match (self.control.is_some(), promised, again) {
-            (false, false, _) => self.feed(Input::Cancel),
-            // A source that offers again has not given up, so what was promised to it is over. spec: O-6
-            (false, true, true) => {
-                let text = "its source offers it again".into();
-                self.feed(Input::Frame(Frame::Abort(Abort { reason: AbortReason::Cancelled, text })))
-            }
-            _ => None,
-        };
-        let _ = ends.send(outcome.is_some());
-        outcome
     }
 
     fn control_made(&mut self, stream: Stream, first: Option<Frame>) -> Option<Outcome> {
@@ -182,6 +175,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         let mut mute = false;
         let mut refused = None;
         while let Some(output) = self.machine.poll() {
+            failpoint!(performs, &output, H::END);
             match self.hands.perform(output) {
                 Some(Output::Control(frame)) => {
                     mute |= self.control.as_ref().is_some_and(|control| !control.send(frame));
@@ -315,7 +309,9 @@ impl List {
 
     fn work(&self) {
         while let Some(chore) = self.next() {
+            failpoint!(chore_begins, &chore);
             let done = catch_unwind(AssertUnwindSafe(|| perform(self.guest.as_ref(), &self.records, chore)));
+            failpoint!(chore_ended);
             let panicked = |_| Some(Input::GuestFailed(GuestError::Other("the guest panicked".into())));
             if let Some(input) = done.unwrap_or_else(panicked) {
                 // A session that is over does not want to know.

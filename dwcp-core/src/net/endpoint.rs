@@ -120,6 +120,8 @@ impl Endpoint {
     /// Asks a sink whether it runs a transfer for which this node gave up before it crashed. Ends in
     /// [`Owner::Sink`](crate::session::Owner::Sink) or stays in doubt.
     ///
+    /// Cancel safe: dropped before it returns, nothing was asked, and the record is as it was.
+    ///
     /// # Errors
     /// As [`Endpoint::send`]; whoever answers is not the peer that the record names.
     pub async fn ask(&self, to: &str, record: &Record, config: SourceConfig) -> Result<Session, EndpointError> {
@@ -187,6 +189,8 @@ impl Endpoint {
     }
 
     /// Listens for sources at `at`, an address and a port; port 0 lets the system choose.
+    ///
+    /// Cancel safe: dropped before it returns, nobody listens.
     ///
     /// # Errors
     /// The address cannot be listened on.

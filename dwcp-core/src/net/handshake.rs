@@ -32,6 +32,7 @@ pub(super) async fn read_frame(
         let decoded = Frame::decode(header.frame, body);
         let decoded = decoded.map_err(|fault| ReadError::Malformed(fault.on(LaneId::CONTROL, header.frame)))?;
         if let Some(frame) = decoded {
+            failpoint!(received, &frame);
             return Ok(frame);
         }
     }
@@ -60,8 +61,11 @@ pub(super) async fn read_header(
 pub(super) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> io::Result<()> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
+    failpoint!(sends, frame);
     stream.write_all(&bytes).await?;
-    stream.flush().await
+    stream.flush().await?;
+    failpoint!(sent);
+    Ok(())
 }
 
 /// Tells the peer why it is turned away. What becomes of it is no longer our concern.

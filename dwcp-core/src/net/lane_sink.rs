@@ -64,6 +64,7 @@ async fn receive(
         if stream.read_exact(body).await.is_err() {
             return Ok(());
         }
+        failpoint!("sink.lane.read");
         match known {
             Some(FrameType::Extent) => {}
             // An optional frame of a later version: charged, and skipped. spec: W-7
@@ -74,6 +75,7 @@ async fn receive(
         // nothing may stop this worker, or a burial would deny what was applied.
         let Ok(place) = events.reserve().await else { return Ok(()) };
         place.send(Event::Input(Input::Applied(unpacker.apply(body)?)));
+        failpoint!("sink.lane.applied");
     }
 }
 
@@ -169,12 +171,14 @@ impl Unpacker {
                 what: "the digest of an extent does not match its plain bytes".into(),
             });
         }
+        failpoint!("sink.lane.verified");
         let mut rest = plain;
         for run in head.extent.runs() {
             let Some((pages, after)) = rest.split_at_checked(run.bytes()) else { break };
             self.shared.guest.write(region, run.start, pages)?;
             rest = after;
         }
+        failpoint!("sink.lane.written");
         for (number, digest) in numbers.iter().zip(&self.leaves) {
             self.shared.leaves.set(FlatPage(bounds.first + number), *digest);
         }

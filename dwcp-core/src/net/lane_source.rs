@@ -123,6 +123,7 @@ async fn carry(
     while let Some(dispatch) = work.recv().await {
         let watch = Stopwatch::start();
         let sheet = press.print(shared, &dispatch).map_err(LaneError::Guest)?;
+        failpoint!("source.lane.printed");
         let encode = watch.elapsed();
         let encoded = Encoded {
             lane,
@@ -137,6 +138,7 @@ async fn carry(
         if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
             return Ok(());
         }
+        failpoint!("source.lane.reported");
         let watch = Stopwatch::start();
         let written = async {
             stream.write_all(sheet.head).await?;
@@ -144,6 +146,7 @@ async fn carry(
             stream.flush().await
         };
         waited = tell_waiting(written).await.map_err(LaneError::Io)?;
+        failpoint!("source.lane.written");
         last_write = watch.elapsed();
     }
     let _ = stream.shutdown().await;

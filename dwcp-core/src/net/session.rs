@@ -44,8 +44,16 @@ impl Session {
         self.tell(Input::Cancel);
     }
 
-    /// At a sink: ends the session if its connection is lost and nothing was promised, because its
-    /// source has come back with another. Returns whether it ends.
+    /// Ends the transfer because this node shuts down, unless it is being switched over: that goes on, until it is
+    /// done or [`Session::cancel`] ends it. The peer is told that it may come back; what a sink holds durably stays.
+    pub fn retire(&self) {
+        self.tell(Input::Retire);
+    }
+
+    /// At a sink: ends the session if its connection is lost, or silent for 10 s, and nothing was promised or all is
+    /// done, because its source has come back with another. Returns whether it ends.
+    ///
+    /// Cancel safe: no. Dropped before it returns, the session may end all the same, and its outcome says so.
     pub async fn supersede(&self) -> bool {
         let (ends, answer) = oneshot::channel();
         // A session that is over already answers by dropping the question.
@@ -69,7 +77,9 @@ impl Session {
         Outcome { owner: Owner::InDoubt, error: Some(SessionError::Cancelled) }
     }
 
-    /// Waits for the end. May be dropped and called again; the outcome is told once.
+    /// Waits for the end; the outcome is told once, and later calls say in doubt.
+    ///
+    /// Cancel safe: dropped, the session goes on, and the next call waits for the same end.
     pub async fn outcome(&mut self) -> Outcome {
         if self.over {
             return Self::told();

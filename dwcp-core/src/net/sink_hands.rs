@@ -32,6 +32,9 @@ pub(super) struct Worker {
 }
 
 impl Hands for SinkHands {
+    #[cfg(feature = "planted-bugs")]
+    const END: &'static str = "sink";
+
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {
             Output::AdmitLane { lane, credit } => self.admit(lane, credit),

@@ -33,6 +33,9 @@ pub(super) struct Worker {
 }
 
 impl Hands for SourceHands {
+    #[cfg(feature = "planted-bugs")]
+    const END: &'static str = "source";
+
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {
             Output::OpenLane(lane) => self.open(lane),

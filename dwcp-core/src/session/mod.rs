@@ -172,6 +172,15 @@ pub enum Input {
     },
     /// Somebody wants the transfer to end.
     Cancel,
+    /// This node shuts down. What is not being switched over ends, and the peer is told why; the rest goes on until
+    /// [`Input::Cancel`].
+    Retire,
+    /// Sink: its source has come with another session. Ends this one if lane 0 is lost and nothing is left that only
+    /// this one can do; else it changes nothing.
+    Superseded {
+        /// The source offers the same transfer again, so it has not given up.
+        again: bool,
+    },
     /// A new limit in bytes per second on all lanes together, or none.
     Bandwidth(Option<NonZeroU64>),
 }
@@ -403,6 +412,9 @@ pub enum SessionError {
     /// Somebody cancelled it here.
     #[error("cancelled")]
     Cancelled,
+    /// This node shuts down. The peer may come back to the next one.
+    #[error("this node is being stopped; what is stored of the transfer waits for its sender")]
+    ShuttingDown,
     /// The peer forgot the session before the switch-over.
     #[error("the peer was restarted and no longer knows this transfer; start it again")]
     PeerRestarted,
@@ -411,7 +423,7 @@ pub enum SessionError {
 impl SessionError {
     /// Whether it says nothing against the pages that arrived.
     pub(crate) fn spares_pages(&self) -> bool {
-        matches!(self, Self::PeerAborted { .. } | Self::Unreachable { .. } | Self::Cancelled)
+        matches!(self, Self::PeerAborted { .. } | Self::Unreachable { .. } | Self::Cancelled | Self::ShuttingDown)
     }
 
     /// A violation found in a control frame.
@@ -431,6 +443,7 @@ impl SessionError {
             }
             Self::NotConverging(_) => abort(AbortReason::NotConverging, self.to_string()),
             Self::Cancelled => abort(AbortReason::Cancelled, self.to_string()),
+            Self::ShuttingDown => abort(AbortReason::Shutdown, self.to_string()),
             _ => None,
         }
     }

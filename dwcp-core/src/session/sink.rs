@@ -25,8 +25,8 @@ use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time}
 use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
-    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId, Offer, Pause,
-    Ping, Ready, Run, Running,
+    AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId,
+    Offer, Pause, Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -76,6 +76,8 @@ pub struct Sink {
     promise: Option<Promise>,
     /// From which page on the source has still to be told what is held. `None`: ACCEPT was said.
     telling: Option<FlatPage>,
+    /// This node shuts down.
+    retiring: bool,
     control_up: bool,
     control_since: Time,
     heard_at: Time,
@@ -154,6 +156,7 @@ impl Sink {
             pause: None,
             promise: None,
             telling: None,
+            retiring: false,
             control_up: true,
             control_since: Time::default(),
             heard_at: Time::default(),
@@ -564,6 +567,40 @@ impl Sink {
         self.close_lanes();
     }
 
+    /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
+    fn retire(&mut self) -> Result<(), SessionError> {
+        self.retiring = true;
+        if self.state == State::Running && !self.control_up {
+            // Who asks later is answered by the record.
+            self.finish(Owner::Sink, None);
+        }
+        let paused = self.pause.as_ref().is_some_and(|pausing| !pausing.checked);
+        if matches!(self.state, State::Idle | State::Receiving) && !paused {
+            return Err(SessionError::ShuttingDown);
+        }
+        Ok(())
+    }
+
+    /// A lane 0 that fell silent is lost, too (T-2), whatever the kernel says. spec: S-10, O-6
+    fn superseded(&mut self, again: bool) -> Result<(), SessionError> {
+        if self.control_up {
+            return Ok(());
+        }
+        match self.state {
+            State::Ready if again => {
+                let text = "its source offers it again".into();
+                Err(SessionError::PeerAborted { reason: AbortReason::Cancelled, text })
+            }
+            State::Ready | State::Starting | State::RecordingRan | State::Ended => Ok(()),
+            // Who asks later is answered by the record.
+            State::Running => {
+                self.finish(Owner::Sink, None);
+                Ok(())
+            }
+            _ => Err(SessionError::Cancelled),
+        }
+    }
+
     fn control_up(&mut self, now: Time) {
         self.control_up = true;
         self.control_since = now;
@@ -592,7 +629,10 @@ impl Sink {
         if self.state == State::Ended {
             return;
         }
+        // A source that was told READY finds the promise again at the next process: nothing is taken back.
+        let kept = self.promised() && matches!(error, SessionError::ShuttingDown);
         if self.control_up
+            && !kept
             && let Some(frame) = error.frame()
         {
             self.say(frame);
@@ -651,7 +691,7 @@ impl Sink {
         match input {
             Input::Start => self.start(now),
             Input::Frame(frame) => self.frame(now, frame)?,
-            Input::ControlDown { clean } => self.control_down(now, clean),
+            Input::ControlDown { clean } => self.control_down(now, clean || self.retiring),
             Input::ControlUp => self.control_up(now),
             Input::LaneJoin { lane } => self.lane_join(lane),
             Input::LaneDown { lane } => self.lane_down(lane),
@@ -670,8 +710,12 @@ impl Sink {
             Input::PersistFailed { text } => return Err(SessionError::Record { text }),
             Input::GuestFailed(error) => return Err(error.into()),
             // After RUN it is too late.
+            Input::Cancel if self.state == State::Running && self.retiring => self.finish(Owner::Sink, None),
             Input::Cancel if self.ran() => {}
+            Input::Cancel if self.retiring => return Err(SessionError::ShuttingDown),
             Input::Cancel => return Err(SessionError::Cancelled),
+            Input::Retire => self.retire()?,
+            Input::Superseded { again } => self.superseded(again)?,
             Input::Tick
             | Input::SessionLost
             | Input::LaneUp { .. }

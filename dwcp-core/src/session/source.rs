@@ -305,6 +305,7 @@ impl Source {
         for (page, leaf) in (region.first + have.first..).zip(&have.leaves) {
             self.leaves.set(FlatPage(page), *leaf);
         }
+        self.progress.pages_held += u64::try_from(have.leaves.len()).unwrap_or(0);
         Ok(())
     }
 
@@ -631,8 +632,15 @@ impl Source {
             Input::Persisted => self.persisted(),
             Input::PersistFailed { text } => self.persist_failed(now, text),
             Input::Cancel => self.cancel(now),
+            Input::Retire if self.gave_up() => {}
+            Input::Retire => return Err(SessionError::ShuttingDown),
             Input::Bandwidth(rate) => self.pace.set(now, rate),
-            Input::Tick | Input::LaneJoin { .. } | Input::Applied(_) | Input::Staged | Input::Running => {}
+            Input::Tick
+            | Input::LaneJoin { .. }
+            | Input::Applied(_)
+            | Input::Staged
+            | Input::Running
+            | Input::Superseded { .. } => {}
         }
         Ok(())
     }

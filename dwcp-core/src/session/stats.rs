@@ -28,6 +28,8 @@ pub struct Progress {
     pub phase: Phase,
     /// Bytes of the guest, zeros included.
     pub guest_bytes: u64,
+    /// Source: pages that the sink said it holds, durably, from before this session.
+    pub pages_held: u64,
     /// Pages looked at and sent, or found to be there, in all rounds.
     pub pages_read: u64,
     /// Of these, pages that the sink had already (zeros in the first round included).

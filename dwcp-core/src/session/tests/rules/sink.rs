@@ -326,6 +326,81 @@ fn a_sink_that_is_ready_waits_for_ever_and_one_that_is_not_does_not() {
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
 }
 
+// spec: R-3
+#[test]
+fn a_node_that_shuts_down_parks_what_is_not_whole_and_hands_over_the_rest() {
+    let is_shutdown = |frame: &Frame| matches!(frame, Frame::Abort(abort) if abort.reason == AbortReason::Shutdown);
+    let outputs = joined().feed(Input::Retire);
+    assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+
+    // The device state is still on its way: that takes no time worth a transfer.
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    assert!(outcome(&bench.feed(Input::Retire)).is_none());
+    assert!(asked!(bench.hear(part(1, 0, DEVICES)), Output::Stage { .. }));
+    let outputs = bench.feed(Input::Cancel);
+    assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park), "its time is over");
+
+    let mut bench = ready();
+    assert!(outcome(&bench.feed(Input::Retire)).is_none());
+    assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
+
+    // Nobody waits for a source that was lost after its guest ran.
+    for (first, then) in [
+        (Input::Retire, Input::ControlDown { clean: false }),
+        (Input::ControlDown { clean: false }, Input::Retire),
+        (Input::Retire, Input::Cancel),
+    ] {
+        let mut bench = ready();
+        bench.hear(Frame::Run(run(1)));
+        bench.feed(Input::Running);
+        bench.feed(Input::Persisted);
+        assert!(outcome(&bench.feed(first)).is_none());
+        assert_eq!(outcome(&bench.feed(then)).unwrap().owner, Owner::Sink);
+    }
+
+    let mut bench = ready();
+    bench.feed(Input::Retire);
+    let outputs = bench.feed(Input::Cancel);
+    assert!(frames(&outputs).is_empty(), "the promise stands");
+    assert!(!asked!(outputs, Output::Park) && !asked!(outputs, Output::Forget(_)));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::InDoubt);
+}
+
+// spec: S-10, O-6, T-2
+#[test]
+fn a_source_that_comes_again_ends_what_it_lost_and_nothing_else() {
+    for again in [false, true] {
+        let silent = Duration::from_secs(11);
+        let mut bench = joined();
+        assert!(outcome(&bench.feed(Input::Superseded { again })).is_none(), "its connection lives");
+        bench.after(silent);
+        let outputs = bench.feed(Input::Superseded { again });
+        assert!(asked!(outputs, Output::Park));
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+
+        let mut bench = ready();
+        assert!(outcome(&bench.feed(Input::Superseded { again })).is_none(), "its connection lives");
+        bench.after(silent);
+        let outputs = bench.feed(Input::Superseded { again });
+        // Without an offer of the same transfer the source may have given it up.
+        assert_eq!(outcome(&outputs).map(|outcome| outcome.owner), again.then_some(Owner::Source));
+        assert_eq!(asked!(outputs, Output::Forget(_)), again);
+
+        let mut bench = ready();
+        bench.hear(Frame::Run(run(1)));
+        bench.feed(Input::ControlDown { clean: false });
+        assert!(outcome(&bench.feed(Input::Superseded { again })).is_none(), "the guest is being started");
+        bench.feed(Input::Running);
+        assert!(outcome(&bench.feed(Input::Superseded { again })).is_none(), "and that is being recorded");
+        bench.feed(Input::Persisted);
+        let outputs = bench.feed(Input::Superseded { again });
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Sink);
+        assert!(!asked!(outputs, Output::Forget(_)), "a late question finds the record");
+    }
+}
+
 // spec: S-10
 #[test]
 fn the_source_may_end_a_ready_sink_by_abort() {
