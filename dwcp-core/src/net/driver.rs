@@ -7,10 +7,12 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 
+use super::allowance::Rate;
 use super::clock::Clock;
+use super::conduct::Accuser;
 use super::control::ControlLink;
-use super::dial::Socket;
 use super::records::Records;
+use super::socket::Socket;
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::session::{Input, Machine, Outcome, Output, Owner, Phase, Progress, Record, SessionError, Time};
 use crate::wire::{Abort, AbortReason, Frame, LaneId, TransferId};
@@ -43,6 +45,9 @@ pub(super) const EVENTS: usize = 256;
 
 /// What only one of the two ends does.
 pub(super) trait Hands: Send + 'static {
+    /// Control frames that the other end has use for.
+    const HEARS: Rate;
+
     /// Does what the machine asks for, or gives it back when it is common to both ends.
     fn perform(&mut self, output: Output) -> Option<Output>;
 
@@ -59,6 +64,7 @@ pub(super) struct Driver<M, H> {
     pub(super) hands: H,
     pub(super) control: Option<ControlLink>,
     pub(super) generation: u64,
+    pub(super) accuser: Accuser,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) queue: mpsc::Receiver<Event>,
     pub(super) chores: Chores,
@@ -85,6 +91,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             }
             outcome = self.next().await;
         };
+        self.accuser.judge(&outcome);
         self.wind_up().await;
         outcome
     }
@@ -159,7 +166,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             return outcome;
         }
         self.generation += 1;
-        self.control = Some(ControlLink::start(stream, self.generation, self.events.clone()));
+        self.control = Some(ControlLink::start(stream, self.generation, H::HEARS, self.events.clone()));
         self.feed(Input::ControlUp).or_else(|| first.and_then(|frame| self.feed(Input::Frame(frame))))
     }
 

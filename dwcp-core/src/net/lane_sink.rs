@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
+use super::allowance::Allowance;
+use super::clock::Clock;
+use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
 use super::handshake::{ReadError, read_header};
-use crate::extent::FlatPage;
+use crate::extent::{Extent, FlatPage};
 use crate::guest::{Guest, GuestError};
 use crate::session::leaves::extent_digest;
 use crate::session::page_hash::hash_pages;
@@ -52,6 +55,7 @@ async fn receive(
     events: &mpsc::Sender<Event>,
 ) -> Result<(), SessionError> {
     let mut body = vec![0; MAX_EXTENT_BYTES];
+    stream.get_mut().0.read_ahead();
     loop {
         let header = match read_header(&mut stream, unpacker.lane, MAX_EXTENT_BYTES).await {
             Ok(header) => header,
@@ -97,11 +101,16 @@ struct Unpacker {
     leaves: Vec<Digest>,
     scratch: Vec<u8>,
     decoder: dwcp_hde::Decoder,
+    clock: Clock,
+    empty: Allowance,
 }
 
 impl Unpacker {
     fn new(shared: Arc<SinkLanes>, lane: LaneId, granted: Arc<AtomicU64>) -> Self {
+        let clock = Clock::start();
         Self {
+            empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
+            clock,
             shared,
             lane,
             granted,
@@ -140,6 +149,7 @@ impl Unpacker {
         if head.epoch != self.shared.epoch {
             return Err(self.fault(bad, format!("{} where {} is due", head.epoch, self.shared.epoch)));
         }
+        self.charge_empty(&head.extent)?;
         let layout = self.shared.guest.layout();
         let bounds = head.extent.check(layout).map_err(|error| self.fault(bad, error.to_string()))?;
         let numbers: Vec<u32> = head.extent.page_numbers().collect();
@@ -158,7 +168,7 @@ impl Unpacker {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        let plain = plain.map_err(|error| self.fault(bad, format!("block: {error}")))?;
+        let plain = plain.map_err(|error| self.undecodable(&error))?;
         self.leaves.clear();
         hash_pages(plain, &mut self.leaves);
         if extent_digest(head.epoch, &head.extent, &self.leaves) != head.digest {
@@ -194,6 +204,25 @@ impl Unpacker {
         self.charged_at_last_ack = self.received;
         let pages = u16::try_from(head.extent.pages()).unwrap_or(u16::MAX);
         Applied { lane: self.lane, seq: head.seq, wire_bytes, pages }
+    }
+
+    /// A block that claims too much is meant so; one that is broken may be so by chance. spec: K-5
+    fn undecodable(&self, error: &dwcp_hde::DecodeError) -> SessionError {
+        let what = format!("block: {error}");
+        let (lane, position) = (self.lane, self.next_seq);
+        match error {
+            dwcp_hde::DecodeError::OutOfMemory => GuestError::Other(error.to_string()).into(),
+            excess if excess.is_excess() => self.fault(ErrorCode::BadExtent, what),
+            _ => SessionError::Integrity { code: ErrorCode::BadBlock, lane, position, what },
+        }
+    }
+
+    /// Charges an extent that carries no page. spec: F-2
+    fn charge_empty(&mut self, extent: &Extent) -> Result<(), SessionError> {
+        if extent.pages() > 0 || self.empty.take(self.clock.now()) {
+            return Ok(());
+        }
+        Err(flood(self.lane, self.next_seq, "more extents without a page than there is use for"))
     }
 
     fn fault(&self, code: ErrorCode, what: String) -> SessionError {

@@ -1,0 +1,96 @@
+//! Who is quarantined, for how long it is remembered, and who is not.
+
+use std::collections::BTreeMap;
+
+use dwcp_core::net::{Endpoint, Identity, Incoming, Offence, Quarantine, Trust, TurnedAway};
+use dwcp_core::wire::*;
+
+use crate::attacker::{Raw, offer};
+
+/// A node with its state in a folder, and a peer that it trusts.
+async fn with_state(folder: &std::path::Path, own: &Identity, peer: &Identity) -> (Endpoint, dwcp_core::net::Listener) {
+    let node = Endpoint::new(own, &Trust::fingerprints([peer.fingerprint()])).unwrap();
+    let node = node.with_quarantine(folder).unwrap();
+    let listener = node.listen("127.0.0.1:0").await.unwrap();
+    (node, listener)
+}
+
+async fn connect(listener: &dwcp_core::net::Listener, peer: &Identity) -> Raw {
+    Raw::connect(listener.local_addr(), Some(peer), b"dwcp/3").await.unwrap()
+}
+
+// spec: H-11
+#[tokio::test]
+async fn a_restart_frees_nobody_and_an_operator_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, peer) = (Identity::generate("node").unwrap(), Identity::generate("peer").unwrap());
+    let (node, listener) = with_state(folder.path(), &own, &peer).await;
+    let mut raw = connect(&listener, &peer).await;
+    raw.say(&Frame::Ping(Ping { id: 0 })).await;
+    assert_eq!(raw.hear_error().await.code, ErrorCode::Unexpected);
+    assert_eq!(node.offences().charged, BTreeMap::from([(Offence::OutOfPlace, 1)]));
+    let told = Quarantine::list(folder.path()).unwrap().peers;
+    assert_eq!(told, node.quarantined());
+    assert_eq!((told[0].peer, told[0].offence, told[0].times), (peer.fingerprint(), Offence::OutOfPlace, 1));
+    assert_eq!(told[0].until - told[0].since, 30);
+    drop((node, listener));
+
+    let (node, mut listener) = with_state(folder.path(), &own, &peer).await;
+    let refusal = connect(&listener, &peer).await.hear_error().await;
+    assert_eq!(refusal.text, "refused here for now; ask its operator");
+    assert_eq!(node.offences().turned_away, BTreeMap::from([(TurnedAway::Quarantined, 1)]));
+    assert!(Quarantine::clear(folder.path(), peer.fingerprint()).unwrap());
+    let mut raw = connect(&listener, &peer).await;
+    let (ack, hello) = raw.hello(|_| {}).await;
+    raw.bind(&hello, &ack).await;
+    raw.say(&Frame::Offer(offer())).await;
+    assert!(matches!(listener.accept().await, Some(Incoming::Offer(_))));
+}
+
+/// An address can be forged, and shared: nobody is charged before it is known who it is.
+#[tokio::test]
+async fn strangers_are_counted_and_never_quarantined() {
+    let folder = tempfile::tempdir().unwrap();
+    let [own, peer, stranger] = ["node", "peer", "stranger"].map(|name| Identity::generate(name).unwrap());
+    let (node, listener) = with_state(folder.path(), &own, &peer).await;
+    for _ in 0..10 {
+        if let Ok(mut raw) = Raw::connect(listener.local_addr(), Some(&stranger), b"dwcp/3").await {
+            assert!(raw.hear().await.is_err());
+        }
+    }
+    let found = node.offences();
+    assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::NotAuthenticated, 10)])));
+    assert!(node.quarantined().is_empty());
+    assert!(Quarantine::list(folder.path()).unwrap().peers.is_empty());
+}
+
+// spec: H-11
+#[tokio::test]
+async fn offers_that_wait_are_bounded_by_identity() {
+    let [own, peer, other] = ["node", "peer", "other"].map(|name| Identity::generate(name).unwrap());
+    let trust = Trust::fingerprints([peer.fingerprint(), other.fingerprint()]);
+    let node = Endpoint::new(&own, &trust).unwrap();
+    let listener = node.listen("127.0.0.1:0").await.unwrap();
+    let offered = async |identity: &Identity, id: u16| {
+        let mut raw = connect(&listener, identity).await;
+        let (ack, hello) = raw.hello(|_| {}).await;
+        raw.bind(&hello, &ack).await;
+        let mut transfer = [0; 16];
+        transfer[..2].copy_from_slice(&id.to_le_bytes());
+        raw.say(&Frame::Offer(Offer { transfer: TransferId(transfer), ..offer() })).await;
+        raw
+    };
+    let mut waiting = Vec::new();
+    for id in 0..256 {
+        waiting.push(offered(&peer, id).await);
+    }
+    let mut one_more = offered(&peer, 256).await;
+    let Frame::Abort(abort) = one_more.hear().await.unwrap() else { panic!() };
+    assert!(abort.text.contains("try again later"), "{}", abort.text);
+    let found = node.offences();
+    assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::OverPeerLimit, 1)])));
+    assert!(!node.quarantined().iter().any(|quarantined| quarantined.peer == peer.fingerprint()));
+    // It fills its own places only, and holds no half-open connection: there are 128 for this address.
+    let others = offered(&other, 1000).await;
+    drop((others, waiting));
+}
