@@ -14,6 +14,8 @@
 
 #[path = "../attacker/mod.rs"]
 mod attacker;
+#[path = "../operator/mod.rs"]
+mod operator;
 
 mod blocks;
 mod connections;

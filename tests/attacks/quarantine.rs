@@ -6,6 +6,7 @@ use dwcp_core::net::{Endpoint, Identity, Incoming, Offence, Quarantine, Trust, T
 use dwcp_core::wire::*;
 
 use crate::attacker::{Raw, offer};
+use crate::operator::{Place, dwcp, run};
 
 /// A node with its state in a folder, and a peer that it trusts.
 async fn with_state(folder: &std::path::Path, own: &Identity, peer: &Identity) -> (Endpoint, dwcp_core::net::Listener) {
@@ -93,4 +94,37 @@ async fn offers_that_wait_are_bounded_by_identity() {
     // It fills its own places only, and holds no half-open connection: there are 128 for this address.
     let others = offered(&other, 1000).await;
     drop((others, waiting));
+}
+
+#[test]
+fn an_operator_lists_and_clears_while_the_receiver_runs() {
+    let place = Place::new();
+    let quarantine = |words: &[&str]| run(dwcp().arg("quarantine").args(words).arg("--dir").arg(place.path("in")));
+    quarantine(&["list"]).failed(1, &["no `dwcp receive` ever stored images", "--dir"]);
+    let receiver = place.listen();
+    assert!(quarantine(&["list"]).out.contains("nobody is in quarantine"));
+    quarantine(&["clear", &place.sender]).failed(1, &["is not in quarantine", "dwcp quarantine list"]);
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let identity = Identity::from_pem(&std::fs::read_to_string(place.path("a.id")).unwrap()).unwrap();
+        let to = receiver.address.parse().unwrap();
+        let mut raw = Raw::connect(to, Some(&identity), b"dwcp/3").await.unwrap();
+        raw.say(&Frame::Ping(Ping { id: 0 })).await;
+        assert_eq!(raw.hear_error().await.code, ErrorCode::Unexpected);
+    });
+    let list = quarantine(&["list"]).out;
+    assert!(list.contains(&place.sender) && list.contains("out-of-place, time 1"), "{list}");
+    let said = quarantine(&["list", "--json"]);
+    assert_eq!(said.summary()["peers"], 1);
+    let first: serde_json::Value = serde_json::from_str(said.out.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["event"], &first["peer"]), (&"quarantined".into(), &place.sender.clone().into()));
+
+    let image = place.sparse("vm.mem");
+    run(place.send(&receiver.address, "vm1").arg(&image)).failed(1, &["refused here for now; ask its operator"]);
+    let said = quarantine(&["clear", "--all", "--json"]);
+    assert_eq!((said.code, &said.summary()["cleared"]), (0, &1.into()));
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    receiver.stop();
 }

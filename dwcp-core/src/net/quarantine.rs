@@ -183,6 +183,11 @@ impl Peer {
 }
 
 impl Quarantined {
+    /// For how long yet.
+    pub fn left(&self) -> Duration {
+        Duration::from_secs(self.until.saturating_sub(unix_seconds()))
+    }
+
     fn holds(&self, now: u64) -> bool {
         now < self.until && self.until - now <= LONGEST.as_secs()
     }
