@@ -1,4 +1,4 @@
-//! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`.
+//! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`, or `-- --malformed 1000000`.
 #![allow(clippy::as_conversions, reason = "a ratio for humans")]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use dwcp_sim::{Planted, run_seed};
 
-const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]";
+const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going] | --malformed INPUTS [SEED]";
 
 struct Campaign {
     seeds: Range<u64>,
@@ -16,6 +16,13 @@ struct Campaign {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, numbers @ ..] = words.as_slice()
+        && first == "--malformed"
+    {
+        let numbers: Vec<u64> = numbers.iter().map_while(|word| word.parse().ok()).collect();
+        return damaged(numbers.first().copied().unwrap_or(1_000_000), numbers.get(1).copied().unwrap_or(1));
+    }
     let Some(campaign) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         for (_, name) in Planted::ALL {
@@ -24,6 +31,27 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     if run(&campaign) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A violation is a panic, and ends the process.
+fn damaged(inputs: u64, seed: u64) -> ExitCode {
+    let tally = dwcp_sim::malformed::malformed(inputs, seed);
+    for (class, count) in &tally.refused {
+        println!("{count:>9}  {class}");
+    }
+    println!(
+        "{} malformed inputs of {} classes from seed {seed}: all refused by typed errors, 0 panics, 0 applied ({} more \
+         inputs were sound or only a begin)",
+        tally.inputs(),
+        tally.refused.len(),
+        tally.sound
+    );
+    let flips = dwcp_sim::malformed::bit_flips(inputs, seed);
+    println!(
+        "{inputs} bit flips inside the channel: {} refused, {} left the lane waiting, {} changed no page, 0 applied",
+        flips.refused, flips.waits, flips.same
+    );
+    ExitCode::SUCCESS
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Campaign> {
