@@ -10,8 +10,9 @@ use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::*;
 use dwcp_core::{Layout, RegionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::attacker::{Raw, offer};
 use crate::oracle::{Field, refused_for_now};
 
 /// Silent, with the begin of a TLS record, and authenticated but silent.
@@ -55,6 +56,43 @@ async fn b16_an_address_has_no_more_than_its_half_open_connections() {
     assert!(!matches!(over.read(&mut [0; 64]).await, Ok(1..)), "hung up on at once");
     assert_eq!(field.node.offences().turned_away, BTreeMap::from([(TurnedAway::OverAddressLimit, 1)]));
     drop(held);
+    field.honest_comes_through().await;
+}
+
+/// All that an honest source said on a connection, said again by somebody else.
+#[tokio::test]
+async fn b21_a_whole_connection_replayed() {
+    let mut field = Field::new().await;
+    let tap = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (through, node) = (tap.local_addr().unwrap(), field.address);
+    let recording = tokio::spawn(async move {
+        let (near, far) = (tap.accept().await.unwrap().0, TcpStream::connect(node).await.unwrap());
+        let ((mut from, mut back), (mut answers, mut to)) = (near.into_split(), far.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+        let (mut said, mut bytes) = (Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            said.extend_from_slice(&bytes[..count]);
+            to.write_all(&bytes[..count]).await.unwrap();
+        }
+        said
+    });
+    let mut control = Raw::connect(through, Some(&field.attacker), b"dwcp/3").await.unwrap();
+    let (ack, hello) = control.hello(|_| {}).await;
+    control.bind(&hello, &ack).await;
+    control.say(&Frame::Offer(offer())).await;
+    let session = field.accepted().await;
+    drop(control);
+    let said = recording.await.unwrap();
+    assert!(said.len() > 500, "{} bytes", said.len());
+    drop(session);
+
+    let mut replay = TcpStream::connect(field.address).await.unwrap();
+    let _ = replay.write_all(&said).await;
+    let mut answer = Vec::new();
+    let _ = replay.read_to_end(&mut answer).await;
+    let found = field.node.offences();
+    assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::NotAuthenticated, 1)])));
+    assert!(!field.quarantined());
     field.honest_comes_through().await;
 }
 

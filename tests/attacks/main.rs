@@ -25,3 +25,24 @@ mod oracle;
 mod quarantine;
 mod sinks;
 mod switch_over;
+
+/// The table of `docs/reliability.md` names a test for every attack of the catalogue, or says why there is none.
+#[test]
+fn the_catalogue_is_complete() {
+    let text = include_str!("../../docs/reliability.md");
+    let sources = [
+        include_str!("blocks.rs"),
+        include_str!("connections.rs"),
+        include_str!("extents.rs"),
+        include_str!("lanes.rs"),
+        include_str!("sinks.rs"),
+        include_str!("switch_over.rs"),
+    ];
+    for number in 1..=20 {
+        let id = format!("| B{number:02} |");
+        let row = text.lines().find(|line| line.starts_with(&id)).unwrap_or_else(|| panic!("no row {id}"));
+        let tests = format!("async fn b{number:02}_");
+        let has_tests = sources.iter().any(|source| source.contains(&tests));
+        assert!(has_tests != row.contains("not here:"), "{row}");
+    }
+}

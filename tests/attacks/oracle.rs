@@ -84,12 +84,17 @@ impl Field {
         let (ack, hello) = control.hello(|_| {}).await;
         control.bind(&hello, &ack).await;
         control.say(&Frame::Offer(offer())).await;
-        let (guest, at_node) = self.sessions.recv().await.unwrap();
+        let (guest, at_node) = self.accepted().await;
         assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
         let key = control.key(binding::SESSION_LABEL);
         let mut lane = self.connect().await;
         let Frame::Joined(joined) = join(&mut lane, &key, ack.session, LaneId(1)).await else { panic!() };
         Inside { control, lane, credit: joined.credit, session: ack.session, key, guest, at_node }
+    }
+
+    /// The attacker's next session at the node.
+    pub(crate) async fn accepted(&mut self) -> (Arc<Memory>, Session) {
+        self.sessions.recv().await.unwrap()
     }
 
     /// Offences counted so far.

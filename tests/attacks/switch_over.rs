@@ -73,6 +73,20 @@ async fn b06_words_that_only_a_sink_says() {
     said(Offence::OutOfPlace, &[Frame::Credit(Credit { lane: LaneId(1), total: u64::MAX })]).await;
 }
 
+/// What a sink remembers of lanes is bounded.
+#[tokio::test]
+async fn b30_burials_of_lanes_that_never_were() {
+    oracle(SinkConfig::default(), Offence::OutOfPlace, async |inside: &mut Inside| {
+        let mut all = Vec::new();
+        for id in 1..=limits::MAX_LANE_IDS + 1 {
+            Frame::Bury(Bury { lane: LaneId(id) }).encode(&mut all);
+        }
+        let _ = inside.control.stream.write_all(&all).await;
+        let _ = inside.control.stream.flush().await;
+    })
+    .await;
+}
+
 // spec: F-1
 #[tokio::test]
 async fn b29_a_flood_of_questions() {

@@ -5,11 +5,13 @@
 //!     └──────────────── one deadline, armed at accept ───────────────────────────────┘└─ JOIN ─> its session
 //! ```
 
+use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -74,8 +76,9 @@ impl Gate {
                 },
                 Err(error) if is_out_of_descriptors(&error) => {
                     tracing::info!(%error, "no descriptor is left for a connection; it is hung up on");
-                    if reserve.shed(&socket).await {
+                    if let Some(stream) = reserve.accept(&socket).await {
                         self.turned_away(TurnedAway::NoDescriptor);
+                        reserve.hang_up(stream);
                     }
                 }
                 Err(error) => {
@@ -89,10 +92,10 @@ impl Gate {
     /// The permit is given back as soon as the handshake is over; what waits after that is bounded by identity.
     /// spec: H-10
     async fn serve(self, stream: TcpStream, address: SocketAddr, mut permit: Permit) {
-        let greeting = tokio::time::timeout(GREETING_LIMIT, self.greet(stream, address));
+        let mut greeting = pin!(tokio::time::timeout(GREETING_LIMIT, self.greet(stream, address)));
         let opened = tokio::select! {
             biased;
-            opened = greeting => opened,
+            opened = &mut greeting => opened,
             () = permit.evicted() => {
                 tracing::info!(%address, "a half-open connection made room");
                 return self.turned_away(TurnedAway::MadeRoom);
@@ -121,20 +124,26 @@ impl Gate {
     async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel)> {
         self.endpoint.sockets.tune(&stream, false);
         let acceptor = TlsAcceptor::from(Arc::clone(&self.endpoint.tls.server));
-        let accepted = match acceptor.accept(Socket::new(stream)).await {
-            Ok(stream) => {
-                let (_, state) = stream.get_ref();
-                let channel = channel(state, |label| state.export_keying_material([0; 32], label, None));
-                channel.map(|channel| (TlsStream::Server(stream), channel)).map_err(io::Error::other)
-            }
-            Err(error) => Err(error),
+        let refused = |error: &dyn fmt::Display| {
+            tracing::info!(%address, %error, "a connection was not authenticated");
+            self.turned_away(TurnedAway::NotAuthenticated);
         };
-        accepted
-            .inspect_err(|error| {
-                tracing::info!(%address, %error, "a connection was not authenticated");
-                self.turned_away(TurnedAway::NotAuthenticated);
-            })
-            .ok()
+        let stream = match acceptor.accept(Socket::new(stream)).into_fallible().await {
+            Ok(stream) => stream,
+            // Counted before it is closed, here as everywhere: who sees the end finds it counted.
+            Err((error, _open)) => {
+                refused(&error);
+                return None;
+            }
+        };
+        let (_, state) = stream.get_ref();
+        match channel(state, |label| state.export_keying_material([0; 32], label, None)) {
+            Ok(channel) => Some((TlsStream::Server(stream), channel)),
+            Err(error) => {
+                refused(&error);
+                None
+            }
+        }
     }
 
     /// Who it is, is known; whether anything is taken of it now. spec: H-11
@@ -320,34 +329,25 @@ impl Reserve {
         Self { null, kept }
     }
 
-    /// Whether a connection was hung up on. The system may also complain when none is waiting.
-    async fn shed(&mut self, socket: &TcpListener) -> bool {
+    /// The connection that waits. None may: the system complains before it looks.
+    async fn accept(&mut self, socket: &TcpListener) -> Option<TcpStream> {
         self.kept = None;
-        let accepted = poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await;
-        match accepted {
-            Poll::Ready(Ok((stream, _))) => {
-                self.kept = self.null.as_ref().and_then(|null| replace(stream, null));
-                true
-            }
-            Poll::Pending => {
-                self.kept = self.null.as_ref().and_then(|null| null.try_clone().ok());
-                false
-            }
-            Poll::Ready(Err(_)) => {
-                // Somebody was faster and has the descriptor now.
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                self.kept = self.null.as_ref().and_then(|null| null.try_clone().ok());
-                false
-            }
+        match poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
+            Poll::Ready(Ok((stream, _))) => return Some(stream),
+            Poll::Pending => {}
+            // Somebody was faster and has the descriptor now.
+            Poll::Ready(Err(_)) => tokio::time::sleep(ACCEPT_RETRY).await,
         }
+        self.kept = self.null.as_ref().and_then(|null| null.try_clone().ok());
+        None
     }
-}
 
-/// Hangs up and keeps the descriptor, in one step, lest somebody else take it in between.
-fn replace(stream: TcpStream, by: &OwnedFd) -> Option<OwnedFd> {
-    let mut taken = OwnedFd::from(stream.into_std().ok()?);
-    rustix::io::dup2(by, &mut taken).ok()?;
-    Some(taken)
+    /// Closes it and keeps its descriptor, in one step, lest somebody else take that in between.
+    fn hang_up(&mut self, stream: TcpStream) {
+        let (Some(null), Ok(stream)) = (&self.null, stream.into_std()) else { return };
+        let mut taken = OwnedFd::from(stream);
+        self.kept = rustix::io::dup2(null, &mut taken).is_ok().then_some(taken);
+    }
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
