@@ -59,6 +59,7 @@ fn main() {
         besiege("none", &options, 0, b"").await;
         besiege("silent", &options, options.connections, b"").await;
         besiege("silent after a ClientHello", &options, options.connections, &client_hello()).await;
+        crowd(1000).await;
     });
 }
 
@@ -174,6 +175,22 @@ async fn besiege(name: &str, options: &Options, connections: usize, opening: &[u
         ms(1.0),
         reaped.as_secs_f64()
     );
+}
+
+/// Honest peers that all come at the same moment, from one address and with one identity.
+async fn crowd(peers: usize) {
+    let node = Arc::new(Node::start());
+    let began = Instant::now();
+    let all: Vec<_> = (0..peers)
+        .map(|_| {
+            let node = Arc::clone(&node);
+            tokio::spawn(async move { node.handshake().await })
+        })
+        .collect();
+    for one in all {
+        one.await.expect("an honest handshake");
+    }
+    println!("\n{peers} honest handshakes at once: all done within {:.2} s", began.elapsed().as_secs_f64());
 }
 
 /// From an address of its own.

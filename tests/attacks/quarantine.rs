@@ -91,7 +91,7 @@ async fn offers_that_wait_are_bounded_by_identity() {
     let found = node.offences();
     assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::OverPeerLimit, 1)])));
     assert!(!node.quarantined().iter().any(|quarantined| quarantined.peer == peer.fingerprint()));
-    // It fills its own places only, and holds no half-open connection: there are 128 for this address.
+    // It fills its own places only.
     let others = offered(&other, 1000).await;
     drop((others, waiting));
 }

@@ -10,9 +10,9 @@ use super::offence::{Offence, Offences, TurnedAway};
 use super::quarantine::Quarantine;
 use crate::session::{Fingerprint, Outcome, SessionError};
 
-/// Handshakes of one identity. A thousand transfers of five connections that begin together take 20 s; an identity
-/// that does nothing else keeps a quarter of a core busy, and the others are served meanwhile.
-const HANDSHAKES: Rate = Rate { burst: 1024, per_second: 256 };
+/// Handshakes of one identity: a thousand transfers of up to eight connections may begin together. An identity that does
+/// nothing else keeps a quarter of a core busy from then on.
+const HANDSHAKES: Rate = Rate { burst: 8192, per_second: 256 };
 /// Identities whose handshakes are counted at a time. With more than these, those that came least lately are new again.
 const PEERS: usize = 4096;
 

@@ -263,11 +263,13 @@ impl Gate {
         let known = sessions.get_mut(&claim.session).ok_or(unknown)?;
         let mac = binding::resume_mac(&known.key, &channel.connection_key, claim.session, claim.attempt);
         let fresh = claim.attempt > known.attempt;
-        let proven = binding::same(mac, claim.mac) && known.peer == channel.peer;
-        if !proven {
+        if !binding::same(mac, claim.mac) || known.peer != channel.peer {
+            // It is written to the disk, for which nobody shall wait.
+            drop(sessions);
             self.endpoint.conduct.charge(channel.peer, Offence::BadProof);
+            return Err(unknown);
         }
-        if !proven || !fresh {
+        if !fresh {
             return Err(unknown);
         }
         known.attempt = claim.attempt;

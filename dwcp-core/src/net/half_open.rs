@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Of one address (IPv6: of one /64, which one host has): two sessions of 64 lanes each that dial at once. Others of
-/// that address are hung up on, and dial again.
-pub(super) const PER_ADDRESS: usize = 128;
 /// Of all together, if the process may have twice as many descriptors. Each costs some KiB.
-pub(super) const IN_ALL: usize = 8192;
+const IN_ALL: usize = 8192;
+/// The share of one address (IPv6: of one /64, which one host has): a thousand transfers that one host begins together.
+/// Others of that address are hung up on, and dial again.
+const SHARE: usize = 8;
+/// However few descriptors there are: two sessions of 64 lanes.
+const LEAST_PER_ADDRESS: usize = 128;
 
 /// The connections that shake hands. A permit is held from accept until the handshake is over.
 ///
@@ -22,6 +24,7 @@ pub(super) struct HalfOpen(Arc<Mutex<Table>>);
 #[derive(Debug)]
 struct Table {
     in_all: usize,
+    most_per_address: usize,
     per_address: HashMap<IpAddr, usize>,
     /// By age.
     held: BTreeMap<u64, Held>,
@@ -52,14 +55,16 @@ impl HalfOpen {
     }
 
     fn new(in_all: usize) -> Self {
-        Self(Arc::new(Mutex::new(Table { in_all, per_address: HashMap::new(), held: BTreeMap::new(), next: 0 })))
+        let most_per_address = (in_all / SHARE).max(LEAST_PER_ADDRESS);
+        let (per_address, held) = (HashMap::new(), BTreeMap::new());
+        Self(Arc::new(Mutex::new(Table { in_all, most_per_address, per_address, held, next: 0 })))
     }
 
     /// A permit, unless this address has as many as it may. Never waits.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Permit> {
         let prefix = prefix(address);
         let mut table = self.lock();
-        if table.per_address.get(&prefix).is_some_and(|&held| held >= PER_ADDRESS) {
+        if table.per_address.get(&prefix).is_some_and(|&held| held >= table.most_per_address) {
             return None;
         }
         if table.held.len() >= table.in_all
@@ -123,6 +128,8 @@ fn prefix(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const MOST: usize = IN_ALL / SHARE;
+
     fn v4(last: u8) -> IpAddr {
         IpAddr::from([127, 0, 0, last])
     }
@@ -131,7 +138,7 @@ mod tests {
     #[test]
     fn an_address_has_its_limit_and_gets_back_what_it_returns() {
         let half_open = HalfOpen::new(IN_ALL);
-        let mut held: Vec<_> = (0..PER_ADDRESS).map(|_| half_open.enter(v4(1)).unwrap()).collect();
+        let mut held: Vec<_> = (0..MOST).map(|_| half_open.enter(v4(1)).unwrap()).collect();
         assert!(half_open.enter(v4(1)).is_none());
         assert!(half_open.enter("::ffff:127.0.0.1".parse().unwrap()).is_none(), "the same in another form");
         assert!(half_open.enter(v4(2)).is_some());
@@ -146,8 +153,8 @@ mod tests {
     fn a_host_has_one_limit_for_its_64_bits_of_addresses() {
         let half_open = HalfOpen::new(IN_ALL);
         let address = |host: usize| format!("2001:db8::{host:x}").parse().unwrap();
-        let _held: Vec<_> = (0..PER_ADDRESS).map(|host| half_open.enter(address(host)).unwrap()).collect();
-        assert!(half_open.enter(address(PER_ADDRESS)).is_none());
+        let _held: Vec<_> = (0..MOST).map(|host| half_open.enter(address(host)).unwrap()).collect();
+        assert!(half_open.enter(address(MOST)).is_none());
         assert!(half_open.enter("2001:db8:0:1::1".parse().unwrap()).is_some());
     }
 

@@ -129,3 +129,87 @@ pub(crate) fn malformed(error: &WireError) -> SessionError {
         what: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::{Extent, PAGE_BYTES, Run};
+    use crate::session::leaves::leaf;
+
+    const EPOCH: FenceEpoch = FenceEpoch(1);
+
+    /// The body of an extent of one page, at this place, with the digest of `plain`.
+    fn body(seq: u64, epoch: u64, page: u32, plain: &[u8], sent: &[u8]) -> Vec<u8> {
+        let extent = Extent::new(RegionId(0), vec![Run { start: page, count: 1 }]).unwrap();
+        let digest = extent_digest(FenceEpoch(epoch), &extent, &[leaf(plain)]);
+        let mut block = Vec::new();
+        let (effort, bases) = (dwcp_hde::Effort::Fast, dwcp_hde::Bases::none());
+        if dwcp_hde::Encoder::new().encode(sent, &bases, effort, &mut block).unwrap().raw_tail {
+            block.extend_from_slice(sent);
+        }
+        let mut frame = Vec::new();
+        ExtentHead { seq, epoch: FenceEpoch(epoch), digest, extent }.encode(block.len(), &mut frame).unwrap();
+        frame.extend_from_slice(&block);
+        frame.split_off(crate::wire::FRAME_HEADER_BYTES)
+    }
+
+    fn refused(check: &mut ExtentCheck, body: &[u8]) -> ErrorCode {
+        let layout = Layout::new(&[8 * 4096]).unwrap();
+        match check.check(body, &layout, &mut |_, _, _| Ok(())) {
+            Err(SessionError::PeerViolation { code, .. } | SessionError::Integrity { code, .. }) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn accepted(check: &mut ExtentCheck, body: &[u8]) -> Vec<u8> {
+        let layout = Layout::new(&[8 * 4096]).unwrap();
+        check.check(body, &layout, &mut |_, _, _| Ok(())).unwrap().plain.to_vec()
+    }
+
+    // spec: E-1
+    #[test]
+    fn extents_come_in_sequence() {
+        let (mut check, page) = (ExtentCheck::new(LaneId(1), EPOCH), vec![7; PAGE_BYTES]);
+        for seq in [1, u64::MAX] {
+            assert_eq!(refused(&mut check, &body(seq, 1, 0, &page, &page)), ErrorCode::BadExtent);
+        }
+        assert_eq!(accepted(&mut check, &body(0, 1, 0, &page, &page)), page);
+        for seq in [0, 2] {
+            assert_eq!(refused(&mut check, &body(seq, 1, 0, &page, &page)), ErrorCode::BadExtent);
+        }
+        assert_eq!(accepted(&mut check, &body(1, 1, 7, &page, &page)), page);
+    }
+
+    // spec: E-2
+    #[test]
+    fn an_extent_has_the_epoch_of_its_transfer() {
+        let (mut check, page) = (ExtentCheck::new(LaneId(1), EPOCH), vec![7; PAGE_BYTES]);
+        for epoch in [0, 2] {
+            assert_eq!(refused(&mut check, &body(0, epoch, 0, &page, &page)), ErrorCode::BadExtent);
+        }
+    }
+
+    // spec: E-5
+    #[test]
+    fn nothing_comes_out_whose_digest_is_another() {
+        let (mut check, page) = (ExtentCheck::new(LaneId(1), EPOCH), vec![7; PAGE_BYTES]);
+        let mut other = page.clone();
+        other[PAGE_BYTES - 1] ^= 1;
+        assert_eq!(refused(&mut check, &body(0, 1, 0, &page, &other)), ErrorCode::ExtentDigest);
+        assert_eq!(check.next_seq(), 0);
+    }
+
+    // spec: K-5
+    #[test]
+    fn a_block_that_claims_too_much_is_no_accident() {
+        let (mut check, page) = (ExtentCheck::new(LaneId(1), EPOCH), vec![7; PAGE_BYTES]);
+        let sound = body(0, 1, 0, &page, &page);
+        let block = crate::wire::EXTENT_HEAD_MAX + 2;
+        let mut broken = sound.clone();
+        broken[block] ^= 0xff;
+        assert_eq!(refused(&mut check, &broken), ErrorCode::BadBlock, "another version");
+        let mut larger = sound;
+        larger[block + 1] = larger[block + 1].wrapping_add(1);
+        assert_eq!(refused(&mut check, &larger), ErrorCode::BadExtent, "more pages");
+    }
+}
