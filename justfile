@@ -26,6 +26,14 @@ sim SEEDS="10000":
 crash-states COUNT="100000":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --crash-states {{COUNT}}
 
+# So many damaged frames and extents, and as many bit flips inside the channel: all refused, nothing applied
+malformed INPUTS="1000000" SEED="1":
+    cargo run --release -p dwcp-sim --bin dwcp-sim -- --malformed {{INPUTS}} {{SEED}}
+
+# Thousands of connections that say nothing, and an honest peer that wants in (ulimit -n 20000)
+siege *ARGS:
+    cargo bench --bench siege -- {{ARGS}}
+
 # One target for so many seconds: hello, frame, extent_block, session_ops (nightly, cargo install cargo-fuzz)
 fuzz TARGET TIME="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536

@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// List or end transfers in doubt
     Resolve(ResolveArgs),
+    /// List peers of which nothing is taken for a time, or let them in again
+    Quarantine(QuarantineArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -83,6 +85,7 @@ impl Command {
             Self::Receive(args) => args.json,
             Self::Send(args) => args.json,
             Self::Resolve(args) => args.json,
+            Self::Quarantine(args) => args.json,
         }
     }
 }
@@ -311,4 +314,52 @@ pub(crate) enum OwnerArg {
     Source,
     /// The receiver
     Sink,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = exit::help(&[Exit::Ok, Exit::Failed, Exit::Usage], "\
+Examples:
+  dwcp quarantine list --dir /var/lib/vm
+  dwcp quarantine clear sha256:<of the peer> --dir /var/lib/vm
+  dwcp quarantine clear --all --dir /var/lib/vm
+
+A trusted peer that breaks the protocol is refused for 30 s, and twice as long each time, up to an hour:
+at once for what no honest peer can do, the third time in ten minutes for what a broken memory can do.
+Look at that peer first: its memory, its version, who else has its key. A receiver that runs need not
+be stopped."))]
+pub(crate) struct QuarantineArgs {
+    #[command(subcommand)]
+    pub(crate) command: QuarantineCommand,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Who is refused, for what, and for how long yet
+    #[command(after_help = "\
+Examples:
+  dwcp quarantine list --dir /var/lib/vm")]
+    List {
+        /// The directory of `dwcp receive`
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Let a peer in again
+    #[command(after_help = "\
+Examples:
+  dwcp quarantine clear sha256:<of the peer> --dir /var/lib/vm
+  dwcp quarantine clear --all --dir /var/lib/vm")]
+    Clear {
+        /// Whom
+        #[arg(value_name = "FINGERPRINT", required_unless_present = "all", conflicts_with = "all")]
+        peer: Option<Fingerprint>,
+        /// Everybody
+        #[arg(long)]
+        all: bool,
+        /// The directory of `dwcp receive`
+        #[arg(long)]
+        dir: PathBuf,
+    },
 }

@@ -6,6 +6,7 @@ mod demo;
 mod exit;
 mod identity;
 mod interrupt;
+mod quarantine;
 mod receive;
 mod report;
 mod resolve;
@@ -73,6 +74,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Send(args) => return send::run(args, report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
+        Command::Quarantine(args) => quarantine::run(args, report),
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,
     };

@@ -25,6 +25,8 @@ use crate::state::{self, Shown};
 
 /// Folder below `--dir` for what this receiver has promised.
 pub(crate) const RECORDS: &str = ".dwcp";
+/// Folder below that one for whom this receiver refuses.
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// `dwcp receive`.
 pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
@@ -32,6 +34,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?.with_lanes(args.lanes.get());
+    let endpoint = endpoint.with_quarantine(records.join(QUARANTINE))?;
     let mut names = HashMap::new();
     let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);
     recover(&args.dir, &folder, &endpoint, report, &mut names)?;

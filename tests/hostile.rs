@@ -10,149 +10,20 @@
     reason = "a test stops at the first thing that is not as it should be"
 )]
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Records, Transfer, Trust};
-use dwcp_core::session::binding::{self, Key, Speaker};
-use dwcp_core::session::leaves::{Leaves, Tree, extent_digest, leaf};
+use dwcp_core::session::binding;
+use dwcp_core::session::leaves::{Leaves, Tree};
 use dwcp_core::session::{Outcome, Owner, Record, SessionError, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::*;
-use dwcp_core::{Extent, Guest, Layout, PAGE_BYTES, RegionId, Run as PageRun};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use dwcp_core::{Guest, Layout, RegionId};
+use tokio::io::AsyncWriteExt;
 
-const PAGES: u64 = 64;
+mod attacker;
 
-/// Trusts everybody: it is the attacker.
-#[derive(Debug)]
-struct Anybody;
-
-impl rustls::client::danger::ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-struct Raw {
-    stream: TlsStream<TcpStream>,
-}
-
-impl Raw {
-    async fn connect(to: SocketAddr, identity: Option<&Identity>, alpn: &[u8]) -> std::io::Result<Self> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody));
-        let mut config = match identity {
-            Some(identity) => {
-                let pem = identity.to_pem();
-                let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
-                let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = if alpn.is_empty() { vec![] } else { vec![alpn.to_vec()] };
-        let socket = TcpStream::connect(to).await?;
-        let name = ServerName::try_from("x").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
-        Ok(Self { stream })
-    }
-
-    fn key(&self, label: &[u8]) -> Key {
-        Key::new(self.stream.get_ref().1.export_keying_material([0; 32], label, None).unwrap())
-    }
-
-    async fn bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-        self.stream.flush().await.unwrap();
-    }
-
-    async fn say(&mut self, frame: &Frame) {
-        let mut bytes = Vec::new();
-        frame.encode(&mut bytes);
-        self.bytes(&bytes).await;
-    }
-
-    async fn hear(&mut self) -> std::io::Result<Frame> {
-        let mut header = [0; FRAME_HEADER_BYTES];
-        self.stream.read_exact(&mut header).await?;
-        let header = FrameHeader::decode(header, usize::MAX).unwrap();
-        let mut body = vec![0; header.body_bytes()];
-        self.stream.read_exact(&mut body).await?;
-        Ok(Frame::decode(header.frame, &body).unwrap().unwrap())
-    }
-
-    /// Frames until an error or abort comes.
-    async fn hear_error(&mut self) -> ErrorFrame {
-        loop {
-            if let Frame::Error(error) = self.hear().await.expect("an error frame before the end") {
-                return error;
-            }
-        }
-    }
-
-    /// Shakes hands as a source; `spoil` may change the hello.
-    async fn hello(&mut self, spoil: impl FnOnce(&mut Hello)) -> (HelloAck, Hello) {
-        let mut hello = Hello {
-            version_min: 3,
-            version_max: 3,
-            role: Role::Source,
-            features: 0,
-            required: 0,
-            limits: PeerLimits { extent_pages: 256, lanes: 4 },
-            nonce: [7; 32],
-            resume: None,
-        };
-        spoil(&mut hello);
-        self.say(&Frame::Hello(hello.clone())).await;
-        match self.hear().await.unwrap() {
-            Frame::HelloAck(ack) => (ack, hello),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn bind(&mut self, hello: &Hello, ack: &HelloAck) {
-        let mac = binding::offers_mac(&self.key(binding::CONNECTION_LABEL), Speaker::Source, hello, ack);
-        self.say(&Frame::Bind(Bind { mac })).await;
-    }
-}
+use attacker::{PAGES, Raw, extent, offer};
 
 struct Honest {
     listener: Listener,
@@ -168,16 +39,6 @@ impl Honest {
 
     async fn attack(&self) -> Raw {
         Raw::connect(self.listener.local_addr(), Some(&self.attacker), b"dwcp/3").await.unwrap()
-    }
-}
-
-fn offer() -> Offer {
-    Offer {
-        transfer: TransferId([5; 16]),
-        epoch: FenceEpoch(1),
-        kind: GuestKind::Live,
-        name: Name::new("vm").unwrap(),
-        layout: Layout::new(&[PAGES * 4096]).unwrap(),
     }
 }
 
@@ -209,23 +70,6 @@ async fn inside(config: SinkConfig) -> Inside {
     let Frame::Joined(joined) = lane.hear().await.unwrap() else { panic!() };
     let sink = tokio::spawn(async move { session.outcome().await });
     Inside { control, lane, credit: joined.credit, guest, sink, session: ack.session, honest }
-}
-
-/// A sound extent of one page, to be spoiled.
-fn extent(seq: u64, epoch: u64, page: u32, spoil_digest: bool) -> Vec<u8> {
-    let plain = vec![0xa5_u8; PAGE_BYTES];
-    let extent = Extent::new(RegionId(0), vec![PageRun { start: page, count: 1 }]).unwrap();
-    let mut digest = extent_digest(FenceEpoch(epoch), &extent, &[leaf(&plain)]);
-    if spoil_digest {
-        digest.0[0] ^= 1;
-    }
-    let mut block = Vec::new();
-    let done = dwcp_hde::Encoder::new().encode(&plain, &dwcp_hde::Bases::none(), dwcp_hde::Effort::Fast, &mut block);
-    assert!(!done.unwrap().raw_tail);
-    let mut frame = Vec::new();
-    ExtentHead { seq, epoch: FenceEpoch(epoch), digest, extent }.encode(block.len(), &mut frame).unwrap();
-    frame.extend_from_slice(&block);
-    frame
 }
 
 async fn refused(mut inside: Inside, frame: &[u8], code: ErrorCode) {
@@ -285,7 +129,7 @@ async fn an_extent_whose_block_is_garbage() {
     let mut frame = extent(0, 1, 0, false);
     // Header, head, one run of two bytes: the block begins here, with its version.
     frame[FRAME_HEADER_BYTES + EXTENT_HEAD_MAX + 2] ^= 0xff;
-    refused(inside(SinkConfig::default()).await, &frame, ErrorCode::BadExtent).await;
+    refused(inside(SinkConfig::default()).await, &frame, ErrorCode::BadBlock).await;
 }
 
 // spec: C-1
@@ -350,14 +194,14 @@ async fn a_lane_id_joins_once() {
     inside.control.say(&Frame::Bury(Bury { lane: LaneId(1) })).await;
     let Frame::Buried(buried) = inside.control.hear().await.unwrap() else { panic!() };
     assert_eq!((buried.lane, buried.applied), (LaneId(1), 0));
-    let mut again = inside.honest.attack().await;
-    let mac = binding::join_mac(&session_key, &again.key(binding::CONNECTION_LABEL), inside.session, LaneId(1));
-    again.say(&Frame::Join(Join { session: inside.session, lane: LaneId(1), mac })).await;
-    assert_eq!(again.hear_error().await.code, ErrorCode::JoinRejected);
     let mut fresh = inside.honest.attack().await;
     let mac = binding::join_mac(&session_key, &fresh.key(binding::CONNECTION_LABEL), inside.session, LaneId(2));
     fresh.say(&Frame::Join(Join { session: inside.session, lane: LaneId(2), mac })).await;
     assert!(matches!(fresh.hear().await.unwrap(), Frame::Joined(_)), "a lane that was never used may join");
+    let mut again = inside.honest.attack().await;
+    let mac = binding::join_mac(&session_key, &again.key(binding::CONNECTION_LABEL), inside.session, LaneId(1));
+    again.say(&Frame::Join(Join { session: inside.session, lane: LaneId(1), mac })).await;
+    assert_eq!(again.hear_error().await.code, ErrorCode::JoinRejected);
 }
 
 /// A sink with records that trusts two peers, and says nothing to what it is offered.
@@ -611,6 +455,8 @@ async fn a_connection_that_begins_with_something_else() {
     let mut control = honest.attack().await;
     control.say(&Frame::Ping(Ping { id: 0 })).await;
     assert_eq!(control.hear_error().await.code, ErrorCode::Unexpected);
+    // It is in quarantine now.
+    let honest = Honest::sink().await;
     let mut garbage = honest.attack().await;
     garbage.bytes(b"GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(garbage.hear_error().await.code, ErrorCode::Malformed);

@@ -88,6 +88,24 @@ impl Endpoint {
         Ok(Self { node: self.node.with_records(folder)?, ..self })
     }
 
+    /// As [`net::Endpoint::with_quarantine`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_quarantine(self, folder: impl Into<PathBuf>) -> Result<Self, EndpointError> {
+        Ok(Self { node: self.node.with_quarantine(folder)?, ..self })
+    }
+
+    /// As [`net::Endpoint::offences`].
+    pub fn offences(&self) -> net::Offences {
+        self.node.offences()
+    }
+
+    /// As [`net::Endpoint::quarantined`].
+    pub fn quarantined(&self) -> Vec<net::Quarantined> {
+        self.node.quarantined()
+    }
+
     /// Pins `TCP_CONGESTION` of every connection, instead of the system's default.
     #[must_use]
     pub fn with_congestion(self, name: impl Into<String>) -> Self {

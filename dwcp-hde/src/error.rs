@@ -192,6 +192,26 @@ pub enum DecodeError {
     OutOfMemory,
 }
 
+impl DecodeError {
+    /// Whether the block claims more than its extent may hold: more pages, bytes or memory. It is found before any of
+    /// that is spent. Everything else is a block that cannot be decoded.
+    pub fn is_excess(&self) -> bool {
+        let frame = |reason: &FrameFault| {
+            matches!(reason, FrameFault::ContentSize | FrameFault::Window | FrameFault::NotOneFrame | FrameFault::Magic)
+        };
+        match self {
+            Self::PageCount { .. }
+            | Self::RunBeyondEnd { .. }
+            | Self::GroupBeyondTable { .. }
+            | Self::GroupLength { .. }
+            | Self::TooManyPages { .. }
+            | Self::CopyForward { .. } => true,
+            Self::Frame { reason, .. } => frame(reason),
+            _ => false,
+        }
+    }
+}
+
 /// What is wrong with a zstd frame header. All of these are found before zstd itself sees a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive] // the list follows the checks

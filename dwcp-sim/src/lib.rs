@@ -19,10 +19,12 @@
 pub mod disk;
 pub mod guest;
 pub mod hostile;
+pub mod malformed;
 pub mod net;
 pub mod plan;
 pub mod props;
 pub mod rng;
+pub mod specimens;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

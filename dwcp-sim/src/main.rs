@@ -1,4 +1,4 @@
-//! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`.
+//! Campaigns: `cargo run --release -p dwcp-sim -- --seeds 0..200000 [--bug NAME]`, or `-- --malformed 1000000`.
 #![allow(clippy::as_conversions, reason = "a ratio for humans")]
 
 use std::collections::{BTreeMap, HashSet};
@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use dwcp_sim::disk::{Tried, run_seed as run_disk_seed};
 use dwcp_sim::{Planted, run_seed};
 
-const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]\n       dwcp-sim --crash-states COUNT [--from SEED]";
+const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]
+       dwcp-sim --crash-states COUNT [--from SEED]
+       dwcp-sim --malformed INPUTS [SEED]";
 
 struct Campaign {
     seeds: Range<u64>,
@@ -20,6 +22,12 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some((count, from)) = disk_campaign(&words) {
         return crash_states(count, from);
+    }
+    if let [first, numbers @ ..] = words.as_slice()
+        && first == "--malformed"
+    {
+        let numbers: Vec<u64> = numbers.iter().map_while(|word| word.parse().ok()).collect();
+        return damaged(numbers.first().copied().unwrap_or(1_000_000), numbers.get(1).copied().unwrap_or(1));
     }
     let Some(campaign) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
@@ -62,6 +70,27 @@ fn crash_states(count: u64, from: u64) -> ExitCode {
     let Tried { states, lives, steps } = tried;
     println!(
         "seeds {from}..{seed}: {states} different crash states of {steps} steps in {lives} lives: 0 promises broken"
+    );
+    ExitCode::SUCCESS
+}
+
+/// A violation is a panic, and ends the process.
+fn damaged(inputs: u64, seed: u64) -> ExitCode {
+    let tally = dwcp_sim::malformed::malformed(inputs, seed);
+    for (class, count) in &tally.refused {
+        println!("{count:>9}  {class}");
+    }
+    println!(
+        "{} malformed inputs of {} classes from seed {seed}: all refused by typed errors, 0 panics, 0 applied ({} more \
+         inputs were sound or only a begin)",
+        tally.inputs(),
+        tally.refused.len(),
+        tally.sound
+    );
+    let flips = dwcp_sim::malformed::bit_flips(inputs, seed);
+    println!(
+        "{inputs} bit flips inside the channel: {} refused, {} left the lane waiting, {} changed no page, 0 applied",
+        flips.refused, flips.waits, flips.same
     );
     ExitCode::SUCCESS
 }

@@ -1,43 +1,42 @@
-//! The sink's side of every connection.
+//! What comes in, once its handshake is over: offers, questions, and the places of sessions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::clock::Clock;
+use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::control::ControlLink;
-use super::dial::{HANDSHAKE_LIMIT, NO_MAC, random, socket};
+use super::dial::HANDSHAKE_LIMIT;
 use super::driver::{Chores, Driver, EVENTS, Event, Stream};
 use super::endpoint::Endpoint;
 use super::error::EndpointError;
-use super::handshake::{ReadError, read_frame, turn_away, write_frame};
+use super::greet::Gate;
+use super::handshake::{read_frame, turn_away, write_frame};
 use super::lane_sink::SinkLanes;
+use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
-use super::tls::{Channel, channel};
 use crate::guest::Guest;
-use crate::session::binding::{self, Key, Speaker};
+use crate::session::binding::Key;
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
-use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES};
-use crate::wire::{
-    Abort, AbortReason, ErrorCode, Frame, GuestKind, Hello, HelloAck, Join, Offer, PeerLimits, Run, SessionId,
-    TransferId,
-};
+use crate::wire::{Abort, AbortReason, ErrorCode, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId};
 
-/// Connections that may be shaking hands at a time; more wait in the kernel's queue.
-const HALF_OPEN: usize = 256;
 /// A session answers whether it can be superseded as soon as it has done what waits in its queue.
 const SUPERSEDE_LIMIT: Duration = Duration::from_secs(1);
-/// Offers that may wait for [`Listener::accept`].
+/// How long it may take until the session that a new one supersedes is over.
+const RETAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Offers that may wait for [`Listener::accept`] in its queue; more wait behind it.
 const OFFERS: usize = 16;
-/// Wait after the system refused to accept (no descriptors, no memory): it passes.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Of one identity: offers and questions that wait for the embedder. Each holds a connection and some 30 KiB.
+const WAITING_PER_PEER: usize = 256;
+/// Of one identity: sessions that are alive, waiting ones included.
+const SESSIONS_PER_PEER: usize = 4096;
 
 /// Takes connections and hands out what they offer.
 #[derive(Debug)]
@@ -75,14 +74,14 @@ pub struct IncomingAsk {
 
 /// A control connection whose first frame has been read.
 #[derive(Debug)]
-struct First {
-    gate: Gate,
-    stream: Stream,
-    address: SocketAddr,
-    peer: Fingerprint,
-    session: SessionId,
-    key: Key,
-    limits: PeerLimits,
+pub(super) struct First {
+    pub(super) gate: Gate,
+    pub(super) stream: Stream,
+    pub(super) address: SocketAddr,
+    pub(super) peer: Fingerprint,
+    pub(super) session: SessionId,
+    pub(super) key: Key,
+    pub(super) limits: PeerLimits,
 }
 
 /// The one session of a transfer, from its first frame on: what comes for it before somebody accepts
@@ -94,11 +93,31 @@ struct Seat {
     queue: mpsc::Receiver<Event>,
 }
 
+/// Why a session has no place.
+enum NoSeat {
+    /// Its transfer has a session already, of this peer: the way to that.
+    Own(mpsc::Sender<Event>),
+    /// Its transfer has a session already, of another peer.
+    Anothers,
+    /// This peer has as many as it may.
+    TooMany,
+}
+
 /// Among the sessions that are alive; left when this is dropped.
 #[derive(Debug)]
 struct Place {
     sessions: Sessions,
     session: SessionId,
+}
+
+impl Place {
+    /// Somebody has accepted it.
+    fn taken(&self) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = sessions.get_mut(&self.session) {
+            known.waiting = false;
+        }
+    }
 }
 
 impl Drop for Place {
@@ -107,27 +126,20 @@ impl Drop for Place {
     }
 }
 
-type Sessions = Arc<Mutex<HashMap<SessionId, Known>>>;
-
-/// What all connections of a listener share.
-#[derive(Clone, Debug)]
-struct Gate {
-    endpoint: Endpoint,
-    sessions: Sessions,
-    half_open: Arc<Semaphore>,
-    offers: mpsc::Sender<Incoming>,
-}
+pub(super) type Sessions = Arc<Mutex<HashMap<SessionId, Known>>>;
 
 /// A session that is alive here.
 #[derive(Clone, Debug)]
-struct Known {
-    peer: Fingerprint,
+pub(super) struct Known {
+    pub(super) peer: Fingerprint,
     transfer: TransferId,
-    key: Key,
-    limits: PeerLimits,
+    pub(super) key: Key,
+    pub(super) limits: PeerLimits,
     /// The last attempt seen; an attempt is good once. spec: H-6
-    attempt: u32,
-    events: mpsc::Sender<Event>,
+    pub(super) attempt: u32,
+    pub(super) events: mpsc::Sender<Event>,
+    /// Nobody has accepted it yet.
+    waiting: bool,
 }
 
 impl Listener {
@@ -136,8 +148,7 @@ impl Listener {
         let socket = TcpListener::bind(at).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let (offers, incoming) = mpsc::channel(OFFERS);
-        let half_open = Arc::new(Semaphore::new(HALF_OPEN));
-        let gate = Gate { endpoint, sessions: Arc::default(), half_open, offers };
+        let gate = Gate::new(endpoint, offers);
         Ok(Self { address, incoming, task: tokio::spawn(gate.listen(socket)) })
     }
 
@@ -233,15 +244,22 @@ impl IncomingAsk {
 }
 
 impl First {
-    /// The place of this session, or else, if its transfer has one already, the way to that when it
-    /// is this peer's. spec: O-5
-    fn seat(&self, transfer: TransferId) -> Result<Seat, Option<mpsc::Sender<Event>>> {
+    /// The place of this session. spec: O-5, H-11
+    fn seat(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
         let (events, queue) = mpsc::channel(EVENTS);
         let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
-        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone() };
+        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true };
         let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
-            return Err((other.peer == self.peer).then(|| other.events.clone()));
+            return Err(if other.peer == self.peer { NoSeat::Own(other.events.clone()) } else { NoSeat::Anothers });
+        }
+        let (mut alive, mut waiting) = (0, 0);
+        for known in sessions.values().filter(|known| known.peer == self.peer) {
+            alive += 1;
+            waiting += usize::from(known.waiting);
+        }
+        if alive >= SESSIONS_PER_PEER || waiting >= WAITING_PER_PEER {
+            return Err(NoSeat::TooMany);
         }
         sessions.insert(self.session, known);
         let place = Place { sessions: Arc::clone(&self.gate.sessions), session: self.session };
@@ -250,10 +268,13 @@ impl First {
 
     fn drive(self, seat: Seat, offer: &Offer, machine: Sink, leaves: Arc<Leaves>, guest: Arc<dyn Guest>) -> Session {
         let Seat { place, events, queue } = seat;
+        place.taken();
+        let accuser = Accuser { conduct: Arc::clone(&self.gate.endpoint.conduct), peer: self.peer };
         let shared = Arc::new(SinkLanes { guest: Arc::clone(&guest), leaves, epoch: offer.epoch });
         let hands = SinkHands {
             transfer: offer.transfer,
-            peer: self.peer,
+            accuser: accuser.clone(),
+            joined: BTreeSet::new(),
             shared,
             threads: self.gate.endpoint.threads.clone(),
             events: events.clone(),
@@ -265,8 +286,9 @@ impl First {
         let driver = Driver {
             machine,
             hands,
-            control: Some(ControlLink::start(self.stream, 0, events.clone())),
+            control: Some(ControlLink::start(self.stream, 0, FROM_A_SOURCE, events.clone())),
             generation: 0,
+            accuser,
             chores: Chores::start(guest, self.gate.endpoint.records, events.clone()),
             events: events.clone(),
             queue,
@@ -283,169 +305,30 @@ impl First {
     }
 }
 
-impl Gate {
-    /// Survives every error of `accept`: they concern one connection, or pass.
-    async fn listen(self, socket: TcpListener) {
-        loop {
-            let Ok(permit) = Arc::clone(&self.half_open).acquire_owned().await else { return };
-            match socket.accept().await {
-                Ok((stream, address)) => {
-                    failpoint!("sink.accepted");
-                    let gate = self.clone();
-                    tokio::spawn(async move {
-                        let greeting = gate.greet(stream, address);
-                        if tokio::time::timeout(HANDSHAKE_LIMIT, greeting).await.is_err() {
-                            tracing::info!(%address, "a connection did not finish its handshake in time");
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            }
-        }
-    }
-
-    /// TLS, then the first frame tells lane 0 from a bulk lane.
-    async fn greet(&self, stream: TcpStream, address: SocketAddr) {
-        let Some((mut stream, channel)) = self.authenticate(stream, address).await else { return };
-        failpoint!("sink.authenticated");
-        match read_frame(&mut stream, MAX_HANDSHAKE_BYTES, &mut Vec::new()).await {
-            Ok(Frame::Hello(hello)) => self.hello(stream, channel, address, hello).await,
-            Ok(Frame::Join(join)) => self.join(stream, &channel, join).await,
-            Ok(other) => {
-                let text = format!("a connection begins with HELLO or JOIN, not with {:?}", other.frame_type());
-                turn_away(&mut stream, ErrorCode::Unexpected, &text).await;
-            }
-            Err(ReadError::Malformed(error)) => {
-                tracing::info!(%address, %error, "malformed opening");
-                turn_away(&mut stream, ErrorCode::Malformed, &error.to_string()).await;
-            }
-            Err(ReadError::Closed | ReadError::Io(_)) => {}
-        }
-    }
-
-    async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel)> {
-        self.endpoint.sockets.tune(&stream, false);
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.endpoint.tls.server));
-        let stream = match acceptor.accept(socket(stream)).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::info!(%address, %error, "a connection was not authenticated");
-                return None;
-            }
-        };
-        let (_, state) = stream.get_ref();
-        match channel(state, |label| state.export_keying_material([0; 32], label, None)) {
-            Ok(channel) => Some((TlsStream::Server(stream), channel)),
-            Err(error) => {
-                tracing::info!(%address, %error, "a connection was not authenticated");
-                None
-            }
-        }
-    }
-
-    /// spec: H-2, H-3
-    async fn hello(&self, mut stream: Stream, channel: Channel, address: SocketAddr, hello: Hello) {
-        let chosen = match binding::choose(&hello, 0) {
-            Ok(chosen) => chosen,
-            Err(error) => return turn_away(&mut stream, error.into(), &error.to_string()).await,
-        };
-        let own = PeerLimits { extent_pages: 256, lanes: self.endpoint.lanes };
-        let resumed = match self.resumed(&hello, &channel) {
-            Ok(resumed) => resumed,
-            Err(text) => return turn_away(&mut stream, ErrorCode::Unknown, text).await,
-        };
-        let session = resumed.as_ref().map_or_else(|| SessionId(random()), |(session, _)| *session);
-        let mut ack = HelloAck {
-            version: chosen.version,
-            features: chosen.features,
-            limits: own,
-            session,
-            resumed: resumed.is_some(),
-            nonce: random(),
-            mac: NO_MAC,
-        };
-        ack.mac = binding::offers_mac(&channel.connection_key, Speaker::Sink, &hello, &ack);
-        if write_frame(&mut stream, &Frame::HelloAck(ack.clone())).await.is_err() {
-            return;
-        }
-        let Ok(Frame::Bind(bind)) = read_frame(&mut stream, MAX_HANDSHAKE_BYTES, &mut Vec::new()).await else {
-            return turn_away(&mut stream, ErrorCode::Unexpected, "HELLO is followed by BIND").await;
-        };
-        let expected = binding::offers_mac(&channel.connection_key, Speaker::Source, &hello, &ack);
-        if !binding::same(bind.mac, expected) {
-            let error = binding::NegotiationError::DowngradeDetected;
-            return turn_away(&mut stream, error.into(), &error.to_string()).await;
-        }
-        if let Some((_, events)) = resumed {
-            let _ = events.send(Event::ControlMade { stream: Box::new(stream), first: None }).await;
-            return;
-        }
-        let limits = binding::narrow(own, hello.limits);
-        let (peer, key) = (channel.peer, channel.session_key);
-        let first = First { gate: self.clone(), stream, address, peer, session, key, limits };
-        first.read().await;
-    }
-
-    /// The session that a hello claims, if its proof is good. spec: H-6
-    fn resumed(
-        &self,
-        hello: &Hello,
-        channel: &Channel,
-    ) -> Result<Option<(SessionId, mpsc::Sender<Event>)>, &'static str> {
-        let Some(claim) = &hello.resume else { return Ok(None) };
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = "this session is not known here";
-        let known = sessions.get_mut(&claim.session).ok_or(unknown)?;
-        let mac = binding::resume_mac(&known.key, &channel.connection_key, claim.session, claim.attempt);
-        let fresh = claim.attempt > known.attempt;
-        if !binding::same(mac, claim.mac) || known.peer != channel.peer || !fresh {
-            return Err(unknown);
-        }
-        known.attempt = claim.attempt;
-        Ok(Some((claim.session, known.events.clone())))
-    }
-
-    /// spec: H-5, L-2
-    async fn join(&self, mut stream: Stream, channel: &Channel, join: Join) {
-        let known = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(&join.session).cloned();
-        let sound = known.filter(|known| {
-            let mac = binding::join_mac(&known.key, &channel.connection_key, join.session, join.lane);
-            binding::same(mac, join.mac) && known.peer == channel.peer && known.limits.lanes > 0
-        });
-        let Some(known) = sound else {
-            let text = "this lane may not join: its session is not known here or its proof does not match";
-            return turn_away(&mut stream, ErrorCode::JoinRejected, text).await;
-        };
-        let _ = known.events.send(Event::Join { lane: join.lane, stream: Box::new(stream) }).await;
-    }
-}
-
 impl First {
     /// A new session begins with an offer, or with the question of a source that gave up. spec: S-8
-    async fn read(mut self) {
-        match read_frame(&mut self.stream, MAX_CONTROL_BYTES, &mut Vec::new()).await {
-            Ok(Frame::Offer(offer)) => self.offered(offer).await,
-            Ok(Frame::Run(run)) => self.asked(run).await,
-            Ok(other) => {
+    pub(super) async fn begin(mut self, frame: Frame) {
+        match frame {
+            Frame::Offer(offer) => self.offered(offer).await,
+            Frame::Run(run) => self.asked(run).await,
+            other => {
                 let text = format!("a session begins with OFFER or RUN, not with {:?}", other.frame_type());
+                self.gate.endpoint.conduct.charge(self.peer, Offence::OutOfPlace);
                 turn_away(&mut self.stream, ErrorCode::Unexpected, &text).await;
             }
-            Err(ReadError::Malformed(error)) => {
-                turn_away(&mut self.stream, ErrorCode::Malformed, &error.to_string()).await;
-            }
-            Err(ReadError::Closed | ReadError::Io(_)) => {}
         }
     }
 
     /// One session a transfer, and one transfer an id: what ran here is no longer offered. spec: O-5
     async fn offered(mut self, offer: Offer) {
-        let Some(seat) = self.retake(offer.transfer).await else {
-            let text = "this transfer is under way here in another session; end that, or begin a new transfer";
-            return self.refuse(text).await;
+        let retaken = tokio::time::timeout(RETAKE_LIMIT, self.retake(offer.transfer)).await;
+        let seat = match retaken.unwrap_or(Err(NoSeat::Anothers)) {
+            Ok(seat) => seat,
+            Err(NoSeat::TooMany) => return self.too_many().await,
+            Err(NoSeat::Own(_) | NoSeat::Anothers) => {
+                let text = "this transfer is under way here in another session; end that, or begin a new transfer";
+                return self.refuse(text).await;
+            }
         };
         failpoint!("sink.seated");
         let records = &self.gate.endpoint.records;
@@ -478,27 +361,32 @@ impl First {
     }
 
     /// The place of this session, once the one that its source has lost is over. spec: O-5, O-6
-    async fn retake(&self, transfer: TransferId) -> Option<Seat> {
+    async fn retake(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
         let lost = match self.seat(transfer) {
-            Ok(seat) => return Some(seat),
-            Err(lost) => lost?,
+            Err(NoSeat::Own(lost)) => lost,
+            seat => return seat,
         };
         let (ends, answer) = oneshot::channel();
         let asked = lost.send(Event::Supersede { again: true, ends }).await;
         // A session that is over drops the question; one that nobody has accepted yet leaves it unanswered.
-        let answered = tokio::time::timeout(SUPERSEDE_LIMIT, answer).await.ok()?;
+        let answered = tokio::time::timeout(SUPERSEDE_LIMIT, answer).await.map_err(|_| NoSeat::Anothers)?;
         if asked.is_ok() && !answered.unwrap_or(true) {
-            return None;
+            return Err(NoSeat::Own(lost));
         }
         lost.closed().await;
         // Its place is free a moment after its queue.
         loop {
             match self.seat(transfer) {
-                Ok(seat) => return Some(seat),
-                Err(Some(other)) if other.same_channel(&lost) => tokio::task::yield_now().await,
-                Err(_) => return None,
+                Err(NoSeat::Own(other)) if other.same_channel(&lost) => tokio::task::yield_now().await,
+                seat => return seat,
             }
         }
+    }
+
+    /// It is no offence to have many guests to move. spec: H-11
+    async fn too_many(self) {
+        self.gate.endpoint.conduct.turned_away(TurnedAway::OverPeerLimit);
+        self.refuse("as many transfers of this peer as it may have are here or wait here; try again later").await;
     }
 
     /// Turns an offer away with a sentence for the operator at the other end.
@@ -516,12 +404,13 @@ impl First {
         let (transfer, run) = (run.transfer, Frame::Run(run));
         let seat = match self.seat(transfer) {
             Ok(seat) => seat,
-            Err(Some(events)) => {
+            Err(NoSeat::Own(events)) => {
                 let made = Event::ControlMade { stream: Box::new(self.stream), first: Some(run) };
                 let _ = events.send(made).await;
                 return;
             }
-            Err(None) => return turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
+            Err(NoSeat::Anothers) => return turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
+            Err(NoSeat::TooMany) => return self.too_many().await,
         };
         match self.gate.endpoint.records.load(transfer) {
             Ok(Some(record)) if record.peer == self.peer && record.standing != Standing::GaveUp => {

@@ -1,6 +1,6 @@
 //! The only clock of this crate.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::session::Time;
 
@@ -38,4 +38,10 @@ impl Stopwatch {
     pub(super) fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// The wall clock, for what must survive a restart. Zero when it stands before 1970.
+#[expect(clippy::disallowed_methods, reason = "this is where drivers read the clock")]
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

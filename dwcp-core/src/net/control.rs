@@ -6,11 +6,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, Write
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::allowance::{Allowance, Rate};
+use super::clock::Clock;
+use super::conduct::flood;
 use super::driver::Event;
-use super::handshake::{ReadError, read_frame};
+use super::handshake::{ReadError, read_one};
 use crate::session::SessionError;
 use crate::wire::limits::MAX_CONTROL_BYTES;
-use crate::wire::{ErrorCode, Frame};
+use crate::wire::{ErrorCode, Frame, LaneId};
 
 /// Frames that may wait for the socket. A peer that lets so many pile up does not read: its link is
 /// given up, so that the driver never waits for it.
@@ -32,13 +35,13 @@ pub(super) struct ControlLink {
 
 impl ControlLink {
     /// Starts reading and writing.
-    pub(super) fn start<S>(stream: S, generation: u64, events: mpsc::Sender<Event>) -> Self
+    pub(super) fn start<S>(stream: S, generation: u64, rate: Rate, events: mpsc::Sender<Event>) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (read, write) = tokio::io::split(stream);
         let (frames, queue) = mpsc::channel(QUEUE);
-        let reader = tokio::spawn(read_frames(read, generation, events));
+        let reader = tokio::spawn(read_frames(read, generation, rate, events));
         let writer = tokio::spawn(write_frames(write, queue));
         Self { generation, frames: Some(frames), reader, writer }
     }
@@ -62,12 +65,20 @@ impl Drop for ControlLink {
     }
 }
 
-async fn read_frames<S: AsyncRead>(read: ReadHalf<S>, generation: u64, events: mpsc::Sender<Event>) {
+/// Every frame is charged, those too that are skipped. spec: F-1
+async fn read_frames<S: AsyncRead>(read: ReadHalf<S>, generation: u64, rate: Rate, events: mpsc::Sender<Event>) {
     let mut read = BufReader::with_capacity(16 * 1024, read);
     let mut body = Vec::new();
+    let clock = Clock::start();
+    let mut allowance = Allowance::new(rate, clock.now());
     loop {
-        let event = match read_frame(&mut read, MAX_CONTROL_BYTES, &mut body).await {
-            Ok(frame) => Event::Frame { generation, frame },
+        let event = match read_one(&mut read, MAX_CONTROL_BYTES, &mut body).await {
+            Ok(_) if !allowance.take(clock.now()) => {
+                let fault = flood(LaneId::CONTROL, 0, "more control frames than there is use for");
+                Event::ControlLost { generation, clean: false, fault: Some(fault) }
+            }
+            Ok(Some(frame)) => Event::Frame { generation, frame },
+            Ok(None) => continue,
             Err(ReadError::Closed) => Event::ControlLost { generation, clean: true, fault: None },
             Err(ReadError::Io(error)) => {
                 tracing::debug!(%error, "control connection lost");

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, write_frame};
+use super::socket::{SOCKET_BYTES, Socket};
 use super::tls::{Channel, Tls, channel};
 use crate::session::Fingerprint;
 use crate::session::binding::{self, FEATURES, Key, NegotiationError, Speaker, VERSIONS};
@@ -22,17 +23,6 @@ use crate::wire::{
 
 /// One deadline for TCP, TLS and the hello. spec: H-9
 pub(super) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-
-/// A connection below TLS. rustls reads at most one record a call; this one asks the kernel for many.
-pub(super) type Socket = BufReader<TcpStream>;
-
-/// What a read takes from the kernel at most, and what a bulk lane encrypts before it writes: a quarter of a core's
-/// second-level cache. 64 KiB and a record a read cost a tenth of the throughput of incompressible pages.
-const SOCKET_BYTES: usize = 256 * 1024;
-
-pub(super) fn socket(stream: TcpStream) -> Socket {
-    BufReader::with_capacity(SOCKET_BYTES, stream)
-}
 
 /// How to reach one peer.
 #[derive(Clone, Debug)]
@@ -140,8 +130,10 @@ impl Dialer {
             .map_err(|source| EndpointError::Connect { address: address(), source })?;
         self.sockets.tune(&stream, bulk);
         let connector = TlsConnector::from(Arc::clone(&self.tls.client));
-        let mut stream =
-            connector.connect(self.server_name(), socket(stream)).await.map_err(|source| self.tls_error(source))?;
+        let mut stream = connector
+            .connect(self.server_name(), Socket::new(stream))
+            .await
+            .map_err(|source| self.tls_error(source))?;
         if bulk {
             stream.get_mut().1.set_buffer_limit(Some(SOCKET_BYTES));
         }

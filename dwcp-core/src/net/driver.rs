@@ -9,10 +9,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 
+use super::allowance::Rate;
 use super::clock::Clock;
+use super::conduct::Accuser;
 use super::control::ControlLink;
-use super::dial::Socket;
 use super::records::Records;
+use super::socket::Socket;
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
 use crate::wire::{Frame, LaneId, TransferId};
@@ -48,6 +50,8 @@ pub(super) trait Hands: Send + 'static {
     /// Its name, for failpoints.
     #[cfg(feature = "planted-bugs")]
     const END: &'static str;
+    /// Control frames that the other end has use for.
+    const HEARS: Rate;
 
     /// Does what the machine asks for, or gives it back when it is common to both ends.
     fn perform(&mut self, output: Output) -> Option<Output>;
@@ -65,6 +69,7 @@ pub(super) struct Driver<M, H> {
     pub(super) hands: H,
     pub(super) control: Option<ControlLink>,
     pub(super) generation: u64,
+    pub(super) accuser: Accuser,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) queue: mpsc::Receiver<Event>,
     pub(super) chores: Chores,
@@ -91,6 +96,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             }
             outcome = self.next().await;
         };
+        self.accuser.judge(&outcome);
         self.wind_up().await;
         failpoint!(wound_up, H::END);
         outcome
@@ -154,7 +160,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             return outcome;
         }
         self.generation += 1;
-        self.control = Some(ControlLink::start(stream, self.generation, self.events.clone()));
+        self.control = Some(ControlLink::start(stream, self.generation, H::HEARS, self.events.clone()));
         self.feed(Input::ControlUp).or_else(|| first.and_then(|frame| self.feed(Input::Frame(frame))))
     }
 

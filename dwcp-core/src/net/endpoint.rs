@@ -9,14 +9,18 @@ use tokio_rustls::client::TlsStream;
 
 use super::accept::Listener;
 use super::clock::Clock;
+use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::control::ControlLink;
-use super::dial::{ControlStream, Dialer, Socket, Sockets, random};
+use super::dial::{ControlStream, Dialer, Sockets, random};
 use super::driver::{Chores, Driver, EVENTS};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
 use super::lane_source::{ShadowBytes, SourceLanes};
+use super::offence::Offences;
+use super::quarantine::{Quarantine, Quarantined};
 use super::records::Records;
 use super::session::Session;
+use super::socket::Socket;
 use super::source_hands::SourceHands;
 use super::tls::Tls;
 use crate::extent::Layout;
@@ -32,6 +36,7 @@ pub struct Endpoint {
     pub(super) threads: LaneThreads,
     pub(super) records: Records,
     pub(super) sockets: Sockets,
+    pub(super) conduct: Arc<Conduct>,
     /// Bulk lanes that a peer may open here in one session.
     pub(super) lanes: u16,
 }
@@ -65,6 +70,7 @@ impl Endpoint {
             threads: LaneThreads::start()?,
             records: Records::none(),
             sockets: Sockets::default(),
+            conduct: Arc::new(Conduct::new(Quarantine::default())),
             lanes: SinkConfig::default().lanes,
         })
     }
@@ -91,6 +97,26 @@ impl Endpoint {
     pub fn with_lanes(mut self, lanes: u16) -> Self {
         self.lanes = lanes.clamp(1, MAX_LANES);
         self
+    }
+
+    /// Keeps in this folder who is in quarantine, so that a restart frees nobody. Without it a restart does.
+    /// What was counted before is forgotten: call it before anything else.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read. A file in it that cannot be read is only warned of.
+    pub fn with_quarantine(mut self, folder: impl Into<PathBuf>) -> Result<Self, EndpointError> {
+        self.conduct = Arc::new(Conduct::new(Quarantine::open(folder)?));
+        Ok(self)
+    }
+
+    /// What peers did that they must not, and who was turned away, since this endpoint was made.
+    pub fn offences(&self) -> Offences {
+        self.conduct.offences()
+    }
+
+    /// Peers of which nothing is taken now.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.conduct.quarantine.now()
     }
 
     /// The records of this node.
@@ -171,13 +197,14 @@ impl Endpoint {
             lanes: std::collections::BTreeMap::new(),
             attempt: 0,
         };
-        let control = ControlLink::start(tokio_rustls::TlsStream::Client(made.stream), 0, events.clone());
+        let control = ControlLink::start(tokio_rustls::TlsStream::Client(made.stream), 0, FROM_A_SINK, events.clone());
         let (progress, watch) = watch::channel(machine.progress().clone());
         let driver = Driver {
             machine,
             hands,
             control: Some(control),
             generation: 0,
+            accuser: Accuser { conduct: Arc::clone(&self.conduct), peer },
             chores: Chores::start(guest, self.records.clone(), events.clone()),
             events: events.clone(),
             queue,

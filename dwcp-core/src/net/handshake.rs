@@ -25,17 +25,25 @@ pub(super) async fn read_frame(
     body: &mut Vec<u8>,
 ) -> Result<Frame, ReadError> {
     loop {
-        let header = read_header(stream, LaneId::CONTROL, limit).await?;
-        body.clear();
-        body.resize(header.body_bytes(), 0);
-        stream.read_exact(body).await.map_err(ReadError::Io)?;
-        let decoded = Frame::decode(header.frame, body);
-        let decoded = decoded.map_err(|fault| ReadError::Malformed(fault.on(LaneId::CONTROL, header.frame)))?;
-        if let Some(frame) = decoded {
+        if let Some(frame) = read_one(stream, limit, body).await? {
             failpoint!(received, &frame);
             return Ok(frame);
         }
     }
+}
+
+/// Reads one frame; `None` for an unknown optional one.
+pub(super) async fn read_one(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+    body: &mut Vec<u8>,
+) -> Result<Option<Frame>, ReadError> {
+    let header = read_header(stream, LaneId::CONTROL, limit).await?;
+    body.clear();
+    body.resize(header.body_bytes(), 0);
+    stream.read_exact(body).await.map_err(ReadError::Io)?;
+    let decoded = Frame::decode(header.frame, body);
+    decoded.map_err(|fault| ReadError::Malformed(fault.on(LaneId::CONTROL, header.frame)))
 }
 
 /// Reads the eight bytes before a body.
@@ -73,6 +81,17 @@ pub(super) async fn turn_away(stream: &mut (impl AsyncWrite + Unpin), code: Erro
     let frame = Frame::Error(ErrorFrame { code, lane: LaneId::CONTROL, position: 0, text: text.into() });
     let _ = write_frame(stream, &frame).await;
     let _ = stream.shutdown().await;
+}
+
+/// As [`turn_away`], of a peer that may still be sending: what it sends is read until it hangs up, lest a reset swallow
+/// the sentence. Whoever calls this has a deadline.
+pub(super) async fn turn_away_unread<S>(stream: &mut S, code: ErrorCode, text: &str)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    turn_away(stream, code, text).await;
+    let mut unread = [0; 512];
+    while matches!(stream.read(&mut unread).await, Ok(1..)) {}
 }
 
 impl From<NegotiationError> for ErrorCode {

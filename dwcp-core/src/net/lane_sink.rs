@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
+use super::allowance::Allowance;
+use super::clock::Clock;
+use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
 use super::handshake::{ReadError, read_header};
 use crate::extent::FlatPage;
-use crate::guest::{Guest, GuestError};
-use crate::session::leaves::extent_digest;
-use crate::session::page_hash::hash_pages;
+use crate::guest::Guest;
+use crate::session::verify::{Checked, ExtentCheck, malformed};
 use crate::session::{Applied, Input, Leaves, SessionError};
 use crate::wire::limits::MAX_EXTENT_BYTES;
-use crate::wire::{Digest, ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FrameType, LaneId, WireError};
+use crate::wire::{ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FrameType, LaneId};
 
 /// What all workers of one session share.
 pub(super) struct SinkLanes {
@@ -52,6 +54,7 @@ async fn receive(
     events: &mpsc::Sender<Event>,
 ) -> Result<(), SessionError> {
     let mut body = vec![0; MAX_EXTENT_BYTES];
+    stream.get_mut().0.read_ahead();
     loop {
         let header = match read_header(&mut stream, unpacker.lane, MAX_EXTENT_BYTES).await {
             Ok(header) => header,
@@ -79,15 +82,6 @@ async fn receive(
     }
 }
 
-fn malformed(error: &WireError) -> SessionError {
-    SessionError::PeerViolation {
-        code: ErrorCode::Malformed,
-        lane: error.lane,
-        position: u64::try_from(error.at).unwrap_or(u64::MAX),
-        what: error.to_string(),
-    }
-}
-
 /// A worker's state and buffers: about 2 MiB beside the body's.
 struct Unpacker {
     shared: Arc<SinkLanes>,
@@ -95,24 +89,23 @@ struct Unpacker {
     granted: Arc<AtomicU64>,
     received: u64,
     charged_at_last_ack: u64,
-    next_seq: u64,
-    leaves: Vec<Digest>,
-    scratch: Vec<u8>,
-    decoder: dwcp_hde::Decoder,
+    check: ExtentCheck,
+    clock: Clock,
+    empty: Allowance,
 }
 
 impl Unpacker {
     fn new(shared: Arc<SinkLanes>, lane: LaneId, granted: Arc<AtomicU64>) -> Self {
+        let clock = Clock::start();
         Self {
+            check: ExtentCheck::new(lane, shared.epoch),
+            empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
+            clock,
             shared,
             lane,
             granted,
             received: 0,
             charged_at_last_ack: 0,
-            next_seq: 0,
-            leaves: Vec::new(),
-            scratch: Vec::new(),
-            decoder: dwcp_hde::Decoder::new(),
         }
     }
 
@@ -129,78 +122,49 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Verifies an extent and writes it to the guest; nothing of it is written before its digest is
-    /// found right. spec: E-1, E-2, E-4, E-5
+    /// Writes an extent to the guest once it is found right.
     fn apply(&mut self, body: &[u8]) -> Result<Applied, SessionError> {
-        let bad = ErrorCode::BadExtent;
-        let decoded = ExtentHead::decode(body);
-        let (head, block) = decoded.map_err(|fault| malformed(&fault.on(self.lane, FrameType::Extent.byte())))?;
-        if head.seq != self.next_seq {
-            let what = format!("sequence number {} where {} is due", head.seq, self.next_seq);
-            return Err(self.fault(bad, what));
-        }
-        if head.epoch != self.shared.epoch {
-            return Err(self.fault(bad, format!("{} where {} is due", head.epoch, self.shared.epoch)));
-        }
-        let layout = self.shared.guest.layout();
-        let bounds = head.extent.check(layout).map_err(|error| self.fault(bad, error.to_string()))?;
-        let numbers: Vec<u32> = head.extent.page_numbers().collect();
+        let SinkLanes { guest, leaves: table, .. } = &*self.shared;
+        let mut read = |region, page, into: &mut [u8]| guest.read(region, page, into);
+        let Checked { head, bounds, plain, leaves } = self.check.check(body, guest.layout(), &mut read)?;
         let region = head.extent.region();
-        let guest = Arc::clone(&self.shared.guest);
-        let mut failed: Option<GuestError> = None;
-        let mut bases = |index: usize, into: &mut [u8]| {
-            let number = numbers.get(index).copied().ok_or(dwcp_hde::BaseMissing)?;
-            guest.read(region, number, into).map_err(|error| {
-                failed = Some(error);
-                dwcp_hde::BaseMissing
-            })
-        };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let plain = self.decoder.decode(block, head.extent.pages(), &mut bases, &mut scratch);
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        let plain = plain.map_err(|error| self.fault(bad, format!("block: {error}")))?;
-        self.leaves.clear();
-        hash_pages(plain, &mut self.leaves);
-        if extent_digest(head.epoch, &head.extent, &self.leaves) != head.digest {
-            return Err(SessionError::Integrity {
-                code: ErrorCode::ExtentDigest,
-                lane: self.lane,
-                position: head.seq,
-                what: "the digest of an extent does not match its plain bytes".into(),
-            });
-        }
         failpoint!("sink.lane.verified");
         let mut rest = plain;
         for run in head.extent.runs() {
             let Some((pages, after)) = rest.split_at_checked(run.bytes()) else { break };
-            self.shared.guest.write(region, run.start, pages)?;
+            guest.write(region, run.start, pages)?;
             rest = after;
         }
         failpoint!("sink.lane.written");
-        for (number, digest) in numbers.iter().zip(&self.leaves) {
-            self.shared.leaves.set(FlatPage(bounds.first + number), *digest);
+        for (number, digest) in head.extent.page_numbers().zip(leaves) {
+            table.set(FlatPage(bounds.first + number), *digest);
         }
-        let mut leaves = self.leaves.as_slice();
+        let mut rest = leaves;
         for run in head.extent.runs() {
-            let Some((these, after)) = leaves.split_at_checked(usize::from(run.count)) else { break };
-            self.shared.guest.written(region, run.start, these);
-            leaves = after;
+            let Some((these, after)) = rest.split_at_checked(usize::from(run.count)) else { break };
+            guest.written(region, run.start, these);
+            rest = after;
         }
-        self.scratch = scratch;
+        self.charge_empty(&head)?;
         Ok(self.applied(&head))
     }
 
     fn applied(&mut self, head: &ExtentHead) -> Applied {
-        self.next_seq += 1;
         let wire_bytes = self.received - self.charged_at_last_ack;
         self.charged_at_last_ack = self.received;
         let pages = u16::try_from(head.extent.pages()).unwrap_or(u16::MAX);
         Applied { lane: self.lane, seq: head.seq, wire_bytes, pages, durable: self.shared.guest.durable() }
     }
 
+    /// Charges an extent that carries no page. spec: F-2
+    fn charge_empty(&mut self, head: &ExtentHead) -> Result<(), SessionError> {
+        if head.extent.pages() > 0 || self.empty.take(self.clock.now()) {
+            return Ok(());
+        }
+        Err(flood(self.lane, head.seq, "more extents without a page than there is use for"))
+    }
+
     fn fault(&self, code: ErrorCode, what: String) -> SessionError {
-        SessionError::PeerViolation { code, lane: self.lane, position: self.next_seq, what }
+        SessionError::PeerViolation { code, lane: self.lane, position: self.check.next_seq(), what }
     }
 }

@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::client::TlsStream;
 
 use super::clock::Stopwatch;
-use super::dial::{Dialer, Socket};
+use super::dial::Dialer;
 use super::driver::Event;
+use super::socket::Socket;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
 use crate::session::binding::Key;

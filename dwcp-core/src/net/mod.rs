@@ -15,19 +15,26 @@
 //! between guest and socket by itself, on threads that the endpoint keeps for lanes.
 
 mod accept;
+mod allowance;
 mod clock;
+mod conduct;
 mod control;
 mod dial;
 mod driver;
 mod endpoint;
 mod error;
+mod greet;
+mod half_open;
 mod handshake;
 mod identity;
 mod lane_sink;
 mod lane_source;
+mod offence;
+mod quarantine;
 mod records;
 mod session;
 mod sink_hands;
+mod socket;
 mod source_hands;
 mod tls;
 
@@ -35,6 +42,8 @@ pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
 pub use self::endpoint::{Endpoint, Transfer};
 pub use self::error::{EndpointError, IdentityError, RecordsError};
 pub use self::identity::{Identity, Trust};
+pub use self::offence::{Offence, Offences, TurnedAway};
+pub use self::quarantine::{Quarantine, QuarantineListing, Quarantined};
 pub use self::records::Offering;
 pub use self::records::{Damaged, Listing, Records};
 pub use self::session::Session;

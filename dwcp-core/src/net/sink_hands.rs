@@ -1,22 +1,27 @@
 //! What only a sink's driver does: take lanes in, and keep workers that receive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::allowance::Rate;
+use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::handshake::{turn_away, write_frame};
 use super::lane_sink::{SinkLanes, run};
-use crate::session::{Fingerprint, Input, Output};
+use super::offence::Offence;
+use crate::session::{Input, Output};
 use crate::wire::{ErrorCode, Frame, Joined, LaneId, TransferId};
 
 pub(super) struct SinkHands {
     pub(super) transfer: TransferId,
-    pub(super) peer: Fingerprint,
+    pub(super) accuser: Accuser,
+    /// Lane ids that were used; the machine admits 4096 at most.
+    pub(super) joined: BTreeSet<LaneId>,
     pub(super) shared: Arc<SinkLanes>,
     pub(super) threads: LaneThreads,
     pub(super) events: mpsc::Sender<Event>,
@@ -34,11 +39,16 @@ pub(super) struct Worker {
 impl Hands for SinkHands {
     #[cfg(feature = "planted-bugs")]
     const END: &'static str = "sink";
+    const HEARS: Rate = FROM_A_SOURCE;
 
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {
             Output::AdmitLane { lane, credit } => self.admit(lane, credit),
             Output::RefuseLane { lane } => {
+                // A lane that was only buried may be late by chance; one that was open may not come again. spec: L-2
+                if self.joined.contains(&lane) {
+                    self.accuser.charge(Offence::BadProof);
+                }
                 if let Some(mut stream) = self.waiting.remove(&lane) {
                     tokio::spawn(async move {
                         turn_away(&mut stream, ErrorCode::JoinRejected, "this lane may not join").await;
@@ -61,7 +71,7 @@ impl Hands for SinkHands {
                 }
             },
             Output::Adrift => tracing::warn!(
-                transfer = %self.transfer, peer = %self.peer,
+                transfer = %self.transfer, peer = %self.accuser.peer,
                 "the connection to the sender was lost after all of the transfer had come; it is kept, unused, until \
                  the sender asks again, or somebody ends it with `dwcp resolve`"
             ),
@@ -85,6 +95,7 @@ impl Hands for SinkHands {
 impl SinkHands {
     fn admit(&mut self, lane: LaneId, credit: u64) {
         let Some(mut stream) = self.waiting.remove(&lane) else { return };
+        self.joined.insert(lane);
         let granted = Arc::new(AtomicU64::new(credit));
         let (stop, stopped) = oneshot::channel();
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());

@@ -7,6 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsStream;
 
+use super::allowance::Rate;
+use super::conduct::FROM_A_SINK;
 use super::dial::{Resume, session_unknown};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
@@ -35,6 +37,7 @@ pub(super) struct Worker {
 impl Hands for SourceHands {
     #[cfg(feature = "planted-bugs")]
     const END: &'static str = "source";
+    const HEARS: Rate = FROM_A_SINK;
 
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, mpsc as blocking};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::allowance::Rate;
 use super::clock::Clock;
+use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Hands, Stream};
 use super::lane_source::{Press, ShadowBytes, SourceLanes};
 use super::tls::Tls;
-use super::{Endpoint, EndpointError, Identity, Records, Trust};
+use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
 use crate::session::binding::Key;
@@ -42,8 +44,11 @@ async fn a_caller_that_never_speaks_is_hung_up_on() {
     let sink = Endpoint::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
     let listener = sink.listen("127.0.0.1:0").await.unwrap();
     let mut caller = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let began = tokio::time::Instant::now();
     let read = tokio::time::timeout(HANDSHAKE_LIMIT * 2, caller.read(&mut [0])).await;
     assert!(!matches!(read.unwrap(), Ok(1..)), "closed or reset");
+    assert_eq!(began.elapsed().as_secs(), 5);
+    assert_eq!(sink.offences().turned_away[&TurnedAway::TimedOut], 1);
 }
 
 /// A guest in which every byte read is another one than the last.
@@ -168,6 +173,7 @@ struct NoHands;
 impl Hands for NoHands {
     #[cfg(feature = "planted-bugs")]
     const END: &'static str = "test";
+    const HEARS: Rate = FROM_A_SINK;
 
     fn perform(&mut self, output: Output) -> Option<Output> {
         Some(output)
@@ -191,6 +197,7 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
         hands: NoHands,
         control: None,
         generation: 0,
+        accuser: Accuser { conduct: Arc::new(Conduct::new(Quarantine::default())), peer: Fingerprint([0; 32]) },
         chores: Chores::start(Arc::<Mute>::clone(&guest), Records::none(), events.clone()),
         events,
         queue,

@@ -26,6 +26,7 @@ mod shadow;
 mod sink;
 mod source;
 mod stats;
+pub mod verify;
 
 pub use self::budget::EffortPolicy;
 pub use self::converge::{OnStall, Verdict};

@@ -315,7 +315,7 @@ pub enum ErrorCode {
     Malformed,
     /// A frame that this state does not allow.
     Unexpected,
-    /// An extent outside the layout, or out of sequence.
+    /// An extent outside the layout or out of sequence, or a block that claims more than its extent may hold.
     BadExtent,
     /// More bytes than were granted.
     CreditExceeded,
@@ -325,19 +325,23 @@ pub enum ErrorCode {
     Negotiation,
     /// The transfer or session is not known here.
     Unknown,
+    /// More frames that move nothing, in a time, than an honest peer has use for.
+    Flood,
     /// A digest of an extent does not match its plain bytes.
     ExtentDigest,
     /// The roots differ.
     RootMismatch,
     /// The device state's digest differs.
     DeviceDigest,
+    /// The block of an extent cannot be decoded.
+    BadBlock,
     /// The sender's own guest, disk or memory failed.
     Local,
 }
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Unexpected,
         Self::BadExtent,
@@ -345,9 +349,11 @@ impl ErrorCode {
         Self::JoinRejected,
         Self::Negotiation,
         Self::Unknown,
+        Self::Flood,
         Self::ExtentDigest,
         Self::RootMismatch,
         Self::DeviceDigest,
+        Self::BadBlock,
         Self::Local,
     ];
 
@@ -361,16 +367,18 @@ impl ErrorCode {
             Self::JoinRejected => 104,
             Self::Negotiation => 105,
             Self::Unknown => 106,
+            Self::Flood => 107,
             Self::ExtentDigest => 200,
             Self::RootMismatch => 201,
             Self::DeviceDigest => 202,
+            Self::BadBlock => 203,
             Self::Local => 300,
         }
     }
 
     /// Whether bytes arrived other than they were sent.
     pub fn is_integrity(self) -> bool {
-        matches!(self, Self::ExtentDigest | Self::RootMismatch | Self::DeviceDigest)
+        matches!(self, Self::ExtentDigest | Self::RootMismatch | Self::DeviceDigest | Self::BadBlock)
     }
 
     fn from_number(number: u16) -> Option<Self> {
