@@ -39,10 +39,12 @@ const AT_A_TIME: usize = 6;
 const TRIES: usize = 30;
 
 /// Points that nothing reaches unless something else went wrong before: there the other end dies first.
-const PRELUDES: [(&str, &str); 12] = [
+const PRELUDES: [(&str, &str); 14] = [
     ("sink.sends.HAVE", "source.lane.written:9"),
     ("sink.sent.HAVE", "source.lane.written:9"),
     ("source.received.HAVE", "sink.lane.written:15"),
+    ("source.chore.recall.before", "sink.lane.written:15"),
+    ("source.chore.recall.after", "sink.lane.written:15"),
     ("source.performs.redial", "sink.lane.written:3"),
     ("source.chore.resume.before", "sink.received.PAUSE"),
     ("source.chore.resume.after", "sink.received.PAUSE"),
@@ -79,7 +81,7 @@ fn cells() -> Vec<Cell> {
 }
 
 fn needs_prelude(point: &str) -> bool {
-    PRELUDES.iter().take(10).any(|(name, _)| *name == point)
+    PRELUDES.iter().take(12).any(|(name, _)| *name == point)
 }
 
 /// Where a failpoint is, by its first word.
@@ -240,7 +242,7 @@ fn send(place: &Place, cell: Cell, to: &str, image: &Path) -> Command {
     let mut command = place.send(to, "vm1");
     command.args(["--json", "--lanes", "1"]).arg(image);
     // Slow enough for the journal of the sink to know pages when it is cut off.
-    if cell.point.ends_with("HAVE") {
+    if cell.point.ends_with("HAVE") || cell.point.contains("recall") {
         command.args(["--bandwidth", "6MB"]);
     }
     command

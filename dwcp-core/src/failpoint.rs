@@ -61,6 +61,7 @@ mod armed {
         "sink.performs.admit-lane", "sink.performs.grant", "sink.performs.finished",
         // Chores of guest and records.
         "source.chore.harvest.before", "source.chore.harvest.after",
+        "source.chore.recall.before", "source.chore.recall.after",
         "source.chore.pause.before", "source.chore.pause.after",
         "source.chore.resume.before", "source.chore.resume.after",
         "source.chore.save-devices.before", "source.chore.save-devices.after",
@@ -212,6 +213,7 @@ mod armed {
     pub(crate) fn chore_begins(chore: &Output) {
         let name = match chore {
             Output::Harvest => "source.chore.harvest",
+            Output::Recall(_) => "source.chore.recall",
             Output::Pause => "source.chore.pause",
             Output::Resume => "source.chore.resume",
             Output::SaveDevices => "source.chore.save-devices",

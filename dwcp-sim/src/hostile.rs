@@ -375,6 +375,7 @@ impl<M: Machine> Driven<M> {
                 let dirty = DirtyMap::new(&self.layout);
                 self.owed.push_back(Input::Harvested { dirty, pending: Pending::Unknown });
             }
+            Output::Recall(_) => self.owed.push_back(Input::Recalled { same: DirtyMap::new(&self.layout) }),
             Output::Pause => self.owed.push_back(Input::Paused),
             Output::SaveDevices => self.owed.push_back(Input::Devices(Bytes::new())),
             Output::Stage { .. } => self.owed.push_back(Input::Staged),

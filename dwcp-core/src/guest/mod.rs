@@ -108,10 +108,10 @@ pub trait Guest: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Tells the leaves of pages from page `first` on that are known without reading them, if all of them are. At the
-    /// source: pages that the sink holds with the same leaves are not read.
-    fn recall(&self, _region: RegionId, _first: u32, _into: &mut [Digest]) -> bool {
-        false
+    /// The leaf of a page, if it is known without reading it. At the source, before anything is read, and only of pages
+    /// that the sink holds: those with the same leaf are not read.
+    fn recall(&self, _region: RegionId, _page: u32) -> Option<Digest> {
+        None
     }
 
     /// Pages have been read, and have these leaves. At the source, after each [`read`](Guest::read).

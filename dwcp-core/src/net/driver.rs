@@ -15,8 +15,9 @@ use super::conduct::Accuser;
 use super::control::ControlLink;
 use super::records::Records;
 use super::socket::Socket;
+use crate::extent::MAX_EXTENT_PAGES;
 use crate::guest::{DirtyMap, Guest, GuestError};
-use crate::session::{Input, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
+use crate::session::{Input, Leaves, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
 use crate::wire::{Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
@@ -343,6 +344,7 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
             let mut dirty = DirtyMap::new(guest.layout());
             guest.harvest(&mut dirty).map(|pending| Input::Harvested { dirty, pending })
         }
+        Output::Recall(held) => Ok(Input::Recalled { same: recall(guest, &held) }),
         Output::Pause => guest.pause().map(|()| Input::Paused),
         Output::SaveDevices => guest.save_devices().map(|state| Input::Devices(state.into())),
         Output::Stage { devices } => guest.load_devices(&devices).and_then(|()| guest.stage()).map(|()| Input::Staged),
@@ -369,6 +371,24 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
         _ => return None,
     };
     Some(answer.unwrap_or_else(Input::GuestFailed))
+}
+
+/// The pages that a guest knows to have the leaves that the sink holds.
+fn recall(guest: &dyn Guest, held: &Leaves) -> DirtyMap {
+    let layout = guest.layout();
+    let mut same = DirtyMap::new(layout);
+    for (id, region) in layout.regions() {
+        let mut left = region.first..region.first + region.pages;
+        while let Some((first, leaves)) = held.run_within(left.clone(), MAX_EXTENT_PAGES) {
+            for (page, leaf) in (first.0 - region.first..).zip(&leaves) {
+                if guest.recall(id, page).as_ref() == Some(leaf) {
+                    same.mark(id, page, 1);
+                }
+            }
+            left.start = first.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX);
+        }
+    }
+    same
 }
 
 fn persist(records: &Records, record: &Record) -> Input {

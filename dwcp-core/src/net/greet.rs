@@ -116,7 +116,9 @@ impl Gate {
     }
 
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Opened {
+        failpoint!("sink.accepted");
         let (stream, channel) = self.authenticate(stream, address).await?;
+        failpoint!("sink.authenticated");
         // In a box: what comes before authentication stays small.
         Box::pin(self.identified(stream, channel, address)).await
     }

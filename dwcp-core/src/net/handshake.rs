@@ -26,7 +26,6 @@ pub(super) async fn read_frame(
 ) -> Result<Frame, ReadError> {
     loop {
         if let Some(frame) = read_one(stream, limit, body).await? {
-            failpoint!(received, &frame);
             return Ok(frame);
         }
     }
@@ -43,7 +42,11 @@ pub(super) async fn read_one(
     body.resize(header.body_bytes(), 0);
     stream.read_exact(body).await.map_err(ReadError::Io)?;
     let decoded = Frame::decode(header.frame, body);
-    decoded.map_err(|fault| ReadError::Malformed(fault.on(LaneId::CONTROL, header.frame)))
+    let decoded = decoded.map_err(|fault| ReadError::Malformed(fault.on(LaneId::CONTROL, header.frame)))?;
+    if let Some(_frame) = &decoded {
+        failpoint!(received, _frame);
+    }
+    Ok(decoded)
 }
 
 /// Reads the eight bytes before a body.

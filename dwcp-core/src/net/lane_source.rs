@@ -17,7 +17,7 @@ use super::socket::Socket;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
 use crate::session::binding::Key;
-use crate::session::leaves::{extent_digest, zero_leaf};
+use crate::session::leaves::extent_digest;
 use crate::session::page_hash::hash_pages;
 use crate::session::{Dispatch, Encoded, Input, Leaves, SlotId};
 use crate::wire::{Digest, ExtentHead, FenceEpoch, LaneId, SessionId};
@@ -194,13 +194,8 @@ impl Press {
     /// Reads an extent, drops what the sink has, hashes and encodes the rest. The pages are read
     /// once: what is hashed is what is sent. spec: I-1
     pub(super) fn print(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Sheet<'_>, GuestError> {
-        let same = match self.recall(shared, dispatch) {
-            Some(same) => same,
-            None => {
-                self.read(shared, dispatch)?;
-                self.hash(shared, dispatch)
-            }
-        };
+        self.read(shared, dispatch)?;
+        let same = self.hash(shared, dispatch);
         let based = self.swap_shadow(shared, dispatch, &same);
         let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
@@ -225,26 +220,6 @@ impl Press {
             &self.block
         };
         Ok(Sheet { head: &self.head, body, carried, same: dropped })
-    }
-
-    /// Every page, if the guest knows without reading that the sink has it.
-    fn recall(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Option<PageMask> {
-        let (region, layout) = (dispatch.extent.region(), shared.guest.layout());
-        if !dispatch.slots.is_empty() {
-            return None;
-        }
-        let mut same = PageMask::EMPTY;
-        for run in dispatch.extent.runs() {
-            self.leaves.resize(usize::from(run.count), zero_leaf());
-            let known = shared.guest.recall(region, run.start, &mut self.leaves);
-            let pages = (run.start..).map_while(|page| layout.flat(region, page));
-            if !known || !pages.zip(&self.leaves).all(|(page, leaf)| shared.leaves.get(page) == *leaf) {
-                return None;
-            }
-        }
-        self.leaves.clear();
-        (0..dispatch.extent.pages()).for_each(|index| same.set(index));
-        (0..dispatch.extent.pages()).all(|index| dispatch.known.get(index)).then_some(same)
     }
 
     fn read(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<(), GuestError> {
@@ -296,9 +271,6 @@ impl Press {
         if same.is_empty() {
             return extent.clone();
         }
-        if same.count() == extent.pages() {
-            return extent.without(same);
-        }
         for (to, index) in (0..extent.pages()).filter(|&index| !same.get(index)).enumerate() {
             if index != to {
                 self.plain.copy_within(index * PAGE_BYTES..(index + 1) * PAGE_BYTES, to * PAGE_BYTES);
@@ -347,7 +319,7 @@ mod tests {
     use crate::net::identity::{Identity, Trust};
     use crate::net::tls::Tls;
 
-    fn shared(guest: Arc<dyn Guest>) -> SourceLanes {
+    fn shared(guest: Arc<Memory>) -> SourceLanes {
         let identity = Identity::generate("x").unwrap();
         let tls = Tls::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
         SourceLanes {
@@ -384,7 +356,7 @@ mod tests {
             guest.poke(RegionId(0), word * 8, page(1));
             guest.poke(RegionId(0), 4096 + word * 8, page(2));
         }
-        let shared = shared(Arc::<Memory>::clone(&guest));
+        let shared = shared(Arc::clone(&guest));
         let mut press = Press::new();
         press.print(&shared, &dispatch(1, false, false)).unwrap();
         press.print(&shared, &dispatch(0, false, false)).unwrap();
@@ -393,36 +365,5 @@ mod tests {
         assert_eq!((sheet.carried, sheet.same), (0, 1));
         let slot = shared.shadow.slot(SlotId(0)).unwrap();
         assert!(slot.lock().unwrap().iter().all(|&byte| byte == 2), "the old owner's page is still there");
-    }
-
-    /// Knows what its pages hash to, and cannot be read.
-    struct Remembered(Layout);
-
-    impl Guest for Remembered {
-        fn layout(&self) -> &Layout {
-            &self.0
-        }
-
-        fn read(&self, _: RegionId, _: u32, _: &mut [u8]) -> Result<(), GuestError> {
-            Err(GuestError::Unsupported { operation: "read" })
-        }
-
-        fn recall(&self, _: RegionId, _: u32, into: &mut [Digest]) -> bool {
-            into.fill(Digest([7; 32]));
-            true
-        }
-    }
-
-    // spec: R-2
-    #[test]
-    fn a_page_that_the_sink_holds_as_it_is_remembered_is_not_read() {
-        let shared = shared(Arc::new(Remembered(Layout::new(&[4096 * 4]).unwrap())));
-        let dispatch = |known| Dispatch { slots: Vec::new(), ..dispatch(1, known, false) };
-        let mut press = Press::new();
-        assert!(press.print(&shared, &dispatch(true)).is_err(), "the sink holds something else");
-        shared.leaves.set(FlatPage(1), Digest([7; 32]));
-        let sheet = press.print(&shared, &dispatch(true)).unwrap();
-        assert_eq!((sheet.carried, sheet.same), (0, 1));
-        assert!(press.print(&shared, &dispatch(false)).is_err(), "nobody knows what the sink holds");
     }
 }

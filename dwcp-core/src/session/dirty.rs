@@ -45,6 +45,17 @@ impl DirtySet {
         }
     }
 
+    /// Takes pages out that need not be sent, before anything is in flight. Returns how many.
+    pub(super) fn clear(&mut self, map: &DirtyMap) -> u64 {
+        let mut cleared = 0;
+        for (dirty, bits) in self.dirty.iter_mut().zip(map.words()) {
+            cleared += u64::from((*dirty & bits).count_ones());
+            *dirty &= !bits;
+        }
+        self.dirty_pages -= cleared;
+        cleared
+    }
+
     /// Number of pages to be sent, those in flight with an older version included.
     pub fn pages(&self) -> u64 {
         self.dirty_pages

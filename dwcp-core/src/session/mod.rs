@@ -43,6 +43,7 @@ pub use self::stats::{Histogram, Phase, Progress, RoundStats};
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,6 +155,11 @@ pub enum Input {
         /// Whether more is certain to come.
         pending: Pending,
     },
+    /// Source: the pages that the sink holds as they are.
+    Recalled {
+        /// Which.
+        same: DirtyMap,
+    },
     /// Source: the guest has stopped.
     Paused,
     /// Source: the state of its devices.
@@ -225,6 +231,9 @@ pub enum Output {
     Send(Dispatch),
     /// Source: harvest the dirty log.
     Harvest,
+    /// Source: find the pages that the guest knows, without reading them, to have these leaves: those that the sink
+    /// holds. spec: R-2
+    Recall(Arc<Leaves>),
     /// Source: stop the guest.
     Pause,
     /// Source: let the guest run again.

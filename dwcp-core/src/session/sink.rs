@@ -721,6 +721,7 @@ impl Sink {
             | Input::LaneUp { .. }
             | Input::Encoded(_)
             | Input::Harvested { .. }
+            | Input::Recalled { .. }
             | Input::Paused
             | Input::Devices(_)
             | Input::Bandwidth(_) => {}

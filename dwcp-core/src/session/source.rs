@@ -148,6 +148,8 @@ struct Round {
     /// The harvest at the start has come back. No page is read before that: its bits are of no use.
     /// spec: D-2
     log_cleared: bool,
+    /// What the guest knows of the pages that the sink holds is being asked.
+    recalling: bool,
     /// An empty harvest is not repeated at once.
     harvest_at: Time,
     started: Time,
@@ -319,6 +321,10 @@ impl Source {
             self.progress.phase = Phase::Copying;
             self.round.started = now;
             self.pace.filled_at = now;
+            if self.progress.pages_held > 0 {
+                self.round.recalling = true;
+                self.outputs.push_back(Output::Recall(Arc::clone(&self.leaves)));
+            }
         }
         Ok(())
     }
@@ -391,6 +397,15 @@ impl Source {
         if !self.round.harvesting {
             self.round.harvesting = true;
             self.outputs.push_back(Output::Harvest);
+        }
+    }
+
+    /// What the guest knows to be the same is neither read nor looked at again. spec: R-2
+    fn recalled(&mut self, same: &DirtyMap) {
+        if std::mem::take(&mut self.round.recalling) {
+            let pages = self.dirty.clear(same);
+            self.progress.pages_same += pages;
+            self.round.pages = self.dirty.pages();
         }
     }
 
@@ -503,7 +518,7 @@ impl Source {
         }
         self.tend_lanes(now)?;
         if self.moving() {
-            if self.round.log_cleared {
+            if self.round.log_cleared && !self.round.recalling {
                 self.send_extents(now);
                 self.after_sending(now);
             }
@@ -624,6 +639,7 @@ impl Source {
             }
             Input::LaneDown { lane } => self.lane_down(now, lane),
             Input::Encoded(encoded) => self.encoded(&encoded),
+            Input::Recalled { same } => self.recalled(&same),
             Input::Harvested { dirty, pending } => self.harvested(now, &dirty, pending)?,
             Input::Paused => self.paused(now),
             Input::Devices(state) => self.devices(state)?,
@@ -682,7 +698,7 @@ impl Machine for Source {
         }
         let control = Some(self.control.ping_at);
         let lanes = self.redial_lanes.at;
-        let sending = self.moving() && self.round.log_cleared;
+        let sending = self.moving() && self.round.log_cleared && !self.round.recalling;
         let pause = self.switch.paused_at.filter(|_| self.moving()).map(|at| at + self.config.pause_limit + JUST_AFTER);
         let idle = self.state == State::Copying && self.dirty.pages() == 0 && !self.lanes.in_flight();
         let harvest = Some(self.round.harvest_at).filter(|_| idle && sending && !self.round.harvesting);

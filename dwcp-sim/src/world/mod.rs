@@ -81,6 +81,7 @@ enum Dial {
 #[derive(Debug)]
 enum Operation {
     Harvest,
+    Recall(std::sync::Arc<Leaves>),
     Pause,
     Resume,
     SaveDevices,

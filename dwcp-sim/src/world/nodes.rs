@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use dwcp_core::extent::FlatPage;
 use dwcp_core::session::{Input, Leaves, Outcome, Output, Owner, Record, SessionError, Source, Standing};
 use dwcp_core::wire::{ErrorCode, Frame};
+use dwcp_core::{DirtyMap, Layout};
 
 use super::{Disk, Event, Operation, World, failed_guest};
+use crate::guest::leaf;
 use crate::plan::{MS, Planted, Side, When};
 use crate::props::Property;
 
@@ -18,6 +21,7 @@ impl World {
             Output::CloseLane(lane) => self.close_lane(Side::Source, lane),
             Output::Send(dispatch) => self.dispatch(dispatch),
             Output::Harvest => self.queue(Side::Source, Operation::Harvest),
+            Output::Recall(held) => self.queue(Side::Source, Operation::Recall(held)),
             Output::Pause => self.queue(Side::Source, Operation::Pause),
             Output::Resume => {
                 if self.run_sent || self.source.disk.durable.is_some() {
@@ -163,6 +167,21 @@ impl World {
         }
     }
 
+    /// Two pages of three that the sink holds as they are now.
+    fn recall(&self, held: &Leaves) -> DirtyMap {
+        let guest = &self.source.guest;
+        let layout = Layout::new(&self.plan.regions).unwrap();
+        let mut same = DirtyMap::new(&layout);
+        for page in (0..layout.flat_pages()).map(FlatPage).filter(|page| page.0 % 3 > 0) {
+            if let Some((region, number)) = layout.locate(page)
+                && held.get(page) == leaf(guest.read(page))
+            {
+                same.mark(region, number, 1);
+            }
+        }
+        same
+    }
+
     fn perform(&mut self, operation: Operation) -> Option<Input> {
         let now = self.now;
         match operation {
@@ -176,6 +195,7 @@ impl World {
                 }
                 Some(Input::Harvested { dirty, pending })
             }
+            Operation::Recall(held) => Some(Input::Recalled { same: self.recall(&held) }),
             Operation::Pause => {
                 self.source.guest.pause(now);
                 self.pauses += 1;

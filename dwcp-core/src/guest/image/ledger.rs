@@ -84,12 +84,10 @@ impl Ledger {
         Ok(Some(ledger))
     }
 
-    /// The leaves of pages, if all of them are known.
-    pub(super) fn recall(&self, region: RegionId, first: u32, into: &mut [Digest]) -> bool {
-        (first..).map_while(|page| self.layout.flat(region, page)).zip(into).all(|(page, into)| {
-            *into = self.known.get(page);
-            *into != zero_leaf()
-        })
+    /// The leaf of a page, if it is known and not that of zeros.
+    pub(super) fn recall(&self, region: RegionId, page: u32) -> Option<Digest> {
+        let leaf = self.known.get(self.layout.flat(region, page)?);
+        (leaf != zero_leaf()).then_some(leaf)
     }
 
     /// Pages were read, and have these leaves.
@@ -183,8 +181,7 @@ mod tests {
     }
 
     fn recall(ledger: &Ledger, first: u32, count: usize) -> Option<Vec<Digest>> {
-        let mut into = vec![zero_leaf(); count];
-        ledger.recall(RegionId(0), first, &mut into).then_some(into)
+        (first..).take(count).map(|page| ledger.recall(RegionId(0), page)).collect()
     }
 
     /// More than is written in one go.

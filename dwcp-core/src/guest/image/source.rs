@@ -79,8 +79,8 @@ impl Guest for ImageSource {
         Ok(Pending::Unknown)
     }
 
-    fn recall(&self, region: RegionId, first: u32, into: &mut [Digest]) -> bool {
-        self.ledger.as_ref().is_some_and(|ledger| ledger.recall(region, first, into))
+    fn recall(&self, region: RegionId, page: u32) -> Option<Digest> {
+        self.ledger.as_ref()?.recall(region, page)
     }
 
     fn hashed(&self, region: RegionId, first: u32, leaves: &[Digest]) {

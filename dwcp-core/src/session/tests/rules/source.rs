@@ -439,11 +439,29 @@ fn what_the_sink_has_is_compared_with_and_read_all_the_same() {
     let have = |region, first| Frame::Have(Have { region: crate::RegionId(region), first, leaves: vec![leaf; 2] });
     assert!(frames(&bench.hear(have(0, 5))).is_empty());
     assert_eq!(held.get(crate::extent::FlatPage(6)), leaf);
-    bench.hear(accept());
+    assert!(asked!(bench.hear(accept()), Output::Recall(_)));
     bench.feed(harvested(&[]));
-    let sent = dispatches(bench.feed(Input::LaneUp { lane: LANE, credit: WIDE }));
+    let waits = bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });
+    assert!(dispatches(waits).is_empty(), "what the guest knows is not known yet");
+    let sent = dispatches(bench.feed(Input::Recalled { same: DirtyMap::new(&offer().layout) }));
     assert_eq!((sent[0].extent.pages(), sent[0].known.get(5)), (64, true));
     assert_eq!(error_code(&bench.hear(have(0, 5))), Some(ErrorCode::Unexpected), "after ACCEPT");
+}
+
+// spec: R-2
+#[test]
+fn what_the_guest_knows_to_be_the_same_is_not_read() {
+    let mut bench = offered(config());
+    let leaf = crate::session::leaves::leaf(&[7; 4096]);
+    bench.hear(Frame::Have(Have { region: crate::RegionId(0), first: 0, leaves: vec![leaf; 8] }));
+    bench.hear(accept());
+    bench.feed(harvested(&[3]));
+    bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });
+    let mut same = DirtyMap::new(&offer().layout);
+    same.mark(crate::RegionId(0), 0, 8);
+    let sent = dispatches(bench.feed(Input::Recalled { same }));
+    assert_eq!(sent[0].extent.page_numbers().next(), Some(8));
+    assert_eq!(bench.machine.progress().pages_same, 8);
 }
 
 // spec: R-2
