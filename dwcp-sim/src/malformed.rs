@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dwcp_core::Layout;
-use dwcp_core::session::verify::ExtentCheck;
+use dwcp_core::session::verify::{ExtentCheck, Workbench};
 use dwcp_core::session::{
     Input, Leaves, Machine, Output, Owner, SessionError, Sink, SinkConfig, Source, SourceConfig, Time,
 };
@@ -203,6 +203,7 @@ fn end_of(mut machine: impl Machine, frame: Frame) -> Option<SessionError> {
 /// The sink's side of one lane, which checks extents as a worker does.
 struct Lane {
     check: ExtentCheck,
+    bench: Workbench,
     layout: Layout,
     old: Vec<u8>,
 }
@@ -210,7 +211,7 @@ struct Lane {
 impl Lane {
     fn new() -> Self {
         let layout = specimens::offer().layout;
-        Self { check: ExtentCheck::new(LANE, EPOCH), layout, old: specimens::old_page() }
+        Self { check: ExtentCheck::new(LANE, EPOCH), bench: Workbench::new(), layout, old: specimens::old_page() }
     }
 
     /// Whether damaged bytes are refused. Applied they must not be.
@@ -241,7 +242,7 @@ impl Lane {
             into.copy_from_slice(&self.old);
             Ok(())
         };
-        match self.check.check(body, &self.layout, &mut read) {
+        match self.check.check(&mut self.bench, body, &self.layout, &mut read) {
             Ok(checked) => Fed::Applied(checked.plain.to_vec(), FRAME_HEADER_BYTES + body.len()),
             Err(SessionError::PeerViolation { .. } | SessionError::Integrity { .. }) => Fed::Refused,
             Err(error) => panic!("no error that blames the peer: {error}"),

@@ -270,7 +270,12 @@ impl First {
         let Seat { place, events, queue } = seat;
         place.taken();
         let accuser = Accuser { conduct: Arc::clone(&self.gate.endpoint.conduct), peer: self.peer };
-        let shared = Arc::new(SinkLanes { guest: Arc::clone(&guest), leaves, epoch: offer.epoch });
+        let shared = Arc::new(SinkLanes {
+            guest: Arc::clone(&guest),
+            leaves,
+            epoch: offer.epoch,
+            threads: self.gate.endpoint.threads.clone(),
+        });
         let hands = SinkHands {
             transfer: offer.transfer,
             accuser: accuser.clone(),

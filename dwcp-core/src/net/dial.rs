@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, write_frame};
-use super::socket::{SOCKET_BYTES, Socket};
+use super::socket::Socket;
 use super::tls::{Channel, Tls, channel};
 use crate::session::Fingerprint;
 use crate::session::binding::{self, FEATURES, Key, NegotiationError, Speaker, VERSIONS};
@@ -130,13 +130,10 @@ impl Dialer {
             .map_err(|source| EndpointError::Connect { address: address(), source })?;
         self.sockets.tune(&stream, bulk);
         let connector = TlsConnector::from(Arc::clone(&self.tls.client));
-        let mut stream = connector
+        let stream = connector
             .connect(self.server_name(), Socket::new(stream))
             .await
             .map_err(|source| self.tls_error(source))?;
-        if bulk {
-            stream.get_mut().1.set_buffer_limit(Some(SOCKET_BYTES));
-        }
         let (_, state) = stream.get_ref();
         let exported = channel(state, |label| state.export_keying_material([0; 32], label, None));
         let channel = exported.map_err(|error| self.tls_error(io::Error::other(error)))?;

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
 use super::accept::Listener;
+use super::buffers::Buffers;
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::control::ControlLink;
@@ -180,6 +181,7 @@ impl Endpoint {
             leaves: Arc::clone(&leaves),
             shadow: ShadowBytes::default(),
             epoch: offer.epoch,
+            threads: self.threads.clone(),
             dialer,
             session: made.ack.session,
             key: made.channel.session_key,
@@ -253,10 +255,14 @@ const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
 pub(super) struct LaneThreads(Arc<Threads>);
 
 #[derive(Debug)]
-struct Threads(Option<Runtime>, Handle);
+struct Threads {
+    runtime: Option<Runtime>,
+    handle: Handle,
+    buffers: Buffers,
+}
 
 impl LaneThreads {
-    fn start() -> Result<Self, EndpointError> {
+    pub(super) fn start() -> Result<Self, EndpointError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
@@ -265,18 +271,23 @@ impl LaneThreads {
             .build()
             .map_err(EndpointError::Threads)?;
         let handle = runtime.handle().clone();
-        Ok(Self(Arc::new(Threads(Some(runtime), handle))))
+        Ok(Self(Arc::new(Threads { runtime: Some(runtime), handle, buffers: Buffers::default() })))
     }
 
     pub(super) fn handle(&self) -> &Handle {
-        &self.0.1
+        &self.0.handle
+    }
+
+    /// What the lanes on these threads share.
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.0.buffers
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         // The last clone may go inside an async task, where waiting is not allowed.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

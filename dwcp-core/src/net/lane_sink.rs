@@ -1,5 +1,6 @@
 //! A bulk lane at the sink: one worker that reads, verifies, decodes and writes.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,13 +8,15 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::allowance::Allowance;
+use super::buffers::{Share, grow};
 use super::clock::Clock;
 use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
+use super::endpoint::LaneThreads;
 use super::handshake::{ReadError, read_header};
 use crate::extent::FlatPage;
 use crate::guest::Guest;
-use crate::session::verify::{Checked, ExtentCheck, malformed};
+use crate::session::verify::{Checked, ExtentCheck, Workbench, malformed};
 use crate::session::{Applied, Input, Leaves, SessionError};
 use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FrameType, LaneId};
@@ -23,6 +26,7 @@ pub(super) struct SinkLanes {
     pub(super) guest: Arc<dyn Guest>,
     pub(super) leaves: Arc<Leaves>,
     pub(super) epoch: FenceEpoch,
+    pub(super) threads: LaneThreads,
 }
 
 /// Works until the lane ends, carries something wrong, or `stop` fires; then reports its end.
@@ -53,8 +57,9 @@ async fn receive(
     mut stream: Stream,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), SessionError> {
-    let mut body = vec![0; MAX_EXTENT_BYTES];
-    stream.get_mut().0.read_ahead();
+    let threads = unpacker.shared.threads.clone();
+    let share = Share::of(&threads);
+    stream.get_mut().0.read_ahead(share.bytes);
     loop {
         let header = match read_header(&mut stream, unpacker.lane, MAX_EXTENT_BYTES).await {
             Ok(header) => header,
@@ -62,27 +67,37 @@ async fn receive(
             Err(ReadError::Closed | ReadError::Io(_)) => return Ok(()),
         };
         let known = FrameType::from_byte(header.frame);
-        let Some(body) = body.get_mut(..header.body_bytes()) else { return Ok(()) };
         unpacker.charge(header.body_bytes())?;
-        if stream.read_exact(body).await.is_err() {
+        let mut body = threads.buffers().take();
+        grow(&mut body, header.body_bytes());
+        let Some(bytes) = body.get_mut(..header.body_bytes()) else { return Ok(()) };
+        if stream.read_exact(bytes).await.is_err() {
             return Ok(());
         }
         failpoint!("sink.lane.read");
         match known {
-            Some(FrameType::Extent) => {}
+            Some(FrameType::Extent) => {
+                // The place in the queue comes first: between the write to the guest and the report of it
+                // nothing may stop this worker, or a burial would deny what was applied.
+                let Ok(place) = events.reserve().await else { return Ok(()) };
+                let applied = WORKBENCH.with_borrow_mut(|bench| unpacker.apply(bench, bytes))?;
+                place.send(Event::Input(Input::Applied(applied)));
+                failpoint!("sink.lane.applied");
+            }
             // An optional frame of a later version: charged, and skipped. spec: W-7
-            None => continue,
+            None => {}
             Some(other) => return Err(unpacker.fault(ErrorCode::Unexpected, format!("{other:?} on a bulk lane"))),
         }
-        // The place in the queue comes first: between the write to the guest and the report of it
-        // nothing may stop this worker, or a burial would deny what was applied.
-        let Ok(place) = events.reserve().await else { return Ok(()) };
-        place.send(Event::Input(Input::Applied(unpacker.apply(body)?)));
-        failpoint!("sink.lane.applied");
+        threads.buffers().give(body);
     }
 }
 
-/// A worker's state and buffers: about 2 MiB beside the body's.
+thread_local! {
+    /// Of each lane thread: a check is never interrupted by another.
+    static WORKBENCH: RefCell<Workbench> = RefCell::default();
+}
+
+/// A worker's state. Its buffers are its endpoint's.
 struct Unpacker {
     shared: Arc<SinkLanes>,
     lane: LaneId,
@@ -123,10 +138,10 @@ impl Unpacker {
     }
 
     /// Writes an extent to the guest once it is found right.
-    fn apply(&mut self, body: &[u8]) -> Result<Applied, SessionError> {
+    fn apply(&mut self, bench: &mut Workbench, body: &[u8]) -> Result<Applied, SessionError> {
         let SinkLanes { guest, leaves: table, .. } = &*self.shared;
         let mut read = |region, page, into: &mut [u8]| guest.read(region, page, into);
-        let Checked { head, bounds, plain, leaves } = self.check.check(body, guest.layout(), &mut read)?;
+        let Checked { head, bounds, plain, leaves } = self.check.check(bench, body, guest.layout(), &mut read)?;
         let region = head.extent.region();
         failpoint!("sink.lane.verified");
         let mut rest = plain;

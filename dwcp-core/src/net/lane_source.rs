@@ -1,5 +1,6 @@
 //! A bulk lane at the source: one worker that reads, hashes, encodes and writes.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -10,9 +11,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::client::TlsStream;
 
+use super::buffers::{Share, grow};
 use super::clock::Stopwatch;
 use super::dial::Dialer;
 use super::driver::Event;
+use super::endpoint::LaneThreads;
 use super::socket::Socket;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
@@ -49,6 +52,7 @@ pub(super) struct SourceLanes {
     pub(super) leaves: Arc<Leaves>,
     pub(super) shadow: ShadowBytes,
     pub(super) epoch: FenceEpoch,
+    pub(super) threads: LaneThreads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
     pub(super) key: Key,
@@ -119,17 +123,21 @@ async fn carry(
     events: &mpsc::Sender<Event>,
     mut stream: TlsStream<Socket>,
 ) -> Result<(), LaneError> {
-    let mut press = Press::new();
+    let buffers = shared.threads.buffers();
+    let share = Share::of(&shared.threads);
+    stream.get_mut().1.set_buffer_limit(Some(share.bytes));
+    let mut head = Vec::new();
     let (mut last_write, mut waited) = (Duration::ZERO, false);
     while let Some(dispatch) = work.recv().await {
         let watch = Stopwatch::start();
-        let sheet = press.print(shared, &dispatch).map_err(LaneError::Guest)?;
+        let sheet = Sheet { head, body: buffers.take(), ..Sheet::default() };
+        let sheet = PRESS.with_borrow_mut(|press| press.print(shared, &dispatch, sheet)).map_err(LaneError::Guest)?;
         failpoint!("source.lane.printed");
         let encode = watch.elapsed();
         let encoded = Encoded {
             lane,
             seq: dispatch.seq,
-            wire_bytes: u64::try_from(sheet.head.len() + sheet.body.len()).unwrap_or(u64::MAX),
+            wire_bytes: u64::try_from(sheet.head.len() + sheet.body().len()).unwrap_or(u64::MAX),
             carried: sheet.carried,
             same: sheet.same,
             encode,
@@ -142,41 +150,49 @@ async fn carry(
         failpoint!("source.lane.reported");
         let watch = Stopwatch::start();
         let written = async {
-            stream.write_all(sheet.head).await?;
-            stream.write_all(sheet.body).await?;
+            stream.write_all(&sheet.head).await?;
+            stream.write_all(sheet.body()).await?;
             stream.flush().await
         };
         waited = tell_waiting(written).await.map_err(LaneError::Io)?;
         failpoint!("source.lane.written");
         last_write = watch.elapsed();
+        head = sheet.head;
+        buffers.give(sheet.body);
     }
     let _ = stream.shutdown().await;
     Ok(())
 }
 
-/// A worker's buffers, reused for every extent: three times its plain bytes, four with a shadow.
+thread_local! {
+    /// Of each lane thread: an extent is made without a pause.
+    static PRESS: RefCell<Press> = RefCell::new(Press::new());
+}
+
+/// What it takes to make an extent: three times its plain bytes, four with a shadow.
 pub(super) struct Press {
     plain: Vec<u8>,
     bases: Vec<u8>,
     leaves: Vec<Digest>,
     block: Vec<u8>,
-    head: Vec<u8>,
     encoder: dwcp_hde::Encoder,
 }
 
-/// At least so long; what was there stays.
-fn grow(buffer: &mut Vec<u8>, bytes: usize) {
-    if buffer.len() < bytes {
-        buffer.resize(bytes, 0);
-    }
-}
-
 /// An extent ready to be written.
-pub(super) struct Sheet<'a> {
-    pub(super) head: &'a [u8],
-    pub(super) body: &'a [u8],
+#[derive(Debug, Default)]
+pub(super) struct Sheet {
+    pub(super) head: Vec<u8>,
+    /// A shared buffer, and how much of it is the extent's.
+    body: Vec<u8>,
+    length: usize,
     carried: u16,
     same: u16,
+}
+
+impl Sheet {
+    pub(super) fn body(&self) -> &[u8] {
+        self.body.get(..self.length).unwrap_or_default()
+    }
 }
 
 impl Press {
@@ -186,40 +202,47 @@ impl Press {
             bases: Vec::new(),
             leaves: Vec::new(),
             block: Vec::new(),
-            head: Vec::new(),
             encoder: dwcp_hde::Encoder::new(),
         }
     }
 
     /// Reads an extent, drops what the sink has, hashes and encodes the rest. The pages are read
     /// once: what is hashed is what is sent. spec: I-1
-    pub(super) fn print(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Sheet<'_>, GuestError> {
+    /// What of it is not carried as it is in memory goes through `sheet`'s buffer.
+    pub(super) fn print(
+        &mut self,
+        shared: &SourceLanes,
+        dispatch: &Dispatch,
+        mut sheet: Sheet,
+    ) -> Result<Sheet, GuestError> {
         self.read(shared, dispatch)?;
         let same = self.hash(shared, dispatch);
         let based = self.swap_shadow(shared, dispatch, &same);
         let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
-        self.head.clear();
+        sheet.head.clear();
         let bases = dwcp_hde::Bases::new(*based.words(), &self.bases);
         let encoded = self
             .encoder
             .encode(plain, &bases, dispatch.effort, &mut self.block)
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
-        let raw = if encoded.raw_tail { plain } else { &[] };
+        let raw = if encoded.raw_tail { plain.len() } else { 0 };
         let digest = extent_digest(shared.epoch, &extent, &self.leaves);
         let count = |pages: usize| u16::try_from(pages).unwrap_or(u16::MAX);
-        let (carried, dropped) = (count(extent.pages()), count(same.count()));
+        (sheet.carried, sheet.same) = (count(extent.pages()), count(same.count()));
         let head = ExtentHead { seq: dispatch.seq, epoch: shared.epoch, digest, extent };
-        head.encode(self.block.len() + raw.len(), &mut self.head)
+        head.encode(self.block.len() + raw, &mut sheet.head)
             .map_err(|fault| GuestError::Other(format!("an extent cannot be framed: {}", fault.what)))?;
-        let body = if encoded.raw_tail {
-            self.head.extend_from_slice(&self.block);
-            raw
+        if encoded.raw_tail {
+            sheet.head.extend_from_slice(&self.block);
+            std::mem::swap(&mut self.plain, &mut sheet.body);
+            sheet.length = raw;
         } else {
-            &self.block
-        };
-        Ok(Sheet { head: &self.head, body, carried, same: dropped })
+            std::mem::swap(&mut self.block, &mut sheet.body);
+            sheet.length = sheet.body.len();
+        }
+        Ok(sheet)
     }
 
     fn read(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<(), GuestError> {
@@ -327,6 +350,7 @@ mod tests {
             guest,
             shadow: ShadowBytes::default(),
             epoch: FenceEpoch(1),
+            threads: LaneThreads::start().unwrap(),
             dialer: Dialer { to: String::new(), peer: None, tls, sockets: Sockets::default() },
             session: SessionId([0; 16]),
             key: Key::new([0; 32]),
@@ -358,10 +382,10 @@ mod tests {
         }
         let shared = shared(Arc::clone(&guest));
         let mut press = Press::new();
-        press.print(&shared, &dispatch(1, false, false)).unwrap();
-        press.print(&shared, &dispatch(0, false, false)).unwrap();
+        press.print(&shared, &dispatch(1, false, false), Sheet::default()).unwrap();
+        press.print(&shared, &dispatch(0, false, false), Sheet::default()).unwrap();
         // Page 1 takes the slot over and is found to be at the sink already.
-        let sheet = press.print(&shared, &dispatch(1, true, false)).unwrap();
+        let sheet = press.print(&shared, &dispatch(1, true, false), Sheet::default()).unwrap();
         assert_eq!((sheet.carried, sheet.same), (0, 1));
         let slot = shared.shadow.slot(SlotId(0)).unwrap();
         assert!(slot.lock().unwrap().iter().all(|&byte| byte == 2), "the old owner's page is still there");

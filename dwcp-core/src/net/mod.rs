@@ -16,6 +16,7 @@
 
 mod accept;
 mod allowance;
+mod buffers;
 mod clock;
 mod conduct;
 mod control;

@@ -28,10 +28,10 @@ impl Socket {
         Self { stream, ahead: Vec::new(), at: 0, end: 0 }
     }
 
-    /// From now on, at the receiving end of a bulk lane.
-    pub(super) fn read_ahead(&mut self) {
+    /// From now on so far, at the receiving end of a bulk lane.
+    pub(super) fn read_ahead(&mut self, bytes: usize) {
         if self.ahead.is_empty() {
-            self.ahead = vec![0; SOCKET_BYTES];
+            self.ahead = vec![0; bytes];
         }
     }
 }
@@ -102,7 +102,7 @@ mod tests {
         let mut read = vec![0; 1000];
         socket.read_exact(&mut read).await.unwrap();
         assert!(socket.ahead.is_empty(), "a handshake needs no buffer");
-        socket.read_ahead();
+        socket.read_ahead(SOCKET_BYTES);
         read.resize(sent.len(), 0);
         for part in read[1000..].chunks_mut(777) {
             socket.read_exact(part).await.unwrap();

@@ -11,7 +11,8 @@ use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Hands, Stream};
-use super::lane_source::{Press, ShadowBytes, SourceLanes};
+use super::endpoint::LaneThreads;
+use super::lane_source::{Press, ShadowBytes, Sheet, SourceLanes};
 use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
@@ -79,6 +80,7 @@ fn what_is_hashed_is_what_is_sent() {
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
         epoch: FenceEpoch(1),
+        threads: LaneThreads::start().unwrap(),
         dialer: dialer("localhost:1".into()),
         session: SessionId([0; 16]),
         key: Key::new([0; 32]),
@@ -94,8 +96,8 @@ fn what_is_hashed_is_what_is_sent() {
         effort: dwcp_hde::Effort::Balanced,
     };
     let mut press = Press::new();
-    let sheet = press.print(&shared, &dispatch).unwrap();
-    let frame = [sheet.head, sheet.body].concat();
+    let sheet = press.print(&shared, &dispatch, Sheet::default()).unwrap();
+    let frame = [&sheet.head[..], sheet.body()].concat();
     let (head, block) = ExtentHead::decode(&frame[FRAME_HEADER_BYTES..]).unwrap();
     let mut scratch = Vec::new();
     let plain = dwcp_hde::Decoder::new().decode(block, 3, &mut dwcp_hde::Bases::none(), &mut scratch).unwrap();

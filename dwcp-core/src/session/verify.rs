@@ -15,9 +15,32 @@ pub struct ExtentCheck {
     lane: LaneId,
     epoch: FenceEpoch,
     next_seq: u64,
+}
+
+/// What a check takes: some hundred KiB that lanes may share, one at a time.
+pub struct Workbench {
     leaves: Vec<Digest>,
     scratch: Vec<u8>,
     decoder: dwcp_hde::Decoder,
+}
+
+impl Workbench {
+    /// An empty one; it grows with what is checked.
+    pub fn new() -> Self {
+        Self { leaves: Vec::new(), scratch: Vec::new(), decoder: dwcp_hde::Decoder::new() }
+    }
+}
+
+impl Default for Workbench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Workbench {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workbench").field("scratch_bytes", &self.scratch.len()).finish_non_exhaustive()
+    }
 }
 
 /// An extent that may be written.
@@ -39,8 +62,7 @@ pub type ReadPage<'a> = dyn FnMut(RegionId, u32, &mut [u8]) -> Result<(), GuestE
 impl ExtentCheck {
     /// For a lane that has carried nothing yet.
     pub fn new(lane: LaneId, epoch: FenceEpoch) -> Self {
-        let (leaves, scratch, decoder) = (Vec::new(), Vec::new(), dwcp_hde::Decoder::new());
-        Self { lane, epoch, next_seq: 0, leaves, scratch, decoder }
+        Self { lane, epoch, next_seq: 0 }
     }
 
     /// The number of the extent that is due.
@@ -53,7 +75,8 @@ impl ExtentCheck {
     /// # Errors
     /// What is wrong with it, or that the guest cannot be read.
     pub fn check<'a>(
-        &'a mut self,
+        &mut self,
+        bench: &'a mut Workbench,
         body: &'a [u8],
         layout: &Layout,
         read: &mut ReadPage<'_>,
@@ -78,20 +101,20 @@ impl ExtentCheck {
             })
         };
         let (lane, position) = (self.lane, self.next_seq);
-        let plain = self.decoder.decode(block, head.extent.pages(), &mut bases, &mut self.scratch);
+        let plain = bench.decoder.decode(block, head.extent.pages(), &mut bases, &mut bench.scratch);
         if let Some(error) = failed {
             return Err(error.into());
         }
         let plain = plain.map_err(|error| undecodable(lane, position, &error))?;
-        self.leaves.clear();
-        hash_pages(plain, &mut self.leaves);
-        if extent_digest(head.epoch, &head.extent, &self.leaves) != head.digest {
+        bench.leaves.clear();
+        hash_pages(plain, &mut bench.leaves);
+        if extent_digest(head.epoch, &head.extent, &bench.leaves) != head.digest {
             let (code, what) =
                 (ErrorCode::ExtentDigest, "the digest of an extent does not match its plain bytes".into());
             return Err(SessionError::Integrity { code, lane, position, what });
         }
         self.next_seq += 1;
-        Ok(Checked { head, bounds, plain, leaves: &self.leaves })
+        Ok(Checked { head, bounds, plain, leaves: &bench.leaves })
     }
 
     fn bad(&self, what: String) -> SessionError {
@@ -155,7 +178,7 @@ mod tests {
 
     fn refused(check: &mut ExtentCheck, body: &[u8]) -> ErrorCode {
         let layout = Layout::new(&[8 * 4096]).unwrap();
-        match check.check(body, &layout, &mut |_, _, _| Ok(())) {
+        match check.check(&mut Workbench::new(), body, &layout, &mut |_, _, _| Ok(())) {
             Err(SessionError::PeerViolation { code, .. } | SessionError::Integrity { code, .. }) => code,
             other => panic!("{other:?}"),
         }
@@ -163,7 +186,7 @@ mod tests {
 
     fn accepted(check: &mut ExtentCheck, body: &[u8]) -> Vec<u8> {
         let layout = Layout::new(&[8 * 4096]).unwrap();
-        check.check(body, &layout, &mut |_, _, _| Ok(())).unwrap().plain.to_vec()
+        check.check(&mut Workbench::new(), body, &layout, &mut |_, _, _| Ok(())).unwrap().plain.to_vec()
     }
 
     // spec: E-1
