@@ -13,7 +13,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
         .configure_from_args();
-    let ack = Ack { lanes: (1..=4).map(|lane| (LaneId(lane), u64::from(lane) << 20)).collect() };
+    let ack = Ack { durable: 0, lanes: (1..=4).map(|lane| (LaneId(lane), u64::from(lane) << 20)).collect() };
     frame(&mut criterion, "ack of 4 lanes", &Frame::Ack(ack));
     frame(&mut criterion, "credit", &Frame::Credit(Credit { lane: LaneId(3), total: 1 << 33 }));
     extent_head(&mut criterion);

@@ -6,12 +6,15 @@ mod demo;
 mod exit;
 mod identity;
 mod interrupt;
+mod place;
 mod receive;
 mod report;
 mod resolve;
 mod send;
 mod state;
+mod transfers;
 mod units;
+mod words;
 
 use std::process::ExitCode;
 
@@ -21,6 +24,7 @@ use serde::Serialize;
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
+use crate::words::Words;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -70,9 +74,10 @@ fn misused(error: &clap::Error) -> ExitCode {
 async fn run(command: Command, report: &Report) -> Exit {
     let result = match command {
         Command::Identity(args) => identity::run(args, report),
-        Command::Send(args) => return send::run(args, report).await,
+        Command::Send(args) => return send::run(args, Words::of_process(), report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
+        Command::Transfers(args) => transfers::run(args.command, report).await,
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,
     };

@@ -253,7 +253,7 @@ fn a_wrong_command_line_ends_in_a_summary_for_who_wants_json() {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 13] = [
         &[],
         &["identity"],
         &["identity", "new"],
@@ -261,6 +261,11 @@ fn every_command_explains_itself() {
         &["receive"],
         &["send"],
         &["resolve"],
+        &["transfers"],
+        &["transfers", "list"],
+        &["transfers", "show"],
+        &["transfers", "resume"],
+        &["transfers", "abort"],
         &["demo"],
     ];
     for command in commands {
@@ -273,6 +278,7 @@ fn every_command_explains_itself() {
         ("receive", "01234678", "59"),
         ("send", "012345678", "9"),
         ("resolve", "0124568", "379"),
+        ("transfers", "012345678", "9"),
     ] {
         let help = run(dwcp().args([command, "--help"])).out;
         let table = help.split_once("Exit codes:\n").unwrap().1;

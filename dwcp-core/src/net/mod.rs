@@ -35,8 +35,7 @@ pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
 pub use self::endpoint::{Endpoint, Transfer};
 pub use self::error::{EndpointError, IdentityError, RecordsError};
 pub use self::identity::{Identity, Trust};
-pub use self::records::Offering;
-pub use self::records::{Damaged, Listing, Records};
+pub use self::records::{Damaged, Listing, Offered, Offering, Records};
 pub use self::session::Session;
 pub use crate::session::Fingerprint;
 
