@@ -86,7 +86,8 @@ fn resume(base: &Path, image: &Path, options: &Options, ledger: bool) -> Resumed
     sink.until("done");
     image::compare(image, &pair.arrived());
     pair.remove();
-    let (first_ms, rehash) = (first_ms.expect("a page travelled"), rehash.expect("what is held was looked at"));
+    let first_ms = first_ms.unwrap_or_else(|| panic!("all of it arrived before it was killed: take a larger --size"));
+    let rehash = rehash.expect("what is held was looked at");
     // A page whose durability was told is held; more may be.
     assert!(held >= durable, "{durable} pages were told durable, {held} are held");
     Resumed { ledger, held, first_ms, rehash, carried, again: carried.saturating_sub(pages - held) }
