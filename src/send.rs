@@ -8,7 +8,7 @@ use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
-use dwcp_core::wire::GuestKind;
+use dwcp_core::wire::{GuestKind, Name};
 use dwcp_hde::Effort;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::report::{Figures, Report};
 use crate::state::{self, Shown};
+use crate::units;
 use crate::words::Words;
 
 /// Progress lines of `--json` are at least so far apart.
@@ -165,9 +166,10 @@ fn offer_key(args: &SendArgs) -> String {
     format!("{} {}", args.name, args.to)
 }
 
-/// The name and the receiver in an [`offer_key`].
-pub(crate) fn of_offer_key(key: &str) -> (&str, &str) {
-    key.split_once(' ').unwrap_or((key, ""))
+/// The name and the receiver in an [`offer_key`]. `None`: it is none.
+pub(crate) fn of_offer_key(key: &str) -> Option<(Name, String)> {
+    let (name, to) = key.split_once(' ')?;
+    Some((Name::new(name).ok()?, units::host_port(to).ok()?))
 }
 
 fn check(args: &SendArgs) -> Result<(), Failure> {

@@ -34,8 +34,12 @@ impl Words {
     }
 
     /// Of the `dwcp send` that began a transfer. `None` when nobody remembered them, or a crash lost them.
-    pub(crate) fn of(records: &Records, transfer: TransferId) -> Result<Option<Self>, Failure> {
-        Ok(records.noted(transfer)?.and_then(|text| serde_json::from_str(&text).ok()))
+    pub(crate) fn of(records: &Records, transfer: TransferId) -> Option<Self> {
+        let noted = records.noted(transfer).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was typed cannot be read");
+            None
+        });
+        serde_json::from_str(&noted?).ok()
     }
 
     /// Where they were typed.

@@ -12,11 +12,10 @@ mod operator;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
 
 use dwcp_core::extent::FlatPage;
 use dwcp_core::guest::ImageFolder;
@@ -25,7 +24,7 @@ use dwcp_core::session::leaves::{Tree, leaf};
 use dwcp_core::session::{Leaves, Record, Standing};
 use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
-use operator::{LIMIT, Lines, Place, Receiver, Said, dwcp, noise, run, slow, whole};
+use operator::{LIMIT, Lines, Place, Receiver, Said, WithoutRun, dwcp, noise, run, slow, whole};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -776,45 +775,15 @@ fn peers_of_one_authority_trust_each_other_and_nobody_else() {
     receiver.stop();
 }
 
-/// Passes on what a sender says until its record says that it gave up: RUN comes after that, and is
-/// the only thing that does.
-fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, receiver) = (listener.local_addr().unwrap().to_string(), receiver.to_owned());
-    let (tell, gave_up) = mpsc::channel();
-    std::thread::spawn(move || {
-        for mut sender in listener.incoming().map_while(Result::ok) {
-            let Ok(mut sink) = TcpStream::connect(&receiver) else { continue };
-            let (mut back, mut from_sink) = (sender.try_clone().unwrap(), sink.try_clone().unwrap());
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from_sink, &mut back);
-                let _ = back.shutdown(Shutdown::Both);
-            });
-            let (state, tell) = (state.clone(), tell.clone());
-            std::thread::spawn(move || {
-                let mut bytes = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = sender.read(&mut bytes) {
-                    let gave_up = Records::open(&state).unwrap().list().is_ok_and(|records| !records.is_empty());
-                    if gave_up {
-                        let _ = tell.send(());
-                    } else if sink.write_all(&bytes[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (address, gave_up)
-}
-
 #[test]
 fn an_interrupt_after_the_source_gave_up_ends_in_doubt_and_says_how_to_end_that() {
     let place = Place::new();
     let mut receiver = place.listen();
-    let (address, gave_up) = without_run(&receiver.address, place.path("state"));
+    let between = WithoutRun::start(&receiver.address, place.path("state"));
+    let address = between.address;
     let image = place.sparse("vm.mem");
     let mut sending = Lines::start(place.send(&address, "vm1").arg("--json").arg(&image));
-    gave_up.recv_timeout(LIMIT).unwrap();
+    between.gave_up.recv_timeout(LIMIT).unwrap();
     receiver.lines.kill();
     sending.interrupt();
     let summary = sending.until("summary");

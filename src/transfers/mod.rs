@@ -94,7 +94,7 @@ async fn resume(place: Place, transfer: TransferId, report: &Report) -> Result<E
     let folder = std::path::absolute(&folder)
         .map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", folder.display())))?;
     let place = Place::Source(folder.clone());
-    let Some(words) = Words::of(&place.records()?, transfer)? else {
+    let Some(words) = Words::of(&place.records()?, transfer) else {
         let advice = format!("Type it yourself: {}", entry.next.first().map_or("", String::as_str));
         return Err(refused(&entry, "was begun with words that are not remembered here", &advice));
     };

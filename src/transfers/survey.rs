@@ -120,15 +120,16 @@ fn at_source(records: &Records) -> Result<Survey, Failure> {
     for record in listing.records.iter().filter(|record| record.standing == Standing::GaveUp) {
         let offer = offers.remove(&record.transfer);
         let state = if offer.as_ref().is_some_and(|(_, busy)| *busy) { State::HandingOver } else { State::InDoubt };
-        let entry = Entry::of_record(record, End::Source, state).remembering(records)?;
-        let to = offer.map(|(key, _)| send::of_offer_key(&key).1.to_owned());
+        let entry = Entry::of_record(record, End::Source, state).remembering(records);
+        let to = offer.and_then(|(key, _)| send::of_offer_key(&key)).map(|(_, to)| to);
         entries.push(Entry { to: to.or(entry.to), ..entry });
     }
     for (transfer, (key, busy)) in offers.into_iter().filter(|(transfer, _)| !damaged(*transfer)) {
-        let (name, to) = send::of_offer_key(&key);
         let state = if busy { State::Sending } else { State::CutOff };
-        let entry = Entry::new(transfer, name, End::Source, state);
-        entries.push(Entry { to: Some(to.to_owned()), ..entry }.remembering(records)?);
+        // A power cut while it was written leaves anything: it was not offered yet.
+        let (name, to) = send::of_offer_key(&key).unzip();
+        let name = name.map_or_else(|| "?".to_owned(), |name| name.to_string());
+        entries.push(Entry { to, ..Entry::new(transfer, &name, End::Source, state) }.remembering(records));
     }
     Ok(Survey { entries, damaged: listing.damaged })
 }
@@ -208,10 +209,10 @@ impl Entry {
     }
 
     /// With the words of the `dwcp send` that began it.
-    fn remembering(self, records: &Records) -> Result<Self, Failure> {
-        let Some(words) = Words::of(records, self.id)? else { return Ok(self) };
+    fn remembering(self, records: &Records) -> Self {
+        let Some(words) = Words::of(records, self.id) else { return self };
         let to = self.to.clone().or_else(|| words.parse().ok().map(|args| args.to));
-        Ok(Self { to, command: Some(words.line()), folder: Some(words.folder().display().to_string()), ..self })
+        Self { to, command: Some(words.line()), folder: Some(words.folder().display().to_string()), ..self }
     }
 
     /// Its state in a sentence.
@@ -275,8 +276,8 @@ impl Entry {
             (State::Sending, _) => vec!["Ctrl-C where `dwcp send` runs: the image stays as it is".to_owned()],
             (State::CutOff, _) if known => vec![resume, abort],
             (State::CutOff, _) => {
-                let to = self.to.as_deref().unwrap_or("HOST:PORT");
-                vec![format!("dwcp send --to {to} --as {} {words} ...", self.name), abort]
+                let again = self.to.as_ref().map(|to| format!("dwcp send --to {to} --as {} {words} ...", self.name));
+                again.into_iter().chain([abort]).collect()
             }
             (State::Receiving, _) => vec!["Ctrl-C at its sender, or at this receiver".to_owned()],
             (State::Parked, _) => vec![format!("at its sender: dwcp transfers resume {id}"), abort],

@@ -127,11 +127,11 @@ impl Records {
         let Some(store) = &self.store else { return Ok(offers) };
         for place in store.names(OFFERED)? {
             let Some(transfer) = id(&place, OFFERED) else { continue };
-            let Some((file, key)) = store.text(&place)? else { continue };
+            let Some((file, key)) = store.bytes(&place)? else { continue };
             // One that is just being made is locked by nobody yet, and shall not be by us.
             if !key.is_empty() {
                 let busy = !file.lock().map_err(|source| store.failed(&place, source))?;
-                offers.push(Offered { transfer, key, busy });
+                offers.push(Offered { transfer, key: String::from_utf8_lossy(&key).into_owned(), busy });
             }
         }
         Ok(offers)
@@ -154,7 +154,7 @@ impl Records {
     /// It cannot be read.
     pub fn noted(&self, transfer: TransferId) -> Result<Option<String>, RecordsError> {
         let Some(store) = &self.store else { return Ok(None) };
-        Ok(store.text(&name(transfer, WORDS))?.map(|(_, text)| text))
+        store.text(&name(transfer, WORDS))
     }
 
     /// Forgets that something was offered: the next source of the same offers it under another id. False: it is being
@@ -235,7 +235,7 @@ impl Records {
 }
 
 /// A file, and what is in it.
-type Text = (Arc<dyn File>, String);
+type Read = (Arc<dyn File>, Vec<u8>);
 
 impl Store {
     /// Names with this ending.
@@ -245,21 +245,24 @@ impl Store {
     }
 
     fn read(&self, name: &str) -> Result<Option<Record>, RecordsError> {
-        let Some((_, text)) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.text(name)? else { return Ok(None) };
         let decoded = Record::decode(&text);
         decoded.map(Some).map_err(|source| RecordsError::Record { path: self.path.join(name), source })
     }
 
+    fn text(&self, name: &str) -> Result<Option<String>, RecordsError> {
+        let Some((_, bytes)) = self.bytes(name)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))
+    }
+
     /// A file of this name, if there is one.
-    fn text(&self, name: &str) -> Result<Option<Text>, RecordsError> {
+    fn bytes(&self, name: &str) -> Result<Option<Read>, RecordsError> {
         let opened = self.names.open(name);
-        let (file, text) = match opened.and_then(|file| read_all(file.as_ref(), MOST_BYTES).map(|text| (file, text))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| self.failed(name, source))?,
-        };
-        let text = String::from_utf8(text)
-            .map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))?;
-        Ok(Some((file, text)))
+        match opened.and_then(|file| read_all(file.as_ref(), MOST_BYTES).map(|bytes| (file, bytes))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).map_err(|source| self.failed(name, source)),
+        }
     }
 
     /// Writes a file beside its place and gives it its name; the name is not durable yet.
@@ -306,7 +309,7 @@ pub struct Offering {
 pub struct Offered {
     /// Under which id.
     pub transfer: TransferId,
-    /// What it is, in its source's words.
+    /// What it is, in its source's words; anything, if a power cut came while they were written.
     pub key: String,
     /// An [`Offering`] of this or another process lives.
     pub busy: bool,
