@@ -84,7 +84,7 @@ impl Place {
 }
 
 /// Whether there is a folder; one that cannot be looked at may hold a doubt.
-fn is_folder(path: &Path) -> Result<bool, Failure> {
+pub(crate) fn is_folder(path: &Path) -> Result<bool, Failure> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_dir()),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
