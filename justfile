@@ -54,6 +54,10 @@ bench:
 bench-transfer *ARGS:
     cargo bench --bench transfer -- {{ARGS}}
 
+# Images to a disk: durable throughput beside dd, or with --resume what a kill costs; see its --help
+bench-disk *ARGS:
+    cargo bench --bench disk -- {{ARGS}}
+
 # The main job in one command
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}

@@ -54,6 +54,7 @@ const OF_SEND: [Exit; 9] = [
     Exit::Interrupted,
     Exit::InDoubt,
 ];
+const OF_TRANSFERS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
 const OF_RESOLVE: [Exit; 7] =
     [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity, Exit::Unauthorised, Exit::Unreachable, Exit::InDoubt];
 
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Resolve(ResolveArgs),
     /// List peers of which nothing is taken for a time, or let them in again
     Quarantine(QuarantineArgs),
+    /// Tell of each transfer on this node, go on with one, or give one up
+    Transfers(TransfersArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -86,6 +89,7 @@ impl Command {
             Self::Send(args) => args.json,
             Self::Resolve(args) => args.json,
             Self::Quarantine(args) => args.json,
+            Self::Transfers(args) => args.command.json(),
         }
     }
 }
@@ -305,6 +309,94 @@ pub(crate) struct ResolveArgs {
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = exit::help(&OF_SEND, "\
+Examples:
+  dwcp transfers list                     what this sender is sending, was cut off in, or does not know
+  dwcp transfers list --dir /var/lib/vm   what this receiver has of images that are not handed over
+  dwcp transfers show TRANSFER
+  dwcp transfers resume TRANSFER          send it again, or ask its receiver again
+  dwcp transfers abort TRANSFER --dir /var/lib/vm
+
+Without --dir it is about a sender: what `dwcp send` remembers in --state-dir. With --dir it is about
+the receiver of that directory. Nothing here decides a doubt: that is `dwcp resolve`."))]
+pub(crate) struct TransfersArgs {
+    #[command(subcommand)]
+    pub(crate) command: TransfersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TransfersCommand {
+    /// Tell of all transfers that this node knows
+    #[command(after_help = exit::help(&OF_TRANSFERS, "\
+Examples:
+  dwcp transfers list
+  dwcp transfers list --dir /var/lib/vm --json
+
+At a sender: sending, handing-over (given up, RUN is on its way), cut-off, in-doubt.
+At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt
+(all is here, and its sender must say that it may be used), handed-over (remembered for 7 days).
+A transfer whose sender was lost less than a minute ago counts as receiving."))]
+    List(NodeArgs),
+    /// Tell all that is known of one transfer, and what can be done next
+    #[command(after_help = exit::help(&OF_TRANSFERS, "\
+Examples:
+  dwcp transfers show TRANSFER
+  dwcp transfers show TRANSFER --dir /var/lib/vm --json"))]
+    Show(OneArgs),
+    /// Send again what was cut off, or ask again about what is in doubt; at the sender
+    #[command(after_help = exit::help(&OF_SEND, "\
+Examples:
+  dwcp transfers resume TRANSFER
+
+A transfer that was cut off is sent with the words of the `dwcp send` that began it, from the folder
+where that ran; pages that are durable at the receiver do not travel again. About one in doubt its
+receiver is asked, as by `dwcp resolve TRANSFER --to ...`. At a receiver nothing can be resumed."))]
+    Resume(OneArgs),
+    /// Give up for good a transfer that was cut off
+    #[command(after_help = exit::help(&OF_TRANSFERS, "\
+Examples:
+  dwcp transfers abort TRANSFER
+  dwcp transfers abort TRANSFER --dir /var/lib/vm
+
+At a sender it is forgotten: the next `dwcp send` of the same is another transfer. The image is not
+touched. At a receiver what has arrived of it is removed. One that is under way is refused (stop it
+with Ctrl-C), and so is one in doubt (see `dwcp resolve`)."))]
+    Abort(OneArgs),
+}
+
+impl TransfersCommand {
+    fn json(&self) -> bool {
+        match self {
+            Self::List(node) => node.json,
+            Self::Show(one) | Self::Resume(one) | Self::Abort(one) => one.node.json,
+        }
+    }
+}
+
+/// Which node, and how to tell of it.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Look at a receiver's directory instead of a sender's state
+    #[arg(long, conflicts_with = "state_dir")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Where a sender remembers its transfers [default: as `dwcp send`]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// One transfer of a node.
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// Its id, as `dwcp transfers list` tells it
+    pub(crate) transfer: TransferId,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// Who has the guest.

@@ -6,13 +6,16 @@ mod demo;
 mod exit;
 mod identity;
 mod interrupt;
+mod place;
 mod quarantine;
 mod receive;
 mod report;
 mod resolve;
 mod send;
 mod state;
+mod transfers;
 mod units;
+mod words;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,7 @@ use serde::Serialize;
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
+use crate::words::Words;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -71,10 +75,11 @@ fn misused(error: &clap::Error) -> ExitCode {
 async fn run(command: Command, report: &Report) -> Exit {
     let result = match command {
         Command::Identity(args) => identity::run(args, report),
-        Command::Send(args) => return send::run(args, report).await,
+        Command::Send(args) => return send::run(args, Words::of_process(), report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
         Command::Quarantine(args) => quarantine::run(args, report),
+        Command::Transfers(args) => transfers::run(args.command, report).await,
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,
     };

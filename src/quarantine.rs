@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use crate::cli::{QuarantineArgs, QuarantineCommand};
 use crate::exit::{Exit, Failure};
+use crate::place::is_folder;
 use crate::receive;
 use crate::report::Report;
-use crate::resolve::is_folder;
 
 /// `dwcp quarantine`.
 pub(crate) fn run(args: QuarantineArgs, report: &Report) -> Result<Exit, Failure> {

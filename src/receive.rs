@@ -90,7 +90,7 @@ fn claim(dir: &Path, records: &Path) -> Result<File, Failure> {
 }
 
 /// How long a sender that gave up may come back and be told that its image is here. spec: P-4
-const RAN_KEPT: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const RAN_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Records of what was handed over are small, but nobody else ever removes them.
 fn prune(records: &Records) {
@@ -106,7 +106,7 @@ fn prune(records: &Records) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "files tell their age by the wall clock")]
-fn now() -> SystemTime {
+pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
 

@@ -1,5 +1,5 @@
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use dwcp_core::guest::ImageFolder;
@@ -13,7 +13,7 @@ use crate::cli::{Credentials, OwnerArg, ResolveArgs};
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
-use crate::receive;
+use crate::place::Place;
 use crate::report::Report;
 use crate::state::{self, Shown};
 
@@ -22,7 +22,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(30);
 
 /// `dwcp resolve`.
 pub(crate) async fn run(args: ResolveArgs, report: &Report) -> Result<Exit, Failure> {
-    let place = Place::named(&args)?;
+    let place = Place::named(args.dir.as_deref(), args.state_dir.clone())?;
     let Some(transfer) = args.transfer else { return list(&place, report) };
     if let (Some(to), Some(identity)) = (args.to, args.identity) {
         let credentials = Credentials { identity, trust: args.trust, trust_ca: args.trust_ca };
@@ -32,80 +32,6 @@ pub(crate) async fn run(args: ResolveArgs, report: &Report) -> Result<Exit, Fail
         Some(owner) => end(&place, transfer, owner, args.replace, report),
         None => Err(Failure::new(Exit::Usage, "say how to end the doubt")
             .advise("Ask the receiver again with --to, --identity and --trust, or decide with --owner and --fenced.")),
-    }
-}
-
-/// At which end we are.
-#[derive(Debug)]
-enum Place {
-    /// The folder of a sender's state.
-    Source(PathBuf),
-    /// The directory of a receiver.
-    Sink(PathBuf),
-}
-
-impl Place {
-    /// What was named must be there: a mistyped path would hide a doubt.
-    fn named(args: &ResolveArgs) -> Result<Self, Failure> {
-        let missing = |what: String, advice| Err(Failure::new(Exit::Failed, what).advise(advice));
-        if let Some(dir) = &args.dir {
-            let (shown, advice) = (dir.display(), "Name with --dir the directory that `dwcp receive --dir` was given.");
-            if !is_folder(dir)? {
-                return missing(format!("there is no directory {shown}"), advice);
-            }
-            if !is_folder(&dir.join(receive::RECORDS))? {
-                let what = format!("no `dwcp receive` ever stored images in {shown}: it has no {}", receive::RECORDS);
-                return missing(what, advice);
-            }
-            return Ok(Self::Sink(dir.clone()));
-        }
-        let folder = state::folder(args.state_dir.clone())?;
-        // The user's own folder is made by the first `dwcp send`.
-        if !is_folder(&folder)? && args.state_dir.is_some() {
-            let advice = "Name with --state-dir the folder that `dwcp send --state-dir` was given, or leave it out.";
-            return missing(format!("there is no folder {}", folder.display()), advice);
-        }
-        Ok(Self::Source(folder))
-    }
-
-    fn records_folder(&self) -> PathBuf {
-        match self {
-            Self::Source(folder) => folder.clone(),
-            Self::Sink(dir) => dir.join(receive::RECORDS),
-        }
-    }
-
-    /// Nothing is made here: a sender's folder that does not exist holds no record.
-    fn records(&self) -> Result<Records, Failure> {
-        let folder = self.records_folder();
-        if folder.is_dir() { Ok(Records::open(folder)?) } else { Ok(Records::none()) }
-    }
-
-    fn standing(&self) -> Standing {
-        match self {
-            Self::Source(_) => Standing::GaveUp,
-            Self::Sink(_) => Standing::Ready,
-        }
-    }
-
-    fn record(&self, records: &Records, transfer: TransferId) -> Result<Record, Failure> {
-        records.load(transfer)?.filter(|record| record.standing == self.standing()).ok_or_else(|| {
-            Failure::new(
-                Exit::Failed,
-                format!("transfer {transfer} is not in doubt in {}", self.records_folder().display()),
-            )
-            .advise("See `dwcp resolve`, with --state-dir or --dir as the transfer was begun.")
-        })
-    }
-}
-
-/// Whether there is a folder; one that cannot be looked at may hold a doubt.
-pub(crate) fn is_folder(path: &Path) -> Result<bool, Failure> {
-    match std::fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
-        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot look at {}: {error}", path.display()))
-            .advise("Give this user the right to it, or run as one who has it.")),
     }
 }
 
@@ -139,7 +65,7 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
 }
 
 /// The safe way out: the receiver says whether it has the guest.
-async fn ask(
+pub(crate) async fn ask(
     place: &Place,
     transfer: TransferId,
     to: &str,

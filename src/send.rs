@@ -8,7 +8,7 @@ use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
-use dwcp_core::wire::{AbortReason, GuestKind};
+use dwcp_core::wire::{AbortReason, GuestKind, Name};
 use dwcp_hde::Effort;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::report::{Figures, Report};
 use crate::state::{self, Shown};
+use crate::units;
+use crate::words::Words;
 
 /// Progress lines of `--json` are at least so far apart.
 pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
@@ -28,9 +30,9 @@ pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
 const STORE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// `dwcp send`.
-pub(crate) async fn run(args: SendArgs, report: &Report) -> Exit {
+pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -> Exit {
     let started = Instant::now();
-    let begun = match begin(&args, report).await {
+    let begun = match begin(&args, words.as_ref(), report).await {
         Ok(begun) => begun,
         Err(failure) => {
             report.trouble(&failure);
@@ -117,7 +119,7 @@ impl Image {
     }
 }
 
-async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
+async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Result<Begun, Failure> {
     // What is wrong with the image is told before anything is made.
     check(args)?;
     let state_dir = state::folder(args.state_dir.clone())?;
@@ -133,9 +135,15 @@ async fn begin(args: &SendArgs, report: &Report) -> Result<Begun, Failure> {
         report.event("in-doubt", &Shown::from(&record));
     }
     let mut transfer = Transfer::new(args.name.clone(), GuestKind::Image);
-    let key = format!("{} {}", args.name, args.to);
+    let key = offer_key(args);
     let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
     transfer.id = id;
+    // Without an offering nobody would forget them.
+    if let Some(words) = words.filter(|_| offering.is_some())
+        && let Err(failure) = words.remember(endpoint.records(), id)
+    {
+        report.warn(&format!("warning: {}; `dwcp transfers resume` will not know how to send it again", failure.what));
+    }
     let mut interrupts = Interrupts::watch()?;
     let image = Image::open(args, &state_dir, report)?;
     let session = dial(args, &image, &endpoint, &transfer, &mut interrupts).await?;
@@ -221,6 +229,17 @@ async fn dial_again(
             dialled => return dialled,
         }
     }
+}
+
+/// What the records call an image on its way to a receiver.
+fn offer_key(args: &SendArgs) -> String {
+    format!("{} {}", args.name, args.to)
+}
+
+/// The name and the receiver in an [`offer_key`]. `None`: it is none.
+pub(crate) fn of_offer_key(key: &str) -> Option<(Name, String)> {
+    let (name, to) = key.split_once(' ')?;
+    Some((Name::new(name).ok()?, units::host_port(to).ok()?))
 }
 
 fn check(args: &SendArgs) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ use dwcp_core::session::leaves::{Tree, leaf};
 use dwcp_core::session::{Leaves, Record, Standing};
 use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
-use operator::{LIMIT, Lines, Place, Receiver, Said, dwcp, noise, run, slow, whole};
+use operator::{LIMIT, Lines, Place, Receiver, Said, WithoutRun, dwcp, noise, run, slow, whole};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -253,7 +253,7 @@ fn a_wrong_command_line_ends_in_a_summary_for_who_wants_json() {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 16] = [
         &[],
         &["identity"],
         &["identity", "new"],
@@ -264,6 +264,11 @@ fn every_command_explains_itself() {
         &["quarantine"],
         &["quarantine", "list"],
         &["quarantine", "clear"],
+        &["transfers"],
+        &["transfers", "list"],
+        &["transfers", "show"],
+        &["transfers", "resume"],
+        &["transfers", "abort"],
         &["demo"],
     ];
     for command in commands {
@@ -277,6 +282,7 @@ fn every_command_explains_itself() {
         ("send", "012345678", "9"),
         ("resolve", "0124568", "379"),
         ("quarantine", "012", "3456789"),
+        ("transfers", "012345678", "9"),
     ] {
         let help = run(dwcp().args([command, "--help"])).out;
         let table = help.split_once("Exit codes:\n").unwrap().1;
@@ -805,13 +811,6 @@ fn peers_of_one_authority_trust_each_other_and_nobody_else() {
     receiver.stop();
 }
 
-/// Passes on what a sender says until its record says that it gave up: RUN comes after that, and is
-/// the only thing that does.
-fn without_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>) {
-    let (address, gave_up, _) = late_run(receiver, state);
-    (address, gave_up)
-}
-
 /// Whether all may pass, once somebody has said so or never will.
 fn wait_for(gone: &std::sync::Mutex<(mpsc::Receiver<()>, bool)>) -> bool {
     let (gone, open) = &mut *gone.lock().unwrap();
@@ -819,7 +818,7 @@ fn wait_for(gone: &std::sync::Mutex<(mpsc::Receiver<()>, bool)>) -> bool {
     *open
 }
 
-/// The same, until somebody says that RUN may pass.
+/// Holds what a sender says from the moment when its record says that it gave up, until somebody says that RUN may pass.
 fn late_run(receiver: &str, state: PathBuf) -> (String, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
     let (go, gone) = mpsc::sync_channel(1);
     let gone = std::sync::Arc::new(std::sync::Mutex::new((gone, false)));
@@ -889,10 +888,11 @@ fn a_stopped_receiver_finishes_what_has_come_whole_or_leaves_a_doubt_that_the_ne
 fn an_interrupt_after_the_source_gave_up_ends_in_doubt_and_says_how_to_end_that() {
     let place = Place::new();
     let mut receiver = place.listen();
-    let (address, gave_up) = without_run(&receiver.address, place.path("state"));
+    let between = WithoutRun::start(&receiver.address, place.path("state"));
+    let address = between.address;
     let image = place.sparse("vm.mem");
     let mut sending = Lines::start(place.send(&address, "vm1").arg("--json").arg(&image));
-    gave_up.recv_timeout(LIMIT).unwrap();
+    between.gave_up.recv_timeout(LIMIT).unwrap();
     receiver.lines.kill();
     sending.interrupt();
     let summary = sending.until("summary");

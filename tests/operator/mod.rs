@@ -3,12 +3,16 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
+
+use dwcp_core::net::Records;
 
 /// Nothing here takes a second on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -253,4 +257,46 @@ pub(crate) fn slow(place: &Place, to: &str, name: &str) -> (PathBuf, Lines) {
     fs::write(&image, noise(16_000_000)).unwrap();
     let sending = Lines::start(place.send(to, name).args(["--json", "--bandwidth", "1MB"]).arg(&image));
     (image, sending)
+}
+
+/// Stands between the ends and passes on what the sender says until its record says that it gave up: RUN comes after
+/// that, and is the only thing that does.
+pub(crate) struct WithoutRun {
+    pub(crate) address: String,
+    pub(crate) gave_up: mpsc::Receiver<()>,
+    /// From now on all is passed on.
+    pub(crate) open: Arc<AtomicBool>,
+}
+
+impl WithoutRun {
+    pub(crate) fn start(receiver: &str, state: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, receiver) = (listener.local_addr().unwrap().to_string(), receiver.to_owned());
+        let (tell, gave_up) = mpsc::channel();
+        let open = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&open);
+        std::thread::spawn(move || {
+            for mut sender in listener.incoming().map_while(Result::ok) {
+                let Ok(mut sink) = TcpStream::connect(&receiver) else { continue };
+                let (mut back, mut from_sink) = (sender.try_clone().unwrap(), sink.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from_sink, &mut back);
+                    let _ = back.shutdown(Shutdown::Both);
+                });
+                let (state, tell, opened) = (state.clone(), tell.clone(), Arc::clone(&opened));
+                std::thread::spawn(move || {
+                    let mut bytes = vec![0; 1 << 16];
+                    while let Ok(count @ 1..) = sender.read(&mut bytes) {
+                        let gave_up = Records::open(&state).unwrap().list().is_ok_and(|records| !records.is_empty());
+                        if gave_up && !opened.load(Ordering::Relaxed) {
+                            let _ = tell.send(());
+                        } else if sink.write_all(&bytes[..count]).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, gave_up, open }
+    }
 }

@@ -45,8 +45,7 @@ pub use self::error::{EndpointError, IdentityError, RecordsError};
 pub use self::identity::{Identity, Trust};
 pub use self::offence::{Offence, Offences, TurnedAway};
 pub use self::quarantine::{Quarantine, QuarantineListing, Quarantined};
-pub use self::records::Offering;
-pub use self::records::{Damaged, Listing, Records};
+pub use self::records::{Damaged, Listing, Offered, Offering, Records};
 pub use self::session::Session;
 pub use crate::session::Fingerprint;
 

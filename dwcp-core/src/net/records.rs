@@ -118,14 +118,82 @@ impl Records {
         Ok((fresh, mine.then_some(Offering { _locked: file })))
     }
 
-    /// Removes a record, if it is there.
+    /// What is being offered, or was when its source was cut off, in no order.
+    ///
+    /// # Errors
+    /// The folder, or a file in it, cannot be read.
+    pub fn offers(&self) -> Result<Vec<Offered>, RecordsError> {
+        let mut offers = Vec::new();
+        let Some(store) = &self.store else { return Ok(offers) };
+        for place in store.names(OFFERED)? {
+            let Some(transfer) = id(&place, OFFERED) else { continue };
+            let Some((file, key)) = store.bytes(&place)? else { continue };
+            // One that is just being made is locked by nobody yet, and shall not be by us.
+            if !key.is_empty() {
+                let busy = !file.lock().map_err(|source| store.failed(&place, source))?;
+                offers.push(Offered { transfer, key: String::from_utf8_lossy(&key).into_owned(), busy });
+            }
+        }
+        Ok(offers)
+    }
+
+    /// Remembers a text about what is offered under this id, until that is forgotten: for people, and for whoever
+    /// begins it again. Nothing relies on it: a crash may lose it.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn note(&self, transfer: TransferId, text: &str) -> Result<(), RecordsError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let place = name(transfer, WORDS);
+        store.write(&place, text.as_bytes()).map_err(|source| store.failed(&place, source))
+    }
+
+    /// What was [noted](Self::note).
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn noted(&self, transfer: TransferId) -> Result<Option<String>, RecordsError> {
+        let Some(store) = &self.store else { return Ok(None) };
+        store.text(&name(transfer, WORDS))
+    }
+
+    /// Forgets that something was offered: the next source of the same offers it under another id. False: it is being
+    /// offered just now, or was given up, and nothing is touched.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn withdraw(&self, transfer: TransferId) -> Result<bool, RecordsError> {
+        let Some(store) = &self.store else { return Ok(true) };
+        let place = name(transfer, OFFERED);
+        // Held until it is gone, so that nobody offers it meanwhile.
+        let _offering = match store.names.open(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => {
+                let locked = file.and_then(|file| file.lock().map(|mine| mine.then_some(file)));
+                let Some(file) = locked.map_err(|source| store.failed(&place, source))? else { return Ok(false) };
+                Some(file)
+            }
+        };
+        if self.load(transfer)?.is_some() {
+            return Ok(false);
+        }
+        self.remove([name(transfer, OFFERED), name(transfer, WORDS)])?;
+        Ok(true)
+    }
+
+    /// Removes a record, if it is there, and all else that is remembered of its transfer.
     ///
     /// # Errors
     /// The system refused.
     pub fn forget(&self, transfer: TransferId) -> Result<(), RecordsError> {
-        let Some(store) = &self.store else { return Ok(()) };
         // What was given up is never offered again: what says so goes last. spec: O-6
-        for place in [name(transfer, OFFERED), name(transfer, RECORD)] {
+        self.remove([name(transfer, OFFERED), name(transfer, WORDS), name(transfer, RECORD)])
+    }
+
+    /// Removes files, in this order and for good, if they are there.
+    fn remove<const N: usize>(&self, places: [String; N]) -> Result<(), RecordsError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        for place in places {
             match store.names.remove(&place) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => {
@@ -166,6 +234,9 @@ impl Records {
     }
 }
 
+/// A file, and what is in it.
+type Read = (Arc<dyn File>, Vec<u8>);
+
 impl Store {
     /// Names with this ending.
     fn names(&self, ending: &str) -> Result<Vec<String>, RecordsError> {
@@ -174,14 +245,24 @@ impl Store {
     }
 
     fn read(&self, name: &str) -> Result<Option<Record>, RecordsError> {
-        let text = match self.names.open(name).and_then(|file| read_all(file.as_ref(), MOST_BYTES)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| self.failed(name, source))?,
-        };
-        let text = String::from_utf8(text)
-            .map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))?;
+        let Some(text) = self.text(name)? else { return Ok(None) };
         let decoded = Record::decode(&text);
         decoded.map(Some).map_err(|source| RecordsError::Record { path: self.path.join(name), source })
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, RecordsError> {
+        let Some((_, bytes)) = self.bytes(name)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))
+    }
+
+    /// A file of this name, if there is one.
+    fn bytes(&self, name: &str) -> Result<Option<Read>, RecordsError> {
+        let opened = self.names.open(name);
+        match opened.and_then(|file| read_all(file.as_ref(), MOST_BYTES).map(|bytes| (file, bytes))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).map_err(|source| self.failed(name, source)),
+        }
     }
 
     /// Writes a file beside its place and gives it its name; the name is not durable yet.
@@ -202,6 +283,8 @@ impl Store {
 const RECORD: &str = ".record";
 /// Of files that say what is being offered under the id in their name.
 const OFFERED: &str = ".offered";
+/// Of files that say how an offer was begun.
+const WORDS: &str = ".words";
 const BESIDE: &str = ".tmp";
 /// No record, and no key of an offer, is longer.
 const MOST_BYTES: u64 = 1 << 20;
@@ -218,6 +301,18 @@ fn id(name: &str, ending: &str) -> Option<TransferId> {
 #[derive(Debug)]
 pub struct Offering {
     _locked: Arc<dyn File>,
+}
+
+/// What is being offered, or was when its source was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offered {
+    /// Under which id.
+    pub transfer: TransferId,
+    /// What it is, in its source's words; anything, if a power cut came while they were written.
+    pub key: String,
+    /// An [`Offering`] of this or another process lives.
+    pub busy: bool,
 }
 
 /// What is not there need not be removed.
@@ -344,5 +439,27 @@ mod tests {
         records.store(&Record { transfer: id(1), standing: Standing::GaveUp, ..record() }).unwrap();
         records.forget(id(1)).unwrap();
         assert_eq!(records.offering("vm1 host:1", id(5)).unwrap().0, id(5), "it was given up");
+    }
+
+    #[test]
+    fn an_offer_tells_whether_it_is_under_way_and_is_withdrawn_only_when_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let id = TransferId([1; 16]);
+        let (_, offering) = records.offering("vm1 host:1", id).unwrap();
+        records.note(id, "words").unwrap();
+        // Another process may have crashed while it made one.
+        fs::write(dir.path().join(name(TransferId([2; 16]), OFFERED)), "").unwrap();
+        let offers = |busy| vec![Offered { transfer: id, key: "vm1 host:1".into(), busy }];
+        assert_eq!(records.offers().unwrap(), offers(true));
+        assert!(!records.withdraw(id).unwrap(), "it is under way");
+        drop(offering);
+        assert_eq!(records.offers().unwrap(), offers(false));
+        records.store(&Record { standing: Standing::GaveUp, ..record() }).unwrap();
+        assert!(!records.withdraw(id).unwrap(), "it was given up");
+        assert_eq!(records.noted(id).unwrap().as_deref(), Some("words"));
+        fs::remove_file(records.path(id).unwrap()).unwrap();
+        assert!(records.withdraw(id).unwrap() && records.withdraw(id).unwrap());
+        assert_eq!((records.offers().unwrap(), records.noted(id).unwrap()), (vec![], None));
     }
 }

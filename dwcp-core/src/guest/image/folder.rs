@@ -101,11 +101,13 @@ impl ImageFolder {
                 self.failed(&format!("cannot go on with what is left of transfer {} in", found.left), error)
             })?;
             let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, found.held);
+            staging.mark();
             let cleared = staging.clear_others().and_then(|()| self.reserve(staging.file(), &offer.layout));
             return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
         }
         place.clear(&about)?;
         let staging = self.create(&offer.name, offer.transfer, offer.layout.clone())?.with_journal(&about)?;
+        staging.mark();
         self.names.sync().map_err(|error| self.failed("cannot make durable", error))?;
         Ok(staging)
     }
@@ -160,7 +162,7 @@ impl ImageFolder {
         Ok(ImageStaging::over(file, place, record.layout.clone()).found(doubted))
     }
 
-    /// Transfers that were cut off here and can be gone on with.
+    /// Transfers that were cut off here and can be gone on with, and those that are under way just now.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -172,13 +174,42 @@ impl ImageFolder {
             // One that cannot be read is swept away in time.
             let Ok(Some((about, held))) = journal else { continue };
             let Ok(Some(stat)) = self.names.stat(&name) else { continue };
+            let Ok(staging) = self.names.open(&staging_name(transfer)) else { continue };
             let held_bytes = ImageStaging::pages(&about.layout, &held) * u64::try_from(PAGE_BYTES).unwrap_or(0);
             let About { peer, name, layout } = about;
             let bytes = layout.bytes();
-            parked.push(Parked { transfer, peer, name, bytes, held_bytes, written: stat.modified });
+            let busy = matches!(staging.lock(), Ok(false));
+            parked.push(Parked { transfer, peer, name, bytes, held_bytes, written: stat.modified, busy });
         }
         parked.sort_by(|a, b| (&a.name, a.transfer).cmp(&(&b.name, b.transfer)));
         Ok(parked)
+    }
+
+    /// Throws away what is left of a transfer that was cut off, so that nobody goes on with it. It is gone for certain
+    /// when this returns, or else was never there. False: it is under way just now, and nothing is touched.
+    ///
+    /// The caller makes sure that it was not promised.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn abort(&self, transfer: TransferId) -> Result<bool, GuestError> {
+        let staging = staging_name(transfer);
+        let failed = |error| self.failed(&format!("cannot remove {staging} in"), error);
+        // Held until all is gone: a receiver that begins with it meanwhile finds out before it promises anything.
+        let _mark = match self.names.open(&staging) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(file) if matches!(file.lock(), Ok(false)) => return Ok(false),
+            other => Some(other.map_err(failed)?),
+        };
+        for name in [staging_name(transfer), journal_name(transfer), beside_name(transfer)] {
+            match self.names.remove(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(failed)?,
+            }
+        }
+        // Lest a crash bring a journal back beside a new staging file.
+        self.names.sync().map_err(failed)?;
+        Ok(true)
     }
 
     /// Throws away what is left of a transfer: its staging file and journal. Nothing is there: nothing happens.
@@ -280,8 +311,17 @@ pub struct Parked {
     pub bytes: u64,
     /// Bytes of pages that are here, durable, and do not travel again.
     pub held_bytes: u64,
-    /// When it was last written to. It is swept away 24 hours later.
+    /// When it was last written to.
     pub written: SystemTime,
+    /// It is under way: an [`ImageStaging`] of this or another process has it.
+    pub busy: bool,
+}
+
+impl Parked {
+    /// From when on [`ImageFolder::sweep`] removes it, if nothing of it comes before: 24 hours after it was written to.
+    pub fn kept_until(&self) -> SystemTime {
+        self.written + PARKED_KEPT
+    }
 }
 
 /// What [`ImageFolder::sweep`] did.

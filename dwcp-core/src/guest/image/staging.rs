@@ -71,6 +71,26 @@ impl ImageStaging {
         self.file.as_ref()
     }
 
+    /// Tells other processes that it is under way, for as long as the file is open. Nobody is refused for it here: who
+    /// had the same file before may not have closed it yet.
+    pub(super) fn mark(&self) {
+        if !matches!(self.file.lock(), Ok(true)) {
+            tracing::debug!(staging = self.place.staging, "cannot be marked as under way");
+        }
+    }
+
+    /// An operator may have removed it before it was marked: nothing is promised that has no name.
+    fn still_named(&self) -> Result<(), GuestError> {
+        if self.place.presence(&self.place.staging, self.file.as_ref())? == Presence::Ours {
+            return Ok(());
+        }
+        Err(GuestError::Other(format!(
+            "{} in {} was removed by somebody else while it was received; send it again",
+            self.place.staging,
+            self.place.folder.place()
+        )))
+    }
+
     pub(super) fn with_journal(self, about: &About) -> Result<Self, GuestError> {
         let held = Leaves::new(&self.layout);
         match self.place.begin(about, &self.file, &held) {
@@ -328,6 +348,8 @@ impl Guest for ImageStaging {
 
     fn stage(&self) -> Result<(), GuestError> {
         if let Some(journal) = &self.journal {
+            self.mark();
+            self.still_named()?;
             journal.flush().map_err(|error| self.no_write(&error, 0))?;
         }
         self.check_held()?;
@@ -713,6 +735,37 @@ mod tests {
         std::fs::write(&journal, bytes).unwrap();
         assert!(held(&go_on(dir.path(), &offer(2))).is_empty());
         assert_eq!(files(dir.path()), 4, "a header that cannot be read may be anybody's: it is swept away in time");
+    }
+
+    #[test]
+    fn what_is_under_way_is_marked_and_only_what_was_cut_off_is_aborted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, id) = (folder(dir.path()), TransferId([1; 16]));
+        let staging = go_on(dir.path(), &offer(1));
+        receive(&staging, 0, 5, 1);
+        let busy = || folder.parked().unwrap().iter().map(|parked| (parked.transfer, parked.busy)).collect::<Vec<_>>();
+        assert_eq!(busy(), [(id, true)]);
+        assert!(!folder.abort(id).unwrap());
+        drop(staging);
+        let parked = folder.parked().unwrap();
+        assert_eq!((busy(), parked[0].held_bytes), (vec![(id, false)], PAGE));
+        assert_eq!(parked[0].kept_until(), parked[0].written + PARKED_KEPT);
+        // Taken up again: by whatever name it is the same file.
+        let staging = go_on(dir.path(), &offer(2));
+        assert_eq!(busy(), [(TransferId([2; 16]), true)]);
+        drop(staging);
+        assert!(folder.abort(TransferId([2; 16])).unwrap() && folder.abort(id).unwrap());
+        assert_eq!((busy(), files(dir.path())), (vec![], 0));
+    }
+
+    #[test]
+    fn nothing_is_promised_of_a_staging_file_that_was_removed_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = go_on(dir.path(), &offer(1));
+        receive(&staging, 0, 5, 1);
+        std::fs::remove_file(dir.path().join(staging_name(TransferId([1; 16])))).unwrap();
+        let error = staging.stage().unwrap_err().to_string();
+        assert!(error.contains("was removed by somebody else"), "{error}");
     }
 
     #[test]
