@@ -71,6 +71,14 @@ netns +IMAGES:
 failpoints:
     cargo test --test failpoints -- --nocapture
 
+# Transfers without end, and whether memory, tasks or descriptors grow (minutes)
+soak MINUTES="30":
+    cargo bench --bench soak -- --minutes {{MINUTES}}
+
+# A thousand transfers and a thousand idle sessions between two nodes (ulimit -n 20000)
+many *ARGS:
+    cargo bench --bench many -- {{ARGS}}
+
 # Kills either end of a transfer with -9 so many times, and compares every byte
 crash KILLS="200" SEED="1":
     cargo build --release

@@ -157,9 +157,14 @@ async fn charged_once(field: Field, expected: Offence) {
 /// In a process of its own, with few descriptors.
 #[test]
 fn a_node_without_descriptors_lives_on() {
+    with_descriptors(64, "connections::without_descriptors");
+}
+
+/// Runs an ignored test of this binary in a process of its own, which may have so many descriptors.
+pub(crate) fn with_descriptors(descriptors: u32, test: &str) {
     let itself = std::env::current_exe().unwrap();
-    let script = "ulimit -n 64 && exec \"$0\" --exact connections::without_descriptors --ignored --nocapture";
-    let output = Command::new("sh").args(["-c", script]).arg(itself).output().unwrap();
+    let script = format!("ulimit -n {descriptors} && exec \"$0\" --exact {test} --ignored --nocapture");
+    let output = Command::new("sh").args(["-c", &script]).arg(itself).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

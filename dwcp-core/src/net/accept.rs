@@ -33,8 +33,6 @@ const SUPERSEDE_LIMIT: Duration = Duration::from_secs(1);
 const RETAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Offers that may wait for [`Listener::accept`] in its queue; more wait behind it.
 const OFFERS: usize = 16;
-/// Of one identity: offers and questions that wait for the embedder. Each holds a connection and some 30 KiB.
-const WAITING_PER_PEER: usize = 256;
 /// Of one identity: sessions that are alive, waiting ones included.
 const SESSIONS_PER_PEER: usize = 4096;
 
@@ -258,7 +256,7 @@ impl First {
             alive += 1;
             waiting += usize::from(known.waiting);
         }
-        if alive >= SESSIONS_PER_PEER || waiting >= WAITING_PER_PEER {
+        if alive >= SESSIONS_PER_PEER || waiting >= self.gate.waiting_per_peer {
             return Err(NoSeat::TooMany);
         }
         sessions.insert(self.session, known);

@@ -24,7 +24,7 @@ use super::accept::{First, Incoming, Sessions};
 use super::dial::{NO_MAC, random};
 use super::driver::{Event, Stream};
 use super::endpoint::Endpoint;
-use super::half_open::{HalfOpen, Permit};
+use super::half_open::{HalfOpen, Permit, descriptors};
 use super::handshake::{ReadError, read_frame, turn_away, turn_away_unread, write_frame};
 use super::offence::{Offence, TurnedAway};
 use super::socket::Socket;
@@ -48,14 +48,29 @@ pub(super) struct Gate {
     pub(super) sessions: Sessions,
     pub(super) offers: mpsc::Sender<Incoming>,
     half_open: HalfOpen,
+    /// Offers and questions of one identity that may wait for the embedder.
+    pub(super) waiting_per_peer: usize,
 }
 
 /// What came of a connection that waits no longer.
 type Opened = Option<Box<(First, Frame)>>;
 
+/// Of one identity: offers and questions that wait for the embedder. Each holds a connection and some 30 KiB.
+const WAITING_PER_PEER: usize = 1024;
+
+fn waiting_per_peer() -> usize {
+    (descriptors() / 8).clamp(16, WAITING_PER_PEER)
+}
+
 impl Gate {
     pub(super) fn new(endpoint: Endpoint, offers: mpsc::Sender<Incoming>) -> Self {
-        Self { endpoint, sessions: Sessions::default(), offers, half_open: HalfOpen::of_this_process() }
+        Self {
+            endpoint,
+            sessions: Sessions::default(),
+            offers,
+            half_open: HalfOpen::of_this_process(),
+            waiting_per_peer: waiting_per_peer(),
+        }
     }
 
     /// Takes connections until it is dropped.

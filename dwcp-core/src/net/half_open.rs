@@ -38,6 +38,12 @@ struct Held {
     _evict: oneshot::Sender<()>,
 }
 
+/// Descriptors that this process may have.
+pub(super) fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// The right of one connection to shake hands; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
@@ -49,9 +55,7 @@ pub(super) struct Permit {
 impl HalfOpen {
     /// As many as the process has descriptors for, and as many again left for those that are past their handshake.
     pub(super) fn of_this_process() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let half = limit.map_or(IN_ALL, |limit| usize::try_from(limit / 2).unwrap_or(IN_ALL));
-        Self::new(half.clamp(1, IN_ALL))
+        Self::new((descriptors() / 2).clamp(1, IN_ALL))
     }
 
     fn new(in_all: usize) -> Self {
