@@ -72,6 +72,8 @@ mod armed {
         "sink.chore.run.before", "sink.chore.run.after",
         "sink.chore.persist-ran.before", "sink.chore.persist-ran.after",
         "sink.chore.park.before", "sink.chore.park.after",
+        // An image on the sink's disk.
+        "sink.journal.data-synced", "sink.journal.written", "sink.journal.synced", "sink.image.named", "sink.image.durable",
         // What was promised is taken back for its own source.
         "sink.retracts", "sink.retracted",
         // The session's end.

@@ -373,7 +373,9 @@ impl Guest for ImageStaging {
                 )));
             }
         }
+        failpoint!("sink.image.named");
         self.place.sync()?;
+        failpoint!("sink.image.durable");
         self.place.unlink_journal();
         Ok(())
     }

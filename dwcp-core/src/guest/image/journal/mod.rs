@@ -255,9 +255,12 @@ struct Log {
 impl Log {
     fn append(&mut self, group: &[Entry]) -> io::Result<()> {
         self.data.sync()?;
+        failpoint!("sink.journal.data-synced");
         let (bytes, end) = log::encode(group, self.end);
         self.file.write_at(self.end.bytes, &bytes)?;
+        failpoint!("sink.journal.written");
         self.file.sync()?;
+        failpoint!("sink.journal.synced");
         self.end = end;
         if end.bytes > self.limit { self.shorten() } else { Ok(()) }
     }
