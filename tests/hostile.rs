@@ -373,6 +373,25 @@ async fn an_offer_takes_back_what_was_promised_to_its_peer_and_nobody_else() {
     assert!(sink.forgot(), "the promise is gone before anybody accepts");
 }
 
+// spec: O-7
+#[tokio::test]
+async fn an_offer_of_an_epoch_that_is_over_is_refused_and_a_later_one_is_remembered() {
+    let mut sink = Remembering::sink().await;
+    let [peer, other] = sink.peers.each_ref().map(Identity::fingerprint);
+    let of = |epoch| Frame::Offer(Offer { epoch: FenceEpoch(epoch), ..offer() });
+    sink.records.raise_fence(peer, FenceEpoch(5)).unwrap();
+    for epoch in [1, 4, 6 + (1 << 20), u64::MAX] {
+        let text = turned_away(&mut sink.begin(0, &of(epoch)).await).await;
+        assert!(text.contains("where epoch 5 is due"), "{text}");
+    }
+    assert_eq!(sink.records.fence(peer).unwrap(), FenceEpoch(5));
+    let _control = sink.begin(0, &of(7)).await;
+    let Some(Incoming::Offer(incoming)) = sink.listener.accept().await else { panic!() };
+    drop(incoming);
+    assert_eq!(sink.records.fence(peer).unwrap(), FenceEpoch(7), "before anybody accepts");
+    assert_eq!(sink.records.fence(other).unwrap(), FenceEpoch(1), "others have their own");
+}
+
 // spec: P-1, O-5
 #[tokio::test]
 async fn a_damaged_record_is_not_no_record() {

@@ -15,7 +15,7 @@ use super::control::ControlLink;
 use super::dial::HANDSHAKE_LIMIT;
 use super::driver::{Chores, Driver, EVENTS, Event, Stream};
 use super::endpoint::Endpoint;
-use super::error::EndpointError;
+use super::error::{EndpointError, RecordsError};
 use super::greet::Gate;
 use super::handshake::{read_frame, turn_away, write_frame};
 use super::lane_sink::SinkLanes;
@@ -25,7 +25,9 @@ use super::sink_hands::SinkHands;
 use crate::guest::Guest;
 use crate::session::binding::Key;
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
-use crate::wire::{Abort, AbortReason, ErrorCode, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId};
+use crate::wire::{
+    Abort, AbortReason, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
+};
 
 /// A session answers whether it can be superseded as soon as it has done what waits in its queue.
 const SUPERSEDE_LIMIT: Duration = Duration::from_secs(1);
@@ -241,6 +243,15 @@ impl IncomingAsk {
     }
 }
 
+/// Why an offer is not of the epoch that is due.
+enum Fenced {
+    Past(String),
+    Unknown(RecordsError),
+}
+
+/// How far a peer may raise the fence at a time: one that claims the last of all epochs must not shut itself out.
+const FARTHEST_FENCE: u64 = 1 << 20;
+
 impl First {
     /// The place of this session. spec: O-5, H-11
     fn seat(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
@@ -334,6 +345,12 @@ impl First {
             }
         };
         failpoint!("sink.seated");
+        if let Err(why) = self.fenced(offer.epoch) {
+            return match why {
+                Fenced::Past(text) => self.refuse(&text).await,
+                Fenced::Unknown(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
+            };
+        }
         let records = &self.gate.endpoint.records;
         let recorded = match records.load(offer.transfer) {
             Ok(Some(record)) if self.retracts(&record, &offer) => {
@@ -355,6 +372,17 @@ impl First {
             }
             Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
         }
+    }
+
+    /// Whether an offer is of this pair's epoch. A later one is remembered before anything of it is taken. spec: O-7
+    fn fenced(&self, epoch: FenceEpoch) -> Result<(), Fenced> {
+        let records = &self.gate.endpoint.records;
+        let fence = records.fence(self.peer).map_err(Fenced::Unknown)?;
+        if epoch < fence || epoch.0 - fence.0 > FARTHEST_FENCE {
+            let text = format!("an offer of {epoch} where {fence} is due; the sender's state is older than its peer's");
+            return Err(Fenced::Past(text));
+        }
+        records.raise_fence(self.peer, epoch).map_err(Fenced::Unknown)
     }
 
     /// A source never offers what it gave up: its offer takes back what was promised to it. spec: O-6

@@ -19,7 +19,7 @@ use super::identity::{Identity, Trust};
 use super::lane_source::{ShadowBytes, SourceLanes};
 use super::offence::Offences;
 use super::quarantine::{Quarantine, Quarantined};
-use super::records::Records;
+use super::records::{FIRST_EPOCH, Records};
 use super::session::Session;
 use super::socket::Socket;
 use super::source_hands::SourceHands;
@@ -28,7 +28,7 @@ use crate::extent::Layout;
 use crate::guest::Guest;
 use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
 use crate::wire::limits::MAX_LANES;
-use crate::wire::{FenceEpoch, GuestKind, Name, Offer, TransferId};
+use crate::wire::{GuestKind, Name, Offer, TransferId};
 
 /// A node: its identity, whom it trusts, its threads for lanes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -173,6 +173,11 @@ impl Endpoint {
         let made = first_contact(&dialer).await?;
         let peer = made.channel.peer;
         dialer.peer = Some(peer);
+        let mut offer = offer;
+        if record.is_none() {
+            // spec: O-7
+            offer.epoch = self.records.fence(peer).map_err(EndpointError::Records)?;
+        }
         let config = SourceConfig { limits: crate::session::binding::narrow(config.limits, made.limits), ..config };
         let leaves = Arc::new(Leaves::new(&offer.layout));
         let transfer = offer.transfer;
@@ -245,9 +250,6 @@ async fn first_contact(dialer: &Dialer) -> Result<ControlStream<TlsStream<Socket
 /// 1.5 s in all: long enough for a link that flaps, short enough for an operator who named the wrong host.
 const FIRST_CONTACT_WAITS: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
-
-/// The first epoch of every transfer. Later ones belong to hand-overs.
-const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
 
 /// Threads on which lanes work: as many as there are cores, whatever the number of lanes, so that
 /// compression never delays lane 0 or the embedder's own tasks.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::error::RecordsError;
-use crate::session::{Record, Standing};
+use crate::session::{Fingerprint, Record, Standing};
 use crate::storage::{Disk, File, Folder, read_all};
-use crate::wire::TransferId;
+use crate::wire::{FenceEpoch, TransferId};
 
 /// The folder of records: one small fsynced file for each transfer, written beside its place and
 /// renamed, so that after a crash there is the old one, the new one, or none. spec: P-2
@@ -204,6 +204,38 @@ impl Records {
         Ok(())
     }
 
+    /// The epoch of this node and a peer: nothing of an earlier one is taken from it. 1 until it was raised. spec: O-7
+    ///
+    /// # Errors
+    /// It cannot be read, or is none: then nothing may be taken from that peer.
+    pub fn fence(&self, peer: Fingerprint) -> Result<FenceEpoch, RecordsError> {
+        let Some(store) = &self.store else { return Ok(FIRST_EPOCH) };
+        let place = fence_name(peer);
+        let text = match store.names.open(&place).and_then(|file| read_all(file.as_ref(), MOST_BYTES)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FIRST_EPOCH),
+            read => read.map_err(|source| store.failed(&place, source))?,
+        };
+        let epoch =
+            std::str::from_utf8(&text).ok().and_then(|text| text.strip_prefix(FENCE_TITLE)?.trim().parse().ok());
+        let none = || store.failed(&place, io::Error::new(io::ErrorKind::InvalidData, "it is no fence of dwcp"));
+        epoch.map(FenceEpoch).filter(|&epoch| epoch >= FIRST_EPOCH).ok_or_else(none)
+    }
+
+    /// Raises the epoch of this node and a peer, durably. It never falls.
+    ///
+    /// # Errors
+    /// It cannot be written: take nothing of that epoch.
+    pub fn raise_fence(&self, peer: Fingerprint, epoch: FenceEpoch) -> Result<(), RecordsError> {
+        let Some(store) = self.store.as_ref().filter(|_| epoch > FIRST_EPOCH) else { return Ok(()) };
+        if self.fence(peer)? >= epoch {
+            return Ok(());
+        }
+        let place = fence_name(peer);
+        let text = format!("{FENCE_TITLE}{}\n", epoch.0);
+        let written = store.write(&place, text.as_bytes()).and_then(|()| store.names.sync());
+        written.map_err(|source| store.failed(&place, source))
+    }
+
     /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose
     /// they were. A source that asks later is told that the transfer is not known: it stays in doubt,
     /// never runs, and its operator decides. Other records are promises, and stay. spec: P-4
@@ -289,6 +321,15 @@ const BESIDE: &str = ".tmp";
 /// No record, and no key of an offer, is longer.
 const MOST_BYTES: u64 = 1 << 20;
 
+/// The first epoch of every pair of peers. Later ones belong to hand-overs.
+pub(super) const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
+const FENCE_TITLE: &str = "dwcp fence 1\nepoch ";
+
+fn fence_name(peer: Fingerprint) -> String {
+    let hex: String = peer.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}.fence")
+}
+
 fn name(transfer: TransferId, ending: &str) -> String {
     format!("{transfer}{ending}")
 }
@@ -349,8 +390,7 @@ pub struct Damaged {
 mod tests {
     use super::*;
     use crate::extent::Layout;
-    use crate::session::Fingerprint;
-    use crate::wire::{Digest, FenceEpoch, Name};
+    use crate::wire::{Digest, Name};
 
     fn record() -> Record {
         Record {
@@ -461,5 +501,24 @@ mod tests {
         fs::remove_file(records.path(id).unwrap()).unwrap();
         assert!(records.withdraw(id).unwrap() && records.withdraw(id).unwrap());
         assert_eq!((records.offers().unwrap(), records.noted(id).unwrap()), (vec![], None));
+    }
+
+    // spec: O-7
+    #[test]
+    fn a_fence_is_one_of_a_pair_and_never_falls() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let peer = Fingerprint([7; 32]);
+        assert_eq!(records.fence(peer).unwrap(), FenceEpoch(1));
+        records.raise_fence(peer, FenceEpoch(5)).unwrap();
+        records.raise_fence(peer, FenceEpoch(4)).unwrap();
+        let again = Records::open(dir.path()).unwrap();
+        assert_eq!(
+            (again.fence(peer).unwrap(), again.fence(Fingerprint([8; 32])).unwrap()),
+            (FenceEpoch(5), FenceEpoch(1))
+        );
+        assert!(again.list().unwrap().is_empty(), "it is no record");
+        fs::write(dir.path().join(fence_name(peer)), "torn").unwrap();
+        assert!(again.fence(peer).is_err() && again.raise_fence(peer, FenceEpoch(9)).is_err(), "not the first again");
     }
 }
