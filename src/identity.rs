@@ -3,7 +3,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use dwcp_core::net::{Endpoint, Identity, Trust};
+use dwcp_core::net::{Endpoint, Fingerprint, Identity, Trust};
 use serde::Serialize;
 
 use crate::cli::{Credentials, IdentityArgs, IdentityCommand};
@@ -54,6 +54,11 @@ pub(crate) fn endpoint(credentials: &Credentials) -> Result<Endpoint, Failure> {
         None => Trust::fingerprints(credentials.trust.iter().copied()),
     };
     Ok(Endpoint::new(&identity, &trust)?)
+}
+
+/// Who we are.
+pub(crate) fn fingerprint(credentials: &Credentials) -> Result<Fingerprint, Failure> {
+    Ok(load(&credentials.identity)?.fingerprint())
 }
 
 /// Reads an identity that nobody else can read.

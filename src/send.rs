@@ -8,7 +8,7 @@ use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
-use dwcp_core::wire::{AbortReason, GuestKind, Name};
+use dwcp_core::wire::{AbortReason, GuestKind, Name, TransferId};
 use dwcp_hde::Effort;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -39,8 +39,13 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
             return summarise(&args, report, None, &Figures::default(), Some(&failure));
         }
     };
-    let Begun { endpoint, transfer, _offering, image, mut session, mut interrupts } = begun;
-    let mut watch = Watch { report, name: args.name.to_string(), transfer: session.transfer().to_string() };
+    let Begun { endpoint, transfer, fresh, offering, image, mut session, mut interrupts } = begun;
+    let mut watch = Watch {
+        report,
+        name: args.name.to_string(),
+        transfer: session.transfer().to_string(),
+        limit: args.reconnect_limit,
+    };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     let mut restarts = Restarts::default();
     while let Some(words) = comes_back(&outcome) {
@@ -64,6 +69,9 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     if outcome.owner == Owner::Sink {
         image.forget();
     }
+    // Nothing of it was ever looked at: the receiver did not take it.
+    let unwanted = outcome.owner == Owner::Source && progress.pages_read == 0 && progress.pages_held == 0;
+    forget_unwanted(&endpoint, transfer.id, fresh && unwanted, offering, report);
     let figures = Figures::of(&progress, started.elapsed());
     let failure = failure(&args, &watch.transfer, exit, &outcome);
     match &failure {
@@ -76,11 +84,21 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
 struct Begun {
     endpoint: Endpoint,
     transfer: Transfer,
+    /// It was never offered before.
+    fresh: bool,
     /// Until the end: another sender of this name would be another transfer.
-    _offering: Option<Offering>,
+    offering: Option<Offering>,
     image: Image,
     session: Session,
     interrupts: Interrupts,
+}
+
+/// What was never taken need not be sent again with the same words: they would fail again.
+fn forget_unwanted(endpoint: &Endpoint, id: TransferId, fresh: bool, offering: Option<Offering>, report: &Report) {
+    drop(offering);
+    if fresh && let Err(error) = endpoint.records().withdraw(id) {
+        report.warn(&format!("warning: {error}; `dwcp transfers abort {id}` removes what is remembered of it"));
+    }
 }
 
 /// What is sent, in as many sessions as it takes.
@@ -135,7 +153,8 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
         report.event("in-doubt", &Shown::from(&record));
     }
     let mut transfer = Transfer::new(args.name.clone(), GuestKind::Image);
-    let key = offer_key(args);
+    let first = transfer.id;
+    let key = offer_key(args)?;
     let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
     transfer.id = id;
     // Without an offering nobody would forget them.
@@ -146,8 +165,14 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     }
     let mut interrupts = Interrupts::watch()?;
     let image = Image::open(args, &state_dir, report)?;
-    let session = dial(args, &image, &endpoint, &transfer, &mut interrupts).await?;
-    Ok(Begun { endpoint, transfer, _offering: offering, image, session, interrupts })
+    let fresh = id == first;
+    match dial(args, &image, &endpoint, &transfer, &mut interrupts).await {
+        Ok(session) => Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts }),
+        Err(failure) => {
+            forget_unwanted(&endpoint, id, fresh, offering, report);
+            Err(failure)
+        }
+    }
 }
 
 /// A session that sends the image from its beginning; what the receiver holds of it does not travel.
@@ -231,14 +256,15 @@ async fn dial_again(
     }
 }
 
-/// What the records call an image on its way to a receiver.
-fn offer_key(args: &SendArgs) -> String {
-    format!("{} {}", args.name, args.to)
+/// What the records call an image on its way to a receiver. Under another identity it is another's.
+fn offer_key(args: &SendArgs) -> Result<String, Failure> {
+    Ok(format!("{} {} {}", args.name, args.to, identity::fingerprint(&args.credentials)?))
 }
 
 /// The name and the receiver in an [`offer_key`]. `None`: it is none.
 pub(crate) fn of_offer_key(key: &str) -> Option<(Name, String)> {
-    let (name, to) = key.split_once(' ')?;
+    let mut words = key.split(' ');
+    let (name, to) = (words.next()?, words.next()?);
     Some((Name::new(name).ok()?, units::host_port(to).ok()?))
 }
 
@@ -280,6 +306,8 @@ fn interrupted() -> Failure {
 /// What is told while a transfer runs.
 struct Watch<'a> {
     report: &'a Report,
+    /// How long to wait for the last word.
+    limit: Duration,
     name: String,
     transfer: String,
 }
@@ -330,6 +358,8 @@ impl Watch<'_> {
         self.report.event("started", &Started { transfer: &self.transfer, name: &self.name, bytes });
         let mut told = Instant::now();
         let mut interrupted = false;
+        // Since when the receiver has the last word, and was not heard to say it.
+        let mut handing = None;
         loop {
             tokio::select! {
                 outcome = session.outcome() => {
@@ -339,10 +369,17 @@ impl Watch<'_> {
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
                     bars.source(&now);
+                    handing = handing.or_else(|| (now.phase == Phase::Handing).then(Instant::now));
                     if told.elapsed() >= EVENT_EVERY {
                         told = Instant::now();
                         self.report.event("progress", &Step::of(&self.transfer, &now));
                     }
+                }
+                () = tokio::time::sleep_until(handing.unwrap_or(told) + self.limit), if handing.is_some() && !interrupted => {
+                    interrupted = true;
+                    let (name, limit) = (&self.name, self.limit.as_secs());
+                    self.report.warn(&format!("the receiver has not said for {limit} s that it has {name}; no longer waiting"));
+                    session.cancel();
                 }
                 () = interrupts.next() => {
                     if interrupted {

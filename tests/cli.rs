@@ -885,6 +885,18 @@ fn a_stopped_receiver_finishes_what_has_come_whole_or_leaves_a_doubt_that_the_ne
 }
 
 #[test]
+fn a_sender_that_nobody_answers_after_it_gave_up_does_not_wait_for_ever() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let between = WithoutRun::start(&receiver.address, place.path("state"));
+    let image = place.sparse("vm.mem");
+    let said = run(place.send(&between.address, "vm1").args(["--json", "--reconnect-limit", "300ms"]).arg(&image));
+    said.failed(8, &["no longer waiting", "is in doubt", "Ask again with: dwcp resolve"]);
+    assert_eq!(said.send_summary()["verdict"], "in-doubt");
+    receiver.lines.kill();
+}
+
+#[test]
 fn an_interrupt_after_the_source_gave_up_ends_in_doubt_and_says_how_to_end_that() {
     let place = Place::new();
     let mut receiver = place.listen();

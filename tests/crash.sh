@@ -27,7 +27,9 @@ receive() {
   "$dwcp" receive --listen "$address" --identity "$folder/b.id" --trust "$a" --dir "$folder/in" --replace --json \
     >>"$folder/receive.json" 2>>"$folder/receive.err" &
   receiver=$!
-  until grep -q listening "$folder/receive.json"; do kill -0 $receiver; done
+  until grep -q listening "$folder/receive.json"; do
+    kill -0 $receiver || { echo "GONE: the receiver did not start after $done kills"; tail -n 5 "$folder/receive.err"; exit 1; }
+  done
   address=$(grep -o '"address":"[^"]*"' "$folder/receive.json" | head -1 | cut -d'"' -f4)
 }
 send() {
@@ -36,8 +38,8 @@ send() {
   sender=$!
 }
 
-receive
 done=0 images=0 doubts=0
+receive
 while [ $done -lt "$kills" ]; do
   rm -f "$folder/in/vm1"
   send
@@ -46,7 +48,7 @@ while [ $done -lt "$kills" ]; do
     read -rt "0.$(printf %03d $((RANDOM % 450)))" <> <(:) || true
     done=$((done + 1))
     if [ $((RANDOM % 2)) = 0 ]; then
-      kill -9 $receiver
+      kill -9 $receiver || { echo "GONE: the receiver ended by itself after $done kills"; tail -n 5 "$folder/receive.err"; exit 1; }
       wait $receiver 2>/dev/null || true
       receive
     else

@@ -248,6 +248,34 @@ fn a_doubt_is_told_at_both_ends_and_resumed_by_asking() {
 }
 
 #[test]
+fn what_was_refused_is_not_something_to_send_again() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(100_000)).unwrap();
+    fs::write(place.stored("vm1"), "taken").unwrap();
+    run(place.send(&receiver.address, "vm1").arg(&image)).failed(1, &["exists already"]);
+    receiver.stop();
+    run(place.send("127.0.0.1:1", "vm2").arg(&image)).failed(6, &["cannot connect"]);
+    assert_eq!(source(&place, &["list", "--json"]).summary()["transfers"], 0, "nothing is on its way");
+}
+
+#[test]
+fn another_identity_is_another_sender() {
+    let place = Place::new();
+    let (image, address) = cut_off(&place);
+    let id = at_source(&place, "cut-off")["transfer"].as_str().unwrap().to_owned();
+    let other = place.path("c.id");
+    assert_eq!(run(dwcp().args(["identity", "new", "--out"]).arg(&other)).code, 0);
+    let mut command = dwcp();
+    command.args(["send", "--to", &address, "--as", "vm1", "--trust", &place.receiver, "--state-dir"]);
+    let said = run(command.arg(place.path("state")).arg("--identity").arg(&other).arg(&image));
+    said.failed(6, &["cannot connect"]);
+    let shown = source(&place, &["show", &id]);
+    assert!(shown.out.contains("a.id") && !shown.out.contains("c.id"), "{}", shown.out);
+}
+
+#[test]
 fn a_damaged_record_is_told_and_never_thrown_away() {
     let place = Place::new();
     cut_off(&place);

@@ -1,5 +1,9 @@
 //! What the pages of a file hash to, kept beside a sender, so that one that was killed need not read the file again.
 //!
+//! That is only sound where every write after the hashing leaves a new time behind. A store through a shared mapping
+//! leaves one when its page was clean, and none when it was dirty already. So nothing is noted before the image's dirty
+//! pages have been written back ([`Ledger::trust`]), and nothing at all on file systems that never write back.
+//!
 //! The file is that of a journal, whose "peer" is a digest of the image's device, inode, size and times: an image that
 //! was written to since has no ledger. It is never synced, for its chain tells what of it is whole.
 
@@ -42,6 +46,8 @@ struct Log {
     file: Arc<dyn File>,
     recorder: Recorder,
     settled: bool,
+    /// Every write from now on shows in the image's times.
+    trusted: bool,
     /// It could not be written to; the transfer does without.
     failed: bool,
 }
@@ -72,11 +78,13 @@ impl Ledger {
         file.set_len(recorder.bytes())?;
         file.write_at(0, recorder.header())?;
         let settled = is_settled(file.stat()?.modified, changed);
+        // An image that is the same since then has no page that could be written to unseen.
+        let trusted = recorder.bytes() > u64::try_from(recorder.header().len()).unwrap_or(u64::MAX);
         let ledger = Self {
             layout: layout.clone(),
             known,
             changed,
-            log: Mutex::new(Log { recorder, settled, failed: false, file }),
+            log: Mutex::new(Log { recorder, settled, trusted, failed: false, file }),
             names,
             name,
         };
@@ -92,14 +100,27 @@ impl Ledger {
 
     /// Pages were read, and have these leaves.
     pub(super) fn note(&self, region: RegionId, first: u32, leaves: &[Digest]) {
+        let mut log = self.log();
+        if !log.trusted {
+            return;
+        }
         for (page, leaf) in (first..).map_while(|page| self.layout.flat(region, page)).zip(leaves) {
             self.known.set(page, *leaf);
         }
-        let mut log = self.log();
         log.recorder.note(region, first, leaves);
         if log.recorder.waiting() >= BUFFER_BYTES {
             self.write(&mut log);
         }
+    }
+
+    /// The image had no dirty pages at a moment since it was opened, and is the same: what is hashed from now on may be
+    /// noted.
+    pub(super) fn trust(&self) {
+        self.log().trusted = true;
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.log().trusted
     }
 
     /// Nobody needs it any more.
@@ -186,6 +207,7 @@ mod tests {
 
     /// More than is written in one go.
     fn note(ledger: &Ledger) {
+        ledger.trust();
         let bytes: Vec<u8> = (1..=50).collect();
         (0..BUFFER_BYTES / 1600 + 1).for_each(|_| ledger.note(RegionId(0), 7, &leaves(&bytes)));
         ledger.note(RegionId(0), 90, &leaves(&[99]));
@@ -219,6 +241,19 @@ mod tests {
         drop(ledger);
         let other = open(dir.path(), [2; 32], SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(recall(&other, 7, 1), None);
+    }
+
+    #[test]
+    fn nothing_is_noted_before_the_image_is_written_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path(), IMAGE, SystemTime::UNIX_EPOCH).unwrap();
+        ledger.note(RegionId(0), 7, &leaves(&[1]));
+        assert_eq!(recall(&ledger, 7, 1), None);
+        ledger.trust();
+        ledger.note(RegionId(0), 7, &leaves(&[1]));
+        assert_eq!(recall(&ledger, 7, 1), Some(leaves(&[1])));
+        drop(ledger);
+        assert!(open(dir.path(), IMAGE, SystemTime::UNIX_EPOCH).unwrap().is_trusted(), "it was then");
     }
 
     #[test]

@@ -109,10 +109,12 @@ impl Place {
     /// being made, a staging file without one.
     pub(super) fn clear(&self, about: &About) -> Result<(), GuestError> {
         let journal = self.folder.names.open(&journal_name(self.transfer));
-        let others = journal.ok().and_then(|file| Journal::about(file.as_ref())).filter(|other| other != about);
-        if others.is_some() {
+        let left = journal.ok().and_then(|file| Journal::about(file.as_ref()));
+        // Its own sender may send another image under the id, such as the same one grown.
+        if left.is_some_and(|left| left.peer != about.peer) {
             return Err(GuestError::Other(format!(
-                "transfer {} is another image here, which was cut off; begin a new transfer",
+                "transfer {} is another peer's here, which was cut off; begin a new transfer (`dwcp transfers abort`, \
+                 then send again)",
                 self.transfer
             )));
         }

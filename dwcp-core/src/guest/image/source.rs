@@ -2,6 +2,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -12,6 +13,11 @@ use crate::guest::{DirtyMap, Guest, GuestError, Pending};
 use crate::wire::Digest;
 
 const PAGE: u64 = 4096;
+// `f_type` of statfs(2), from linux/magic.h.
+const EXT4: i128 = 0xEF53;
+const XFS: i128 = 0x5846_5342;
+const BTRFS: i128 = 0x9123_683E;
+const F2FS: i128 = 0xF2F5_2010;
 
 /// A file that is sent as it is: one region of the file's size. Holes cost no read.
 ///
@@ -23,7 +29,7 @@ const PAGE: u64 = 4096;
 pub struct ImageSource {
     image: ImageFile,
     layout: Layout,
-    ledger: Option<Ledger>,
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl ImageSource {
@@ -39,7 +45,8 @@ impl ImageSource {
 
     /// Keeps what the pages hash to in a folder: a sender that is killed and started again need not read again what
     /// the sink holds, if the file is still the same by device, inode, size and times. Another sender of the same
-    /// file at the same time does without. What nobody came back for goes after 24 hours.
+    /// file at the same time does without, and so does a file that is not on ext4, xfs, btrfs or f2fs: elsewhere a
+    /// write through a shared mapping may leave no time behind. What nobody came back for goes after 24 hours.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -51,6 +58,10 @@ impl ImageSource {
             + Duration::new(u64::try_from(changed.0).unwrap_or(0), u32::try_from(changed.1).unwrap_or(0));
         let ledger = Ledger::open(folder, &name, self.image.stamp.digest(), changed, &self.layout)
             .map_err(|error| GuestError::io(format!("cannot keep a ledger in {}", folder.display()), error))?;
+        let ledger = ledger.filter(|_| self.image.shows_every_write()).map(Arc::new);
+        if let Some(ledger) = ledger.clone().filter(|ledger| !ledger.is_trusted()) {
+            self.image.when_written_back(move || ledger.trust());
+        }
         Ok(Self { ledger, ..self })
     }
 
@@ -123,6 +134,31 @@ impl ImageFile {
         }
         let data = PageMap::scan(&file, metadata.len());
         Ok(Self { stamp: Stamp::of(&metadata), data, file, path })
+    }
+
+    /// Whether every write to a clean page, also one through a shared mapping, changes the file's times.
+    fn shows_every_write(&self) -> bool {
+        let kind = rustix::fs::fstatfs(&self.file).map(|stat| i128::from(stat.f_type));
+        kind.is_ok_and(|kind| [EXT4, XFS, BTRFS, F2FS].contains(&kind))
+    }
+
+    /// Writes the dirty pages of the file back, on a thread of its own, and calls `done` if the file is still the same
+    /// then: a page that was dirty could have been written to without a trace, and from then on none can.
+    fn when_written_back(&self, done: impl FnOnce() + Send + 'static) {
+        let (file, stamp) = (self.file.try_clone(), self.stamp);
+        let same = move |file: &File| file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
+        let write_back = move || {
+            if let Ok(file) = file
+                && same(&file)
+                && file.sync_data().is_ok()
+                && same(&file)
+            {
+                done();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("dwcp-writeback".into()).spawn(write_back) {
+            tracing::debug!(%error, "what the image hashes to is not kept");
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -289,6 +325,7 @@ impl PageMap {
 #[cfg(test)]
 mod tests {
     use std::io::{Seek, Write};
+    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -322,6 +359,29 @@ mod tests {
         let mut page = vec![0; PAGE_BYTES];
         assert!(matches!(guest.read(RegionId(0), 71, &mut page), Err(GuestError::Outside { .. })));
         assert!(matches!(guest.read(RegionId(1), 0, &mut page), Err(GuestError::Outside { .. })));
+    }
+
+    #[test]
+    fn a_store_through_an_old_mapping_shows_once_the_image_was_written_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        std::fs::write(&path, vec![1; 4 * PAGE_BYTES]).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mapping = crate::guest::MappedRegion::map(file.as_fd(), 0, 4 * PAGE_BYTES).unwrap();
+        // The page is dirty from now on, and the file's time is another than the next store's.
+        mapping.write(5, &[2]).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let image = ImageSource::open(&path).unwrap().with_ledger(dir.path().join("ledgers")).unwrap();
+        let Some(ledger) = &image.ledger else {
+            eprintln!("skipped: this file system keeps no ledgers");
+            return;
+        };
+        while !ledger.is_trusted() {
+            std::thread::yield_now();
+        }
+        image.image.verify().unwrap();
+        mapping.write(5, &[3]).unwrap();
+        assert!(matches!(image.image.verify(), Err(GuestError::Changed { .. })), "a store without a trace");
     }
 
     #[test]

@@ -726,6 +726,19 @@ mod tests {
     }
 
     #[test]
+    fn another_image_under_the_id_of_one_that_was_cut_off_is_its_own_peers_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = go_on(dir.path(), &offer(1));
+        receive(&staging, 0, 5, 1);
+        drop(staging);
+        let grown = Offer { layout: Layout::new(&[BYTES + PAGE]).unwrap(), ..offer(1) };
+        let theirs = folder(dir.path()).go_on(&grown, Fingerprint([4; 32]), |_| false);
+        assert!(theirs.unwrap_err().to_string().contains("another peer's"), "it is not theirs to throw away");
+        assert!(held(&go_on(dir.path(), &grown)).is_empty());
+        assert_eq!(files(dir.path()), 2, "what was there first is gone");
+    }
+
+    #[test]
     fn a_damaged_journal_is_nothing_to_go_on_with() {
         let dir = tempfile::tempdir().unwrap();
         let staging = go_on(dir.path(), &offer(1));
