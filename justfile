@@ -71,6 +71,11 @@ netns +IMAGES:
 failpoints:
     cargo test --test failpoints -- --nocapture
 
+# Lines that the tests of the libraries come by (cargo install cargo-tarpaulin; it traces, no llvm-tools needed)
+coverage:
+    cargo tarpaulin --engine ptrace --skip-clean -p dwcp-core -p dwcp-hde -p dwcp-sim --lib --tests \
+        --exclude-files 'fuzz/*' 'benches/*' --timeout 600
+
 # Transfers without end, and whether memory, tasks or descriptors grow (minutes)
 soak MINUTES="30":
     cargo bench --bench soak -- --minutes {{MINUTES}}

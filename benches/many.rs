@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Two processes on loopback. The guests are made of numbers and have no memory of their own, so what a node takes is
-//! what the library takes. `--slow` of the transfers are limited to 64 KiB a second and must slow no other. Control
+//! what the library takes. `--slow` of the transfers are limited to 256 KiB a second and must slow no other. Control
 //! latency is that of the pings on lane 0 of all sessions, the idle ones included, while all but the slow are under way.
 #![allow(
     missing_docs,
@@ -212,7 +212,7 @@ async fn source(options: &Options) {
     let mut running = JoinSet::new();
     for number in 0..options.active {
         let slow = number < options.slow;
-        let session = begin(format!("vm{number}"), number, slow.then_some(64 << 10));
+        let session = begin(format!("vm{number}"), number, slow.then_some(256 << 10));
         running.spawn(async move {
             let session = match session.await {
                 Ok(session) => session,
