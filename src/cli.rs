@@ -203,8 +203,9 @@ Examples:
             --round t0.mem --round t1.mem --round t2.mem
   dwcp send ... --bandwidth 100mbit --json --as disk disk.img
 
-Ctrl-C cancels and leaves everything as it was; a second one leaves at once. The files must not change
-while they are sent: that is noticed, and nothing is switched over."))]
+Ctrl-C cancels and leaves everything as it was; a second one leaves at once. Nobody may write to
+the files until the receiver has them. That is noticed by their times, and nothing is switched over; only stores
+through a shared mapping (the memory file of a VM that runs) may go unnoticed."))]
 #[command(group(clap::ArgGroup::new("image").required(true).args(["file", "rounds"])))]
 pub(crate) struct SendArgs {
     /// Host and port of `dwcp receive`

@@ -23,8 +23,8 @@ const F2FS: i128 = 0xF2F5_2010;
 ///
 /// Somebody who writes to the file meanwhile is noticed by its times, size and identity, which are
 /// compared after every read, at the pause and at the last harvest; the transfer then ends with
-/// [`GuestError::Changed`]. What the kernel does not tell is not noticed: writes through a shared
-/// mapping of a file on tmpfs leave no time behind. Such a file is a live guest, not an image.
+/// [`GuestError::Changed`]. What the kernel does not tell is not noticed: a store through a shared mapping leaves no
+/// time behind when its page is dirty already, and none ever on tmpfs. Such a file is a live guest, not an image.
 #[derive(Debug)]
 pub struct ImageSource {
     image: ImageFile,
