@@ -75,6 +75,7 @@ while [ $done -lt "$kills" ]; do
   [ $code = 0 ] || { echo "LOST: the sender ends with $code after $done kills"; tail -n 5 "$folder/send.err"; tail -n 5 "$folder/receive.err"; exit 1; }
   cmp "$folder/image" "$folder/in/vm1" || { echo "CORRUPT after $done kills"; exit 1; }
   images=$((images + 1))
+  [ $((images % 50)) != 0 ] || echo "$done kills, $images images so far" >&2
 done
 left=$(find "$folder/in" -name '.dwcp-*.part' | wc -l)
 echo "$done kills, $images images: 0 lost, 0 corrupt; $doubts doubts ended by asking; $left staging files left"
