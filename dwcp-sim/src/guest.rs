@@ -168,6 +168,11 @@ impl SimGuest {
         self.running = false;
     }
 
+    /// The first page that is not zeros.
+    pub fn first_used(&self) -> Option<FlatPage> {
+        self.valid.iter().find(|&&page| self.pages[page as usize] != 0).map(|&page| FlatPage(page))
+    }
+
     /// The first page whose content differs from the other guest's.
     pub fn differs(&self, other: &Self) -> Option<FlatPage> {
         self.valid

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use dwcp_core::Extent;
 use dwcp_core::session::{Applied, Dispatch};
-use dwcp_core::wire::{Digest, FenceEpoch, LaneId};
+use dwcp_core::wire::{Digest, FenceEpoch, FencedLane, Framing, LaneId, Message};
 
 use crate::guest::Content;
 use crate::plan::Side;
@@ -110,8 +110,18 @@ pub struct Lane {
     pub source: End,
     /// Dispatches that it has not begun.
     pub todo: VecDeque<Dispatch>,
-    /// The one in its hands.
-    pub copied: Option<Copied>,
+    /// What is in its hands: one extent, or those of a message.
+    pub copied: Vec<Copied>,
+    /// A message that waits for its word to go.
+    pub made: Vec<Parcel>,
+    /// It was told to end, and as which lane its connection goes on.
+    pub leaving: Option<LaneId>,
+    /// Extents that it has written.
+    pub written: u64,
+    /// What it carries, and in which epoch.
+    pub framing: Framing,
+    /// Of the extents that it carries.
+    pub epoch: FenceEpoch,
     /// It has something scheduled.
     pub source_busy: bool,
     /// How long its last write took, ns.
@@ -124,6 +134,10 @@ pub struct Lane {
     pub inbox: VecDeque<Parcel>,
     /// It has something scheduled.
     pub sink_busy: bool,
+    /// The message that is due.
+    pub expected: Option<Message>,
+    /// It was told where to end.
+    pub ends: Option<FencedLane>,
     /// Extents written and not yet reported to the machine.
     pub reports: VecDeque<Applied>,
     /// The sink's limit.
@@ -138,18 +152,25 @@ pub struct Lane {
 
 impl Lane {
     /// A lane that the source dials.
-    pub fn dialled(id: LaneId) -> Self {
+    pub fn dialled(id: LaneId, (epoch, framing): (FenceEpoch, Framing)) -> Self {
         Self {
             id,
             source: End::Joining,
             todo: VecDeque::new(),
-            copied: None,
+            copied: Vec::new(),
+            made: Vec::new(),
+            leaving: None,
+            written: 0,
+            framing,
+            epoch,
             source_busy: false,
             last_write: 0,
             stream: Stream::OPEN,
             sink: End::Joining,
             inbox: VecDeque::new(),
             sink_busy: false,
+            expected: None,
+            ends: None,
             reports: VecDeque::new(),
             granted: 0,
             arrived: 0,

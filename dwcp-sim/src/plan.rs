@@ -3,8 +3,9 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use dwcp_core::session::handover::Wish;
 use dwcp_core::session::{Bug, EffortPolicy, OnStall, ShadowFill, SinkConfig, SourceConfig};
-use dwcp_core::wire::{FrameType, PeerLimits};
+use dwcp_core::wire::{FrameType, Framing, PeerLimits};
 
 use crate::rng::Rng;
 
@@ -90,6 +91,8 @@ pub enum Fault {
     GuestFails(Side),
     /// The next lane that is dialled gives up before its join arrives.
     LateJoin,
+    /// A side wants another framing.
+    Prefer(Side, Wish),
 }
 
 /// When it goes wrong.
@@ -192,6 +195,7 @@ impl Plan {
         if !r.percent(12) {
             plan.plan_faults(r);
         }
+        plan.plan_wishes(&mut Rng::new(seed ^ 0xf1a6));
         plan
     }
 
@@ -218,6 +222,25 @@ impl Plan {
         if self.cut_forever {
             self.calm_at = 20 * SECOND;
         }
+    }
+
+    /// Two plans of three may change their framing; by a generator of its own, like `held`.
+    fn plan_wishes(&mut self, r: &mut Rng) {
+        if r.percent(34) {
+            return;
+        }
+        let framing = if r.percent(20) { Framing::Messages } else { Framing::Extents };
+        (self.source.framing, self.source.messages) = (framing, true);
+        (self.sink.framing, self.sink.messages) = (framing, true);
+        let span = r.magnitude(10 * MS, 10 * SECOND);
+        for _ in 0..r.between(0, 4) {
+            let side = if r.percent(50) { Side::Source } else { Side::Sink };
+            let framing = if r.percent(65) { Framing::Messages } else { Framing::Extents };
+            let wish = Wish { framing, restart: framing == Framing::Messages && r.percent(30) };
+            let delay = r.below(self.latency * 3);
+            self.faults.push((when(r, span, delay), Fault::Prefer(side, wish)));
+        }
+        self.calm_at = self.calm_at.max(20 * SECOND);
     }
 
     fn fault(&self, r: &mut Rng) -> Fault {
@@ -303,6 +326,8 @@ fn source_config(r: &mut Rng) -> SourceConfig {
         shadow_bytes: r.pick(&[0, 4, 32, 1000]) * 4096,
         shadow_fill: if r.percent(50) { ShadowFill::Hot } else { ShadowFill::First },
         bandwidth: if r.percent(15) { NonZeroU64::new(r.magnitude(2_000_000, 1 << 30)) } else { None },
+        framing: Framing::Extents,
+        messages: false,
     }
 }
 
@@ -312,5 +337,7 @@ fn sink_config(r: &mut Rng) -> SinkConfig {
         lane_window: r.pick(&[0, 0, 1_200_000, 2_000_000, 8 << 20]),
         orphan_limit: Duration::from_millis(r.magnitude(2000, 60_000)),
         linger: Duration::from_millis(r.magnitude(1000, 30_000)),
+        framing: Framing::Extents,
+        messages: false,
     }
 }

@@ -21,6 +21,8 @@ pub enum Property {
     KnownAtSink,
     /// Nothing of a buried lane is applied, and no lane id joins twice.
     Buried,
+    /// Nothing of an epoch is applied behind its fence, and a hand-over from zeros leaves nothing of before.
+    Fenced,
     /// Every run ends: switched over, at the source, or in doubt for a reason.
     Ends,
     /// An honest peer is never accused.
@@ -80,6 +82,8 @@ pub struct Report {
     pub virtual_time: u64,
     /// Extents applied.
     pub extents: u64,
+    /// Hand-overs.
+    pub handovers: u64,
     /// Whether nothing went wrong by plan.
     pub quiet: bool,
 }

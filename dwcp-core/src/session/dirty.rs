@@ -225,6 +225,20 @@ impl PageBits {
         word.is_some_and(|word| word >> (page.0 % 64) & 1 == 1)
     }
 
+    /// Sets or clears the bit of one page.
+    pub(super) fn set(&mut self, page: FlatPage, value: bool) {
+        let word = usize::try_from(page.0 / 64).ok().and_then(|index| self.words.get_mut(index));
+        if let Some(word) = word {
+            let bit = 1 << (page.0 % 64);
+            *word = if value { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// Sets or clears all bits.
+    pub(super) fn fill(&mut self, value: bool) {
+        self.words.fill(if value { u64::MAX } else { 0 });
+    }
+
     /// Sets or clears the bits of all pages of an extent; returns how many were set before.
     pub(super) fn assign(&mut self, layout: &Layout, extent: &Extent, value: bool) -> u64 {
         let mut before = 0;

@@ -5,8 +5,8 @@ use super::converge::{duration_at, rate};
 use super::shadow::SlotId;
 use super::{Encoded, Time};
 use crate::extent::{Extent, MAX_EXTENT_PAGES, PAGE_BYTES};
-use crate::wire::LaneId;
-use crate::wire::limits::EXTENT_OVERHEAD;
+use crate::wire::limits::{EXTENT_OVERHEAD, MAX_LANE_IDS, MAX_MESSAGE_EXTENTS};
+use crate::wire::{Framing, LaneId, Message};
 
 /// Extents handed to a worker that it has not yet encoded: one in its hands, one waiting, so that it
 /// never idles for a decision.
@@ -31,6 +31,7 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     /// Next id; ids are never used twice. spec: L-1
     next_id: u16,
+    framing: Framing,
     /// The planted bug "credit leak".
     pub(super) leaks_credit: bool,
 }
@@ -48,6 +49,10 @@ struct Lane {
     /// Sum of their charges.
     flight_bytes: u64,
     unencoded: usize,
+    /// The lane that its connection goes on as, if it ends as it was told to.
+    next: Option<LaneId>,
+    /// A message that waits for the acknowledgement of the one before.
+    prepared: Option<Message>,
     meter: Meter,
 }
 
@@ -76,6 +81,26 @@ pub(super) struct Flight {
 }
 
 impl Lanes {
+    /// No lane yet; those to come have this framing.
+    pub(super) fn carrying(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
+    }
+
+    /// Lanes have this framing from now on: those of before have all ended.
+    pub(super) fn carry(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
+    /// How many extents a lane may have unencoded, and in flight.
+    fn depth(&self) -> (usize, usize) {
+        let message = usize::from(MAX_MESSAGE_EXTENTS);
+        match self.framing {
+            Framing::Extents => (DEPTH, usize::MAX),
+            // One message on the lane, one being made.
+            Framing::Messages => (message, 2 * message),
+        }
+    }
+
     /// A new lane, being dialled.
     pub(super) fn open(&mut self) -> LaneId {
         self.next_id += 1;
@@ -89,6 +114,8 @@ impl Lanes {
             flight: VecDeque::new(),
             flight_bytes: 0,
             unencoded: 0,
+            next: None,
+            prepared: None,
             meter: Meter::default(),
         });
         id
@@ -121,7 +148,9 @@ impl Lanes {
     /// The open lane that would deliver the next extent first, and how many pages it should have; its
     /// worst case must fit the credit. spec: C-2
     pub(super) fn choose(&self, page_limit: usize) -> Option<(LaneId, usize)> {
-        let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open && lane.unencoded < DEPTH);
+        let (depth, window) = self.depth();
+        let has_room = |lane: &&Lane| lane.unencoded < depth && lane.flight.len() < window;
+        let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open).filter(has_room);
         free.filter_map(|lane| {
             let pages = lane.extent_pages().min(page_limit);
             let room = self.leaks_credit || lane.charged + worst_case(pages) <= lane.credit;
@@ -290,6 +319,56 @@ impl Lanes {
         open.fold((0, 0), |(plain, wire), lane| (plain + lane.meter.plain_rate, wire + lane.meter.wire_rate))
     }
 
+    /// Whether this lane is still to come.
+    pub(super) fn is_opening(&self, id: LaneId) -> bool {
+        self.lanes.iter().any(|lane| lane.id == id && lane.state == LaneState::Opening)
+    }
+
+    /// Lanes that carry extents.
+    pub(super) fn open_ids(&self) -> Vec<LaneId> {
+        self.ids(LaneState::Open)
+    }
+
+    /// Ends a lane whose connection goes on as another, under a new id. `None` when it is not open, or no id is left.
+    pub(super) fn leave(&mut self, id: LaneId) -> Option<LaneId> {
+        if self.next_id >= MAX_LANE_IDS || !self.closing(id) {
+            return None;
+        }
+        let next = self.open();
+        self.get_mut(id)?.next = Some(next);
+        Some(next)
+    }
+
+    /// The lane that this one's connection was kept for.
+    pub(super) fn next_of(&self, id: LaneId) -> Option<LaneId> {
+        self.lanes.iter().find(|lane| lane.id == id)?.next
+    }
+
+    /// Lanes whose workers were told to stop.
+    pub(super) fn closing_ids(&self) -> Vec<LaneId> {
+        self.ids(LaneState::Closing)
+    }
+
+    fn ids(&self, state: LaneState) -> Vec<LaneId> {
+        self.lanes.iter().filter(|lane| lane.state == state).map(|lane| lane.id).collect()
+    }
+
+    /// A message is made. Returns it when it may go at once: one at a time. spec: V-6
+    pub(super) fn prepared(&mut self, message: Message) -> Option<Message> {
+        let lane = self.get_mut(message.lane)?;
+        lane.prepared = Some(message);
+        self.due_message(message.lane)
+    }
+
+    /// The message that waits on a lane, if all before it is acknowledged.
+    pub(super) fn due_message(&mut self, id: LaneId) -> Option<Message> {
+        let lane = self.get_mut(id)?;
+        let next = lane.flight.front().map(|oldest| oldest.seq);
+        // A lane that ends still carries what was made: its worker waits for the word.
+        let lives = matches!(lane.state, LaneState::Open | LaneState::Closing);
+        lane.prepared.take_if(|message| lives && next == Some(message.first))
+    }
+
     fn get_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
         self.lanes.iter_mut().find(|lane| lane.id == id)
     }
@@ -364,6 +443,7 @@ pub(super) struct BadAck;
 mod tests {
     use super::*;
     use crate::extent::{RegionId, Run};
+    use crate::wire::Digest;
 
     fn extent(pages: u16) -> Extent {
         Extent::new(RegionId(0), vec![Run { start: 0, count: pages }]).unwrap()
@@ -440,6 +520,27 @@ mod tests {
         assert_eq!(applied.iter().map(|flight| flight.seq).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(lost.iter().map(|flight| flight.seq).collect::<Vec<_>>(), [3]);
         assert_eq!(lanes.acknowledged(id, 4, at(1)).unwrap().len(), 0, "late acks of a buried lane are harmless");
+    }
+
+    // spec: V-6
+    #[test]
+    fn a_lane_of_messages_carries_one_and_makes_one() {
+        let mut lanes = Lanes::carrying(Framing::Messages);
+        let id = open(&mut lanes, 1 << 40);
+        let message = |first| Message { lane: id, first, extents: 8, pages: 8, bytes: 9, digest: Digest([0; 32]) };
+        for round in 0..2 {
+            for _ in 0..8 {
+                assert!(lanes.choose(256).is_some(), "round {round}");
+                send(&mut lanes, id, 10, at(0));
+            }
+        }
+        assert_eq!(lanes.choose(256), None, "two messages are in hand");
+        assert_eq!(lanes.prepared(message(0)), Some(message(0)));
+        assert_eq!(lanes.prepared(message(8)), None, "the first is not acknowledged");
+        assert_eq!(lanes.acknowledged(id, 8, at(1)).unwrap().len(), 8);
+        assert_eq!(lanes.due_message(id), Some(message(8)));
+        assert_eq!(lanes.due_message(id), None, "once");
+        assert!(lanes.choose(256).is_some());
     }
 
     #[test]

@@ -112,6 +112,20 @@ impl Leaves {
         }
     }
 
+    /// All pages are zero again. Nothing else may set a leaf meanwhile.
+    pub fn clear(&self) {
+        let zero = zero_group();
+        for (index, group) in self.groups.iter().enumerate() {
+            let Some(words) = group.get() else { continue };
+            for (word, zero) in words.iter().zip(zero.iter()) {
+                word.store(zero.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            if let Some(touched) = self.touched.get(index / 64) {
+                touched.fetch_or(1 << (index % 64), Ordering::Release);
+            }
+        }
+    }
+
     /// The first run of pages in a range that are not known to be zeros, and their leaves, at most so many.
     pub fn run_within(&self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
         let mut at = pages.start;
@@ -189,13 +203,7 @@ impl Tree {
 
     /// The root over all leaves as they are now. No leaf may be set meanwhile.
     pub fn root(&mut self, leaves: &Leaves) -> Digest {
-        let touched = leaves.take_touched();
-        for region in &mut self.regions {
-            let end = region.first_group + region.levels.first().map_or(0, Vec::len);
-            let from = touched.partition_point(|&group| group < region.first_group);
-            let to = touched.partition_point(|&group| group < end);
-            region.update(leaves, touched.get(from..to).unwrap_or_default());
-        }
+        self.update(leaves);
         let mut bytes = Vec::new();
         for ((id, region), tree) in self.layout.regions().zip(&self.regions) {
             bytes.extend_from_slice(&id.0.to_le_bytes());
@@ -203,6 +211,38 @@ impl Tree {
             bytes.extend_from_slice(&tree.top().0);
         }
         Digest(*blake3::keyed_hash(&ROOT_KEY, &bytes).as_bytes())
+    }
+
+    /// The lowest level of the tree that has at most so many nodes, or its top, region by region: each node's digest,
+    /// and the pages below it. spec: V-4
+    pub fn nodes(&mut self, leaves: &Leaves, most: usize) -> Vec<(Range<u32>, Digest)> {
+        self.update(leaves);
+        let levels = self.regions.iter().map(|region| region.levels.len()).max().unwrap_or(0);
+        let width = |level| self.regions.iter().map(|region| region.level(level).1.len()).sum::<usize>();
+        let level = (0..levels).find(|&level| width(level) <= most).unwrap_or(levels);
+        let mut nodes = Vec::new();
+        for ((_, region), tree) in self.layout.regions().zip(&self.regions) {
+            let (height, digests) = tree.level(level);
+            let span = u32::try_from(height).ok().and_then(|height| FAN_OUT_U32.checked_pow(height + 1));
+            let span = span.unwrap_or(u32::MAX);
+            let mut from = 0_u32;
+            for digest in digests {
+                let to = from.saturating_add(span).min(region.pages);
+                nodes.push((region.first + from..region.first + to, *digest));
+                from = to;
+            }
+        }
+        nodes
+    }
+
+    fn update(&mut self, leaves: &Leaves) {
+        let touched = leaves.take_touched();
+        for region in &mut self.regions {
+            let end = region.first_group + region.levels.first().map_or(0, Vec::len);
+            let from = touched.partition_point(|&group| group < region.first_group);
+            let to = touched.partition_point(|&group| group < end);
+            region.update(leaves, touched.get(from..to).unwrap_or_default());
+        }
     }
 }
 
@@ -265,6 +305,12 @@ impl RegionTree {
         let children: Vec<Digest> =
             (from..to).map(|page| leaves.get(FlatPage(u32::try_from(base + page).unwrap_or(u32::MAX)))).collect();
         node(&children)
+    }
+
+    /// A level, or the top of a tree that is lower, and how high it is.
+    fn level(&self, level: usize) -> (usize, &[Digest]) {
+        let height = level.min(self.levels.len().saturating_sub(1));
+        (height, self.levels.get(height).map_or(&[], Vec::as_slice))
     }
 
     fn top(&self) -> Digest {
@@ -330,6 +376,33 @@ mod tests {
                 }
             }
             prop_assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
+        }
+    }
+
+    // spec: V-4
+    #[test]
+    fn nodes_cover_each_page_once_and_tell_where_a_leaf_differs() {
+        let layout = Layout::new(&[4096 * 64 * 70, 4096, 4096 * 200]).unwrap();
+        for most in [10_000, 75, 74, 3, 1] {
+            let (mut one, mut other) = (Tree::new(&layout), Tree::new(&layout));
+            let (leaves, same) = (Leaves::new(&layout), Leaves::new(&layout));
+            let differs = FlatPage(64 * 33 + 5);
+            leaves.set(differs, leaf(&[1; 8]));
+            let (nodes, others) = (one.nodes(&leaves, most), other.nodes(&same, most));
+            let expected = match most {
+                75.. => 75,
+                4..75 => 4,
+                _ => 3,
+            };
+            assert_eq!(nodes.len(), expected, "at most {most}, or the tops");
+            let pages: usize = nodes.iter().map(|(pages, _)| pages.len()).sum();
+            assert_eq!(pages, 64 * 70 + 1 + 200);
+            for (node, other) in nodes.iter().zip(&others) {
+                assert_eq!(node.0, other.0);
+                assert_eq!(node.1 != other.1, node.0.contains(&differs.0), "{:?}", node.0);
+            }
+            leaves.clear();
+            assert_eq!(one.root(&leaves), Tree::new(&layout).root(&same), "cleared");
         }
     }
 

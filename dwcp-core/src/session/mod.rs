@@ -17,6 +17,7 @@ mod budget;
 mod converge;
 mod dirty;
 mod fingerprint;
+pub mod handover;
 mod lanes;
 pub mod leaves;
 pub mod page_hash;
@@ -39,7 +40,7 @@ pub use self::record::{Record, RecordError, Standing};
 pub use self::shadow::{ShadowFill, SlotId};
 pub use self::sink::{Sink, SinkConfig};
 pub use self::source::{Source, SourceConfig};
-pub use self::stats::{Histogram, Phase, Progress, RoundStats};
+pub use self::stats::{HandoverStats, Histogram, Phase, Progress, RoundStats};
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -49,8 +50,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::extent::{Extent, PageMask};
+use self::handover::Wish;
 use crate::guest::{DirtyMap, GuestError, Pending};
-use crate::wire::{AbortReason, ErrorCode, ErrorFrame, Frame, LaneId, TransferId};
+use crate::wire::{
+    AbortReason, ErrorCode, ErrorFrame, FenceEpoch, FencedLane, Frame, Framing, LaneId, Message, TransferId,
+};
 
 /// Time since the driver's epoch, which only the driver knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,6 +192,18 @@ pub enum Input {
         /// The source offers the same transfer again, so it has not given up.
         again: bool,
     },
+    /// What this node wants the lanes to carry, from now on.
+    Prefer(Wish),
+    /// A lane has ended as it was told to, after all below `end`, and its connection waits to be another. Its
+    /// [`Input::LaneDown`] follows.
+    LaneEnded(FencedLane),
+    /// This epoch of the pair of peers is durable.
+    Raised(FenceEpoch),
+    /// Sink: what was applied is thrown away; the guest is zeros.
+    Cleared,
+    /// Source: a lane has made a message and waits for [`Output::Ship`]. The [`Input::Encoded`] of its extents came
+    /// before.
+    Prepared(Message),
     /// A new limit in bytes per second on all lanes together, or none.
     Bandwidth(Option<NonZeroU64>),
 }
@@ -254,6 +270,40 @@ pub enum Output {
     /// Sink: READY was promised and lane 0 is lost, so nobody here knows whether the source gave up.
     /// For the log: an operator may have to end it.
     Adrift,
+    /// From now on lanes are opened and admitted in this epoch, and carry this.
+    Engage {
+        /// Of extents and promises.
+        epoch: FenceEpoch,
+        /// What lanes carry.
+        framing: Framing,
+    },
+    /// Source: end this lane after the extent or message in its worker's hands, and keep its connection. Answer with
+    /// [`Input::LaneEnded`], or only with [`Input::LaneDown`] if it is lost.
+    LeaveLane {
+        /// Which.
+        lane: LaneId,
+        /// The lane that its connection is from then on.
+        next: LaneId,
+    },
+    /// Source: a lane on the connection that was kept for it. It has joined.
+    AdoptLane(LaneId),
+    /// Sink: end this lane after these extents or messages, and keep its connection. Answer as to
+    /// [`Output::LeaveLane`].
+    EndLane(FencedLane),
+    /// Sink: what the lane carries next.
+    Expect(Message),
+    /// Source: write the message that was made.
+    Ship(LaneId),
+    /// Sink: throw away what was applied, and begin with zeros. Answer with [`Input::Cleared`].
+    Clear,
+    /// Make an epoch of this pair of peers durable, at least this one and never less than before; answer with
+    /// [`Input::Raised`]. spec: O-7
+    RaiseFence {
+        /// The other of the pair.
+        peer: Fingerprint,
+        /// At least.
+        least: FenceEpoch,
+    },
     /// Make this record durable.
     Persist(Record),
     /// Remove the record of this transfer.
@@ -410,6 +460,21 @@ pub enum SessionError {
     /// Dirty pages come faster than they can be sent.
     #[error(transparent)]
     NotConverging(#[from] Verdict),
+    /// The lanes should carry something else, and one end cannot.
+    #[error(
+        "the transfer has to go on as {wanted}, which the peer cannot carry; the guest stays where it is - see \
+         `dwcp flag show` for who decided that, and send it again after the flag or the peer has changed"
+    )]
+    NoFramingLeft {
+        /// What is wanted.
+        wanted: Framing,
+    },
+    /// The sink does not say that its fence is up.
+    #[error("the peer did not answer the hand-over within {} s; the guest runs here - try again", .silence.as_secs())]
+    HandoverUnanswered {
+        /// How long.
+        silence: Duration,
+    },
     /// Our own guest failed.
     #[error(transparent)]
     Guest(#[from] GuestError),

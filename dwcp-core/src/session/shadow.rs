@@ -108,6 +108,13 @@ impl Shadow {
         }
     }
 
+    /// No slot is what the sink holds.
+    pub(super) fn distrust(&mut self) {
+        for slot in &mut self.slots {
+            slot.valid = false;
+        }
+    }
+
     /// The planted bug "shadow valid before ack".
     #[cfg(feature = "planted-bugs")]
     pub(super) fn trust(&mut self, slots: &[Option<SlotId>]) {

@@ -9,6 +9,8 @@
 //!   Ended <── control closed ── Running <──── Persisted ──── Starting <────────────┘
 //! ```
 
+mod fencing;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::fingerprint::Fingerprint;
+use super::handover::{Fencing, FencingEvent, Wish};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
 use super::record::{Record, Standing};
@@ -26,7 +29,7 @@ use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
     AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId,
-    Offer, Pause, Ping, Ready, Run, Running,
+    FencedLane, Framing, Offer, Pause, Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -40,6 +43,10 @@ pub struct SinkConfig {
     pub orphan_limit: Duration,
     /// After RUN, how long repeated questions are answered before the session is forgotten.
     pub linger: Duration,
+    /// What lanes carry at first, as agreed in the handshake.
+    pub framing: Framing,
+    /// Both ends can carry messages, so that lanes can change their framing. As agreed in the handshake.
+    pub messages: bool,
 }
 
 impl Default for SinkConfig {
@@ -49,6 +56,8 @@ impl Default for SinkConfig {
             lane_window: 8 * 1024 * 1024,
             orphan_limit: Duration::from_secs(60),
             linger: Duration::from_secs(30),
+            framing: Framing::Extents,
+            messages: false,
         }
     }
 }
@@ -78,6 +87,12 @@ pub struct Sink {
     telling: Option<FlatPage>,
     /// This node shuts down.
     retiring: bool,
+    /// What this node wants lanes to carry.
+    wish: Wish,
+    fencing: Fencing,
+    /// Lanes that have reached their ends, with good connections.
+    kept: Vec<FencedLane>,
+    drain_until: Option<Time>,
     control_up: bool,
     control_since: Time,
     heard_at: Time,
@@ -108,6 +123,19 @@ struct Lane {
     acked: u64,
     granted: u64,
     consumed: u64,
+    /// A message was announced and is not applied.
+    expects: bool,
+}
+
+impl Lane {
+    fn open(granted: u64) -> Self {
+        Self { state: LaneState::Open, granted, ..Self::never() }
+    }
+
+    /// One that never joined.
+    fn never() -> Self {
+        Self { state: LaneState::Down, applied: 0, acked: 0, granted: 0, consumed: 0, expects: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,9 +172,18 @@ struct Promise {
 impl Sink {
     /// A sink that takes this offer of `peer`. `leaves` is shared with the workers of its lanes.
     pub fn new(config: SinkConfig, offer: Offer, leaves: Arc<Leaves>, peer: Fingerprint) -> Self {
-        let progress = Progress { guest_bytes: offer.layout.bytes(), ..Progress::default() };
+        let progress = Progress {
+            guest_bytes: offer.layout.bytes(),
+            framing: config.framing,
+            epoch: offer.epoch,
+            ..Progress::default()
+        };
         Self {
             tree: Tree::new(&offer.layout),
+            wish: Wish::default(),
+            fencing: Fencing::new(offer.epoch, config.framing),
+            kept: Vec::new(),
+            drain_until: None,
             config,
             offer,
             peer,
@@ -204,7 +241,8 @@ impl Sink {
         for _ in 0..HAVE_BATCH {
             let Some(have) = self.next_have() else {
                 self.telling = None;
-                return self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+                self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+                return self.say_wish();
             };
             self.say(Frame::Have(have));
         }
@@ -240,6 +278,8 @@ impl Sink {
             Frame::Pause(pause) => self.paused(now, pause),
             Frame::DeviceState(part) => self.device_state(now, &part),
             Frame::Run(run) => self.run(&run),
+            Frame::Fence(fence) => self.fenced(now, fence),
+            Frame::Message(message) => self.message(message),
             // The source has given up (S-6): whatever it says now, the guest runs here. A doubt would be
             // ours alone, and no fault of the guest that is being started.
             Frame::Abort(_) | Frame::Error(_) if self.ran() => Ok(()),
@@ -274,12 +314,13 @@ impl Sink {
         let open = self.lanes.values().filter(|lane| lane.state == LaneState::Open).count();
         let full = open >= usize::from(self.config.lanes) || self.lanes.len() >= usize::from(MAX_LANE_IDS);
         let used = self.lanes.contains_key(&lane) && !self.planted.has(Bug::StaleJoin);
-        if !self.control_up || full || used || lane == LaneId::CONTROL || self.state == State::Ended || self.ran() {
+        let closed = !self.control_up || self.state == State::Ended || self.ran() || !self.fencing.is_active();
+        if closed || full || used || lane == LaneId::CONTROL {
             self.outputs.push_back(Output::RefuseLane { lane });
             return;
         }
         let granted = self.window();
-        self.lanes.insert(lane, Lane { state: LaneState::Open, applied: 0, acked: 0, granted, consumed: 0 });
+        self.lanes.insert(lane, Lane::open(granted));
         self.progress.lanes = u16::try_from(open + 1).unwrap_or(u16::MAX);
         self.outputs.push_back(Output::AdmitLane { lane, credit: granted });
     }
@@ -292,6 +333,7 @@ impl Sink {
         let window = self.window();
         let Some(lane) = self.lanes.get_mut(&applied.lane) else { return Ok(()) };
         lane.applied = applied.seq + 1;
+        lane.expects = false;
         lane.consumed += applied.wire_bytes;
         self.progress.wire_bytes += applied.wire_bytes;
         self.progress.pages_settled += u64::from(applied.pages);
@@ -314,7 +356,9 @@ impl Sink {
             self.promise = None;
         }
         let waiting: u64 = self.lanes.values().map(|lane| lane.applied - lane.acked).sum();
-        if self.pause.is_some() || waiting >= u64::from(ACK_EXTENTS) {
+        // The next message waits for it.
+        let message = self.fencing.framing() == Framing::Messages;
+        if self.pause.is_some() || message || waiting >= u64::from(ACK_EXTENTS) {
             self.acknowledge();
         } else if self.ack_at.is_none() {
             self.ack_at = Some(now + ACK_DELAY);
@@ -349,8 +393,7 @@ impl Sink {
             });
         }
         // A lane that never joined is buried all the same, so that it cannot join late.
-        let never = Lane { state: LaneState::Down, applied: 0, acked: 0, granted: 0, consumed: 0 };
-        let lane = self.lanes.entry(id).or_insert(never);
+        let lane = self.lanes.entry(id).or_insert(Lane::never());
         match lane.state {
             LaneState::Open => {
                 lane.state = LaneState::Closing { bury: true };
@@ -371,8 +414,8 @@ impl Sink {
         self.say(Frame::Buried(Buried { lane: id, applied }));
     }
 
-    fn lane_down(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+    fn lane_down(&mut self, now: Time, id: LaneId) -> Result<(), SessionError> {
+        let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         let asked = lane.state == LaneState::Closing { bury: true };
         if lane.state != LaneState::Buried {
             lane.state = LaneState::Down;
@@ -381,12 +424,14 @@ impl Sink {
         if asked && self.control_up {
             self.buried(id);
         }
+        self.fencing_step(now, FencingEvent::Gone(id))
     }
 
     /// spec: S-1
     fn paused(&mut self, now: Time, pause: Pause) -> Result<(), SessionError> {
-        if !matches!(self.state, State::Receiving | State::Staging | State::Recording | State::Ready) {
-            return Err(SessionError::unexpected("PAUSE after RUN"));
+        let receiving = matches!(self.state, State::Receiving | State::Staging | State::Recording | State::Ready);
+        if !receiving || !self.fencing.is_active() {
+            return Err(SessionError::unexpected("PAUSE after RUN, or between FENCE and HANDOVER"));
         }
         if self.pause.as_ref().is_some_and(|old| pause.attempt <= old.pause.attempt) {
             return Err(SessionError::unexpected("PAUSE of an attempt that is over"));
@@ -603,6 +648,7 @@ impl Sink {
 
     fn control_up(&mut self, now: Time) {
         self.control_up = true;
+        self.say_wish();
         self.control_since = now;
         self.heard_at = now;
         self.progress.reconnects += 1;
@@ -668,6 +714,7 @@ impl Sink {
         if self.ack_at.is_some_and(|at| at <= now) {
             self.acknowledge();
         }
+        self.end_drain(now);
         if self.control_up {
             if now.since(self.heard_at) > SILENCE_LIMIT {
                 self.control_down(now, false);
@@ -694,7 +741,11 @@ impl Sink {
             Input::ControlDown { clean } => self.control_down(now, clean || self.retiring),
             Input::ControlUp => self.control_up(now),
             Input::LaneJoin { lane } => self.lane_join(lane),
-            Input::LaneDown { lane } => self.lane_down(lane),
+            Input::LaneDown { lane } => self.lane_down(now, lane)?,
+            Input::LaneEnded(ended) => self.lane_ended(ended),
+            Input::Cleared => self.cleared(now)?,
+            Input::Raised(epoch) => self.fencing_step(now, FencingEvent::Durable(epoch))?,
+            Input::Prefer(wish) => self.prefer(wish)?,
             Input::Applied(applied) => self.applied(now, &applied)?,
             Input::LaneFault { fault, .. } => return Err(fault),
             Input::Staged => self.staged(now)?,
@@ -724,6 +775,7 @@ impl Sink {
             | Input::Recalled { .. }
             | Input::Paused
             | Input::Devices(_)
+            | Input::Prepared(_)
             | Input::Bandwidth(_) => {}
         }
         self.tick(now)
@@ -762,7 +814,7 @@ impl Machine for Sink {
                 _ => Some(self.control_since + self.config.orphan_limit),
             }
         };
-        [control, self.ack_at].into_iter().flatten().min().map(|at| at + Duration::from_micros(1))
+        [control, self.ack_at, self.drain_deadline()].into_iter().flatten().min().map(|at| at + Duration::from_micros(1))
     }
 
     fn progress(&self) -> &Progress {

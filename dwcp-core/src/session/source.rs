@@ -12,6 +12,7 @@
 //! ```
 
 mod control;
+mod leave;
 mod pace;
 mod switch_over;
 
@@ -22,12 +23,14 @@ use std::time::Duration;
 
 use self::control::Control;
 pub(super) use self::control::SILENCE_LIMIT;
+use self::leave::LeaveClock;
 use self::pace::{Backoff, Pace};
 use self::switch_over::SwitchOver;
 use super::budget::{Budget, Cost, EffortPolicy};
 use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
 use super::fingerprint::Fingerprint;
+use super::handover::{Leaving, LeavingEvent};
 use super::lanes::{BadAck, Flight, Lanes};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
@@ -38,7 +41,7 @@ use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionEr
 use crate::extent::{Extent, FlatPage, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Have, LaneId, Offer, PeerLimits, Run};
+use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, Have, LaneId, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -65,6 +68,10 @@ pub struct SourceConfig {
     pub shadow_fill: ShadowFill,
     /// Bytes per second on all lanes together, or no limit.
     pub bandwidth: Option<NonZeroU64>,
+    /// What lanes carry at first, as agreed in the handshake.
+    pub framing: Framing,
+    /// Both ends can carry messages, so that lanes can change their framing. As agreed in the handshake.
+    pub messages: bool,
 }
 
 impl Default for SourceConfig {
@@ -81,6 +88,8 @@ impl Default for SourceConfig {
             shadow_bytes: 0,
             shadow_fill: ShadowFill::Hot,
             bandwidth: None,
+            framing: Framing::Extents,
+            messages: false,
         }
     }
 }
@@ -123,6 +132,8 @@ pub struct Source {
     pace: Pace,
     round: Round,
     switch: SwitchOver,
+    leave: Leaving,
+    leave_clock: LeaveClock,
     progress: Progress,
     outputs: VecDeque<Output>,
     planted: Planted,
@@ -162,21 +173,28 @@ impl Source {
     /// A source of this offer to `peer`. `leaves` is shared with the workers of its lanes.
     pub fn new(config: SourceConfig, offer: Offer, leaves: Arc<Leaves>, peer: Fingerprint) -> Self {
         let layout = offer.layout.clone();
-        let progress =
-            Progress { guest_bytes: layout.bytes(), downtime_budget: config.downtime_budget, ..Progress::default() };
+        let progress = Progress {
+            guest_bytes: layout.bytes(),
+            downtime_budget: config.downtime_budget,
+            framing: config.framing,
+            epoch: offer.epoch,
+            ..Progress::default()
+        };
         Self {
             tree: Tree::new(&layout),
             dirty: DirtySet::all(&layout),
             known: PageBits::new(&layout, true),
             sent: PageBits::new(&layout, false),
             shadow: Shadow::new(&layout, config.shadow_bytes, config.shadow_fill),
-            lanes: Lanes::default(),
+            lanes: Lanes::carrying(config.framing),
             redial_lanes: Backoff::default(),
             budget: Budget::new(config.effort),
             converge: Converge::new(config.downtime_budget, config.on_stall, config.stall_patience),
             pace: Pace { rate: config.bandwidth, tokens: 0, filled_at: Time::default() },
             round: Round::default(),
             switch: SwitchOver::default(),
+            leave: Leaving::new(offer.transfer, offer.epoch, config.framing),
+            leave_clock: LeaveClock::default(),
             state: State::Idle,
             control: Control::default(),
             outputs: VecDeque::new(),
@@ -266,8 +284,13 @@ impl Source {
                 self.lanes.grant(credit.lane, credit.total);
                 Ok(())
             }
-            Frame::Buried(buried) => self.buried(now, buried),
+            Frame::Buried(Buried { lane, applied }) => self.bury_lane(now, lane, applied),
             Frame::Ready(ready) => self.ready(&ready),
+            Frame::Prefer(prefer) => {
+                self.wish(now, LeavingEvent::PeerWants(prefer.into()));
+                Ok(())
+            }
+            Frame::Handover(handover) => self.handed_over(now, &handover),
             Frame::Running(running) => self.running(now, &running),
             Frame::Abort(abort) => Err(SessionError::PeerAborted { reason: abort.reason, text: abort.text }),
             Frame::Error(error) => Err(self.peer_error(error)),
@@ -335,6 +358,9 @@ impl Source {
             self.progress.extent_latency.record(now.since(flight.sent_at));
             self.settle(&flight);
         }
+        if let Some(message) = self.lanes.due_message(lane) {
+            self.ship(message);
+        }
         Ok(())
     }
 
@@ -361,6 +387,17 @@ impl Source {
         if !self.lanes.died(lane) {
             return;
         }
+        if self.leave.has_ended(lane) {
+            return self.leaving(now, LeavingEvent::Gone(lane));
+        }
+        if let Some(ended) = self.leave.ended_into(lane).filter(|_| self.control.up) {
+            // Nobody will answer for it by its next any more.
+            self.say(Frame::Bury(Bury { lane: ended }));
+        }
+        self.leaving(now, LeavingEvent::Dropped(lane));
+        if let Some(next) = self.lanes.next_of(lane) {
+            self.close_lane(next);
+        }
         self.progress.lanes_lost += 1;
         self.redial_lanes.schedule(now);
         if self.planted.has(Bug::UnburiedLane) {
@@ -371,11 +408,11 @@ impl Source {
         } else if self.control.up {
             self.say(Frame::Bury(Bury { lane }));
         }
+        self.leaving(now, LeavingEvent::Gone(lane));
     }
 
     /// spec: B-3
-    fn buried(&mut self, now: Time, buried: Buried) -> Result<(), SessionError> {
-        let Buried { lane, applied } = buried;
+    fn bury_lane(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
         let (settled, lost) = self.lanes.bury(lane, applied).map_err(|BadAck| bad_ack(lane, applied))?;
         for flight in settled {
             self.progress.extent_latency.record(now.since(flight.sent_at));
@@ -419,7 +456,7 @@ impl Source {
             return Ok(());
         }
         match self.state {
-            State::Copying => self.round_ended(now),
+            State::Copying if self.leave.is_active() => self.round_ended(now),
             State::Draining => {
                 self.switch.harvested = true;
                 self.begin_round(now);
@@ -516,9 +553,10 @@ impl Source {
         if !self.control.up || self.state == State::Ended {
             return Ok(());
         }
+        self.tend_leaving(now)?;
         self.tend_lanes(now)?;
         if self.moving() {
-            if self.round.log_cleared && !self.round.recalling {
+            if self.round.log_cleared && !self.round.recalling && self.leave.is_active() {
                 self.send_extents(now);
                 self.after_sending(now);
             }
@@ -532,7 +570,7 @@ impl Source {
             self.close_lane(lane);
         }
         let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
-        if waits || !self.moving() {
+        if waits || !self.moving() || !self.leave.is_active() {
             return Ok(());
         }
         let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
@@ -567,7 +605,11 @@ impl Source {
         }
         self.known.assign(&self.layout, &extent, false);
         self.progress.pages_resent += self.sent.assign(&self.layout, &extent, true);
-        let (slots, based) = self.shadow.lend(&self.layout, &extent);
+        // Messages carry no deltas, and leave no copy of what they carry.
+        let (slots, based) = match self.leave.framing() {
+            Framing::Extents => self.shadow.lend(&self.layout, &extent),
+            Framing::Messages => (Vec::new(), PageMask::EMPTY),
+        };
         self.plant(&extent, &slots);
         self.pace.spend(extent.bytes());
         let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
@@ -638,7 +680,14 @@ impl Source {
                 self.lanes.joined(lane, credit);
             }
             Input::LaneDown { lane } => self.lane_down(now, lane),
-            Input::Encoded(encoded) => self.encoded(&encoded),
+            Input::Encoded(encoded) => {
+                self.note_extent(now);
+                self.encoded(&encoded);
+            }
+            Input::LaneEnded(fenced) => self.lane_ended(now, fenced),
+            Input::Prepared(message) => self.prepared(message),
+            Input::Raised(epoch) => self.leaving(now, LeavingEvent::Durable(epoch)),
+            Input::Prefer(wish) if self.may_leave() => self.wish(now, LeavingEvent::Wants(wish)),
             Input::Recalled { same } => self.recalled(&same),
             Input::Harvested { dirty, pending } => self.harvested(now, &dirty, pending)?,
             Input::Paused => self.paused(now),
@@ -646,6 +695,7 @@ impl Source {
             Input::LaneFault { fault, .. } => return Err(fault),
             Input::GuestFailed(error) => return Err(error.into()),
             Input::Persisted => self.persisted(),
+            Input::PersistFailed { text } if !self.leave.is_active() => return Err(SessionError::Record { text }),
             Input::PersistFailed { text } => self.persist_failed(now, text),
             Input::Cancel => self.cancel(now),
             Input::Retire if self.gave_up() => {}
@@ -656,6 +706,8 @@ impl Source {
             | Input::Applied(_)
             | Input::Staged
             | Input::Running
+            | Input::Cleared
+            | Input::Prefer(_)
             | Input::Superseded { .. } => {}
         }
         Ok(())
@@ -698,12 +750,14 @@ impl Machine for Source {
         }
         let control = Some(self.control.ping_at);
         let lanes = self.redial_lanes.at;
-        let sending = self.moving() && self.round.log_cleared && !self.round.recalling;
+        let sending =
+            self.moving() && self.round.log_cleared && !self.round.recalling && self.leave.is_active();
         let pause = self.switch.paused_at.filter(|_| self.moving()).map(|at| at + self.config.pause_limit + JUST_AFTER);
         let idle = self.state == State::Copying && self.dirty.pages() == 0 && !self.lanes.in_flight();
         let harvest = Some(self.round.harvest_at).filter(|_| idle && sending && !self.round.harvesting);
+        let leave = self.leave_clock.deadline();
         let pace = self.pace.open_at().filter(|_| sending && self.dirty.sendable() > 0);
-        [control, lanes, harvest, pause, pace].into_iter().flatten().min()
+        [control, lanes, harvest, pause, pace, leave].into_iter().flatten().min()
     }
 
     fn progress(&self) -> &Progress {

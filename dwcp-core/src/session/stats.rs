@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::wire::Digest;
+use crate::wire::{Digest, FenceEpoch, Framing};
 
 /// Where a session stands, in words for a progress bar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,16 @@ pub struct Progress {
     pub lanes: u16,
     /// Bulk lanes that died.
     pub lanes_lost: u64,
+    /// What lanes carry now.
+    pub framing: Framing,
+    /// The epoch now; it rises with each hand-over.
+    pub epoch: FenceEpoch,
+    /// Hand-overs from one framing to another, or to the same from zeros.
+    pub handovers: u64,
+    /// Source: the first hundred of them.
+    pub handover_log: Vec<HandoverStats>,
+    /// Source: pages that it believed to be at the sink, where the sink's tree differed at a hand-over.
+    pub pages_disputed: u64,
     /// Times that the control connection was re-made.
     pub reconnects: u64,
     /// From the guest's pause to the sink's RUNNING, in all; what the guest lost.
@@ -71,6 +81,19 @@ pub struct Progress {
     pub extent_latency: Histogram,
     /// Round trip of the control lane.
     pub control_latency: Histogram,
+}
+
+/// One hand-over, as its source measured it from the moment it was wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverStats {
+    /// To which framing.
+    pub to: Framing,
+    /// From zeros.
+    pub restart: bool,
+    /// Until the last extent or message of the old framing was on its way; zero if none was after the wish.
+    pub last_extent: Duration,
+    /// Until the sink's answer: from then on the new framing carries what is left.
+    pub settled: Duration,
 }
 
 impl Progress {

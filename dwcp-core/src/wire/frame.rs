@@ -9,8 +9,8 @@ use super::limits::{
     DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_TEXT_BYTES,
 };
 use super::{
-    Bind, Digest, FRAME_HEADER_BYTES, FenceEpoch, FrameHeader, FrameType, Hello, HelloAck, Join, Joined, LaneId,
-    TransferId,
+    Bind, Digest, FRAME_HEADER_BYTES, Fence, FenceEpoch, FrameHeader, FrameType, Handover, Hello, HelloAck, Join,
+    Joined, LaneId, Message, Prefer, TransferId,
 };
 use crate::extent::{Layout, MAX_REGIONS, RegionId};
 
@@ -61,6 +61,14 @@ pub enum Frame {
     Ping(Ping),
     /// Either.
     Pong(Ping),
+    /// Sink: which framing it wants.
+    Prefer(Prefer),
+    /// Source: lanes end.
+    Fence(Fence),
+    /// Sink: what it holds.
+    Handover(Handover),
+    /// Source: what a lane carries next.
+    Message(Message),
 }
 
 /// What is to be moved. spec: O-1
@@ -418,6 +426,10 @@ impl Frame {
             Self::Error(_) => FrameType::Error,
             Self::Ping(_) => FrameType::Ping,
             Self::Pong(_) => FrameType::Pong,
+            Self::Prefer(_) => FrameType::Prefer,
+            Self::Fence(_) => FrameType::Fence,
+            Self::Handover(_) => FrameType::Handover,
+            Self::Message(_) => FrameType::Message,
         }
     }
 
@@ -477,6 +489,10 @@ impl Frame {
                 put_text(&error.text, out);
             }
             Self::Ping(ping) | Self::Pong(ping) => out.put_u64(ping.id),
+            Self::Prefer(prefer) => prefer.put(out),
+            Self::Fence(fence) => fence.put(out),
+            Self::Handover(handover) => handover.put(out),
+            Self::Message(message) => message.put(out),
         }
     }
 
@@ -521,6 +537,10 @@ impl Frame {
             FrameType::Error => Self::Error(ErrorFrame::read(r)?),
             FrameType::Ping => Self::Ping(Ping { id: r.u64()? }),
             FrameType::Pong => Self::Pong(Ping { id: r.u64()? }),
+            FrameType::Prefer => Self::Prefer(Prefer::read(r)?),
+            FrameType::Fence => Self::Fence(Fence::read(r)?),
+            FrameType::Handover => Self::Handover(Handover::read(r)?),
+            FrameType::Message => Self::Message(Message::read(r)?),
         })
     }
 }

@@ -53,11 +53,19 @@ pub enum FrameType {
     Ping,
     /// Its answer.
     Pong,
+    /// The sink wants another framing.
+    Prefer,
+    /// Lanes end here, and go on as others.
+    Fence,
+    /// They have ended, and this is what the sink holds.
+    Handover,
+    /// What a lane of messages carries next.
+    Message,
 }
 
 impl FrameType {
     /// All types, in the order of their bytes.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Hello,
         Self::HelloAck,
         Self::Bind,
@@ -80,6 +88,10 @@ impl FrameType {
         Self::Error,
         Self::Ping,
         Self::Pong,
+        Self::Prefer,
+        Self::Fence,
+        Self::Handover,
+        Self::Message,
     ];
 
     /// Its byte on the wire.
@@ -107,6 +119,10 @@ impl FrameType {
             Self::Error => 0x41,
             Self::Ping => 0x42,
             Self::Pong => 0x43,
+            Self::Prefer => 0x50,
+            Self::Fence => 0x51,
+            Self::Handover => 0x52,
+            Self::Message => 0x53,
         }
     }
 

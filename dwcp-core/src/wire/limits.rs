@@ -44,5 +44,15 @@ pub const MAX_TEXT_BYTES: usize = 256;
 /// Leaves in one HAVE: 64 KiB of body tell of 8 MiB of pages.
 pub const MAX_HAVE_LEAVES: usize = 2048;
 
+/// Extents of one message of a lane in version 1's framing. Such a lane waits for the acknowledgement of each message,
+/// so a message should be worth a round trip; and both ends hold it whole.
+pub const MAX_MESSAGE_EXTENTS: u16 = 8;
+
+/// Bytes of one message: what its extents have in plain, and a sixteenth and 64 KiB for heads.
+pub const MAX_MESSAGE_BYTES: u32 = 8 * 1024 * 1024 / 16 * 17 + 65_536;
+
+/// Digests in one HANDOVER: 128 KiB of body tell where, within 1/4096 of the guest, both ends differ.
+pub const MAX_HANDOVER_NODES: usize = 4096;
+
 /// Lanes that one acknowledgement names.
 pub const MAX_ACK_LANES: usize = 64;

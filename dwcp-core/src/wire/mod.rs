@@ -15,6 +15,7 @@ mod error;
 mod extent;
 mod fields;
 mod frame;
+mod handover;
 mod handshake;
 mod header;
 pub mod limits;
@@ -26,6 +27,7 @@ pub use self::frame::{
     Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, ErrorCode, ErrorFrame, Frame, GuestKind, Have,
     Name, NameError, Offer, Pause, Ping, Ready, Run, Running,
 };
+pub use self::handover::{Fence, FencedLane, Framing, HandedLane, Handover, Message, Prefer};
 pub use self::handshake::{Bind, Hello, HelloAck, Join, Joined, PeerLimits, ResumeClaim, Role};
 pub use self::header::{FRAME_HEADER_BYTES, FrameHeader, FrameType};
 
@@ -112,7 +114,7 @@ impl fmt::Debug for Digest {
 }
 
 /// Orders ownership: which incarnation of a transfer an extent or a switch-over belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FenceEpoch(pub u64);
 
 impl fmt::Display for FenceEpoch {

@@ -1,7 +1,7 @@
 //! The control connection: frames as bytes, cuts, dials.
 
 use dwcp_core::session::{Input, Sink};
-use dwcp_core::wire::{ErrorCode, ErrorFrame, FRAME_HEADER_BYTES, Frame, FrameHeader, LaneId};
+use dwcp_core::wire::{ErrorCode, ErrorFrame, FRAME_HEADER_BYTES, Frame, FrameHeader, LaneId, Offer};
 
 use super::{Dial, Event, World};
 use crate::PEER;
@@ -64,6 +64,7 @@ impl World {
         match (to, &frame) {
             (Side::Sink, Frame::Offer(offer)) if self.sink_machine.is_none() && self.said[1].is_none() => {
                 let leaves = std::sync::Arc::clone(&self.sink_leaves);
+                self.sink.engaged = (offer.epoch, self.plan.sink.framing);
                 let sink = Sink::new(self.plan.sink.clone(), offer.clone(), leaves, PEER);
                 self.sink_machines += 1;
                 self.sink_machine = Some(sink.with_bug(self.planted.and_then(Planted::core)));
@@ -75,6 +76,11 @@ impl World {
                 }
             }
             (Side::Source, Frame::Buried(buried)) => self.landed(buried.lane, u64::MAX),
+            (Side::Source, Frame::Handover(handover)) => {
+                for handed in &handover.lanes {
+                    self.landed(handed.lane, u64::MAX);
+                }
+            }
             _ => {}
         }
         self.feed(to, Input::Frame(frame));
@@ -185,7 +191,8 @@ impl World {
     /// A fresh session that asks about a transfer: the record knows. spec: S-8
     fn answer_by_record(&mut self) {
         if let Some(record) = self.sink.disk.record() {
-            let sink = Sink::recover(self.plan.sink.clone(), self.offer.clone(), &record);
+            let offer = Offer { epoch: record.epoch, ..self.offer.clone() };
+            let sink = Sink::recover(self.plan.sink.clone(), offer, &record);
             self.sink_machines += 1;
             self.sink_machine = Some(sink.with_bug(self.planted.and_then(Planted::core)));
             self.said[1] = None;

@@ -42,6 +42,7 @@ impl World {
             Fault::PersistSlow(side, time) => self.node(side).slow_persist = time,
             Fault::GuestFails(side) => self.node(side).fail_operation = true,
             Fault::LateJoin => self.late_join = true,
+            Fault::Prefer(side, wish) => self.feed(side, Input::Prefer(wish)),
         }
     }
 

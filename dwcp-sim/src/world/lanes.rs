@@ -6,7 +6,8 @@ use dwcp_core::Extent;
 use dwcp_core::extent::FlatPage;
 use dwcp_core::extent::PageMask;
 use dwcp_core::session::{Applied, Dispatch, Encoded, Input, SessionError, leaves};
-use dwcp_core::wire::{Digest, ErrorCode, LaneId};
+use dwcp_core::wire::limits::MAX_MESSAGE_EXTENTS;
+use dwcp_core::wire::{Digest, ErrorCode, Framing, LaneId};
 
 use super::{Event, World};
 use crate::guest::leaf;
@@ -15,12 +16,12 @@ use crate::plan::{MS, Planted, SECOND, Side, When};
 use crate::props::Property;
 
 impl World {
-    fn lane(&mut self, id: LaneId) -> &mut Lane {
+    pub(super) fn lane(&mut self, id: LaneId) -> &mut Lane {
         self.lanes.get_mut(&id).unwrap()
     }
 
     pub(super) fn open_lane(&mut self, id: LaneId) {
-        if self.lanes.insert(id, Lane::dialled(id)).is_some() {
+        if self.lanes.insert(id, Lane::dialled(id, self.source.engaged)).is_some() {
             return self.violate(Property::Buried, format!("the source dials {id} twice"));
         }
         let trips = self.latency() + self.latency();
@@ -48,13 +49,21 @@ impl World {
 
     pub(super) fn admit(&mut self, id: LaneId, credit: u64) {
         let latency = self.latency();
+        let engaged = self.sink.engaged;
+        let adopted = self.lanes.values().any(|lane| lane.leaving == Some(id));
         let lane = self.lane(id);
         if lane.buried || lane.sink != End::Joining {
             return self.violate(Property::Buried, format!("{id} joins although it was buried or had joined"));
         }
         lane.sink = End::Open;
         lane.granted = credit;
-        if lane.source == End::Gone {
+        (lane.epoch, lane.framing) = engaged;
+        if adopted {
+            // The source hears of it in HANDOVER.
+            if !lane.stream.alive {
+                self.after(latency, Event::LaneGone(Side::Sink, id));
+            }
+        } else if lane.source == End::Gone {
             self.after(latency, Event::LaneGone(Side::Sink, id));
         } else {
             self.after(latency, Event::LaneUp(id, credit));
@@ -96,7 +105,8 @@ impl World {
             Side::Source if lane.source != End::Gone => {
                 lane.source = End::Gone;
                 lane.todo.clear();
-                lane.copied = None;
+                lane.copied.clear();
+                lane.made.clear();
                 let at = if graceful { lane.stream.arrival(now + latency) } else { now + latency };
                 lane.stream.alive &= graceful;
                 if lane.sink != End::Joining {
@@ -132,7 +142,7 @@ impl World {
             _ => None,
         });
         let lane = self.lane(id);
-        if lane.source == End::Gone {
+        if lane.source == End::Gone || lane.leaving.is_some() {
             return;
         }
         lane.todo.push_back(dispatch);
@@ -142,7 +152,7 @@ impl World {
     fn work(&mut self, id: LaneId) {
         let wait = self.rng.below(self.plan.encode);
         let lane = self.lane(id);
-        if !lane.source_busy && !lane.todo.is_empty() {
+        if !lane.source_busy && lane.made.is_empty() && !lane.todo.is_empty() {
             lane.source_busy = true;
             self.after(wait, Event::Copy(id));
         }
@@ -152,16 +162,22 @@ impl World {
     pub(super) fn copy(&mut self, id: LaneId) {
         let wait = self.rng.below(self.plan.encode);
         let now = self.now;
-        let Some(dispatch) = self.lane(id).todo.pop_front() else { return };
         self.source.guest.advance(now);
-        let pages = flat_pages(self, &dispatch.extent).map(|page| self.source.guest.read(page)).collect();
-        self.lane(id).copied = Some(Copied { dispatch, pages, at: now });
+        let most = if self.lane(id).framing == Framing::Messages { MAX_MESSAGE_EXTENTS } else { 1 };
+        for _ in 0..most {
+            let Some(dispatch) = self.lane(id).todo.pop_front() else { break };
+            let pages = flat_pages(self, &dispatch.extent).map(|page| self.source.guest.read(page)).collect();
+            self.lane(id).copied.push(Copied { dispatch, pages, at: now });
+        }
         self.after(wait, Event::Encode(id));
     }
 
     /// The worker hashes, drops what the sink has, reports, and writes.
     pub(super) fn encode(&mut self, id: LaneId) {
-        let Some(copied) = self.lane(id).copied.take() else { return };
+        if self.lane(id).framing == Framing::Messages {
+            return self.make_message(id);
+        }
+        let Some(copied) = self.lane(id).copied.pop() else { return self.leave_if_idle(id) };
         let (parcel, same) = self.pack(&copied);
         let (latency, now) = (self.latency(), self.now);
         let rate = self.lane_rate;
@@ -178,6 +194,7 @@ impl World {
             waited: lane.last_write > now - copied.at,
         };
         lane.last_write = write;
+        lane.written += 1;
         let at = lane.stream.arrival(now + write + latency);
         let alive = lane.stream.alive;
         self.feed(Side::Source, Input::Encoded(encoded));
@@ -198,9 +215,10 @@ impl World {
     pub(super) fn written(&mut self, id: LaneId) {
         self.lane(id).source_busy = false;
         self.work(id);
+        self.leave_if_idle(id);
     }
 
-    fn pack(&mut self, copied: &Copied) -> (Parcel, u16) {
+    pub(super) fn pack(&mut self, copied: &Copied) -> (Parcel, u16) {
         let dispatch = &copied.dispatch;
         let table = Arc::clone(&self.source_leaves);
         let (mut dropped, mut pages, mut digests) = (PageMask::EMPTY, Vec::new(), Vec::new());
@@ -231,9 +249,10 @@ impl World {
             pages.push(Carried { content, base });
         }
         let extent = dispatch.extent.without(&dropped);
-        let digest = leaves::extent_digest(self.offer.epoch, &extent, &digests);
+        let epoch = self.lane(dispatch.lane).epoch;
+        let digest = leaves::extent_digest(epoch, &extent, &digests);
         (
-            Parcel { seq: dispatch.seq, epoch: self.offer.epoch, digest, extent, pages, wire_bytes },
+            Parcel { seq: dispatch.seq, epoch, digest, extent, pages, wire_bytes },
             dropped.count() as u16,
         )
     }
@@ -265,10 +284,14 @@ impl World {
         self.verify(id);
     }
 
-    fn verify(&mut self, id: LaneId) {
+    pub(super) fn verify(&mut self, id: LaneId) {
         let wait = self.rng.below(self.plan.apply);
         let lane = self.lane(id);
-        if !lane.sink_busy && !lane.inbox.is_empty() {
+        let needed = match lane.framing {
+            Framing::Extents => 1,
+            Framing::Messages => lane.expected.map_or(usize::MAX, |message| usize::from(message.extents)),
+        };
+        if !lane.sink_busy && lane.inbox.len() >= needed {
             lane.sink_busy = true;
             self.after(wait, Event::Apply(id));
         }
@@ -281,38 +304,63 @@ impl World {
         if lane.sink == End::Gone || self.discarded {
             return;
         }
+        if self.lane(id).framing == Framing::Messages {
+            return self.apply_message(id);
+        }
         let lane = self.lane(id);
         let Some(parcel) = lane.inbox.pop_front() else { return };
-        let (expected, buried) = (lane.next_seq, lane.buried);
-        lane.next_seq += 1;
-        if parcel.seq != expected {
-            return self.violate(Property::Buried, format!("{id} brings {} instead of {expected}", parcel.seq));
+        if !self.apply_parcel(id, &parcel) {
+            return;
         }
-        if buried {
-            return self.violate(Property::Buried, format!("{id} applies {expected} after BURIED"));
-        }
-        if let Err(error) = parcel.extent.check(&self.layout) {
-            return self.violate(Property::NoFalseAccusation, format!("an honest extent is refused: {error}"));
-        }
-        let digests: Vec<Digest> = parcel.pages.iter().map(|page| leaf(page.content)).collect();
-        if leaves::extent_digest(parcel.epoch, &parcel.extent, &digests) != parcel.digest {
-            return self.lane_fault(id, parcel.seq);
-        }
-        self.write(&parcel, &digests);
-        self.extents += 1;
         let pages = parcel.extent.pages() as u16;
-        let applied = Applied { lane: id, seq: parcel.seq, wire_bytes: parcel.wire_bytes, pages, durable: 0 };
+        self.reports(id, Applied { lane: id, seq: parcel.seq, wire_bytes: parcel.wire_bytes, pages, durable: 0 });
+    }
+
+    /// The report goes through a queue of the driver.
+    pub(super) fn reports(&mut self, id: LaneId, applied: Applied) {
         self.lane(id).reports.push_back(applied);
-        // The report goes through a queue of the driver.
         let wait = if self.rng.percent(70) { 0 } else { self.rng.below(self.plan.apply) };
         self.after(wait, Event::Report(id));
         self.verify(id);
+    }
+
+    /// Whether it was sound and is written.
+    pub(super) fn apply_parcel(&mut self, id: LaneId, parcel: &Parcel) -> bool {
+        let engaged = self.sink.engaged;
+        let lane = self.lane(id);
+        let (expected, buried) = (lane.next_seq, lane.buried);
+        lane.next_seq += 1;
+        if parcel.seq != expected {
+            self.violate(Property::Buried, format!("{id} brings {} instead of {expected}", parcel.seq));
+            return false;
+        }
+        if buried {
+            self.violate(Property::Buried, format!("{id} applies {expected} after BURIED"));
+            return false;
+        }
+        if parcel.epoch != engaged.0 {
+            self.violate(Property::Fenced, format!("{id} applies {} in {}", parcel.epoch, engaged.0));
+            return false;
+        }
+        if let Err(error) = parcel.extent.check(&self.layout) {
+            self.violate(Property::NoFalseAccusation, format!("an honest extent is refused: {error}"));
+            return false;
+        }
+        let digests: Vec<Digest> = parcel.pages.iter().map(|page| leaf(page.content)).collect();
+        if leaves::extent_digest(parcel.epoch, &parcel.extent, &digests) != parcel.digest {
+            self.lane_fault(id, parcel.seq);
+            return false;
+        }
+        self.write(parcel, &digests);
+        self.extents += 1;
+        true
     }
 
     pub(super) fn report(&mut self, id: LaneId) {
         if let Some(applied) = self.lane(id).reports.pop_front() {
             self.feed(Side::Sink, Input::Applied(applied));
         }
+        self.end_if_due(id);
     }
 
     fn lane_fault(&mut self, lane: LaneId, seq: u64) {

@@ -8,6 +8,7 @@
 
 mod control;
 mod faults;
+mod handover;
 mod lanes;
 mod nodes;
 
@@ -20,7 +21,7 @@ use dwcp_core::Layout;
 use dwcp_core::extent::FlatPage;
 use dwcp_core::guest::GuestError;
 use dwcp_core::session::{Input, Leaves, Machine, Record, Sink, SlotId, Source, Time};
-use dwcp_core::wire::{FenceEpoch, GuestKind, LaneId, Name, Offer, TransferId};
+use dwcp_core::wire::{FenceEpoch, Framing, GuestKind, LaneId, Name, Offer, TransferId};
 
 use crate::PEER;
 use crate::guest::{Content, SimGuest, leaf};
@@ -64,6 +65,7 @@ enum Event {
     Apply(LaneId),
     Report(LaneId),
     LaneGone(Side, LaneId),
+    Leave(LaneId),
     LateClear(Vec<FlatPage>),
     Fault(Fault),
     Restart(Side),
@@ -88,6 +90,8 @@ enum Operation {
     Stage(bytes::Bytes),
     Run,
     Discard,
+    Clear,
+    Raise(FenceEpoch),
 }
 
 /// What a node's disk holds of the transfer.
@@ -125,10 +129,14 @@ struct Node {
     fail_persist: bool,
     slow_persist: u64,
     fail_operation: bool,
+    /// The epoch of the pair, durable.
+    fence: FenceEpoch,
+    /// What lanes are opened with.
+    engaged: (FenceEpoch, Framing),
 }
 
 impl Node {
-    fn new(guest: SimGuest) -> Self {
+    fn new(guest: SimGuest, framing: Framing) -> Self {
         Self {
             up: true,
             life: 0,
@@ -144,6 +152,8 @@ impl Node {
             fail_persist: false,
             slow_persist: 0,
             fail_operation: false,
+            fence: FenceEpoch(1),
+            engaged: (FenceEpoch(1), framing),
         }
     }
 }
@@ -205,6 +215,10 @@ pub struct World {
     sends: u32,
     pauses: u32,
     persists: [u32; 2],
+    /// Hand-overs that came to their end at the sink.
+    handovers: u64,
+    /// The fence that is under way began from zeros.
+    restarting: bool,
     said_frames: BTreeMap<u8, u32>,
     discarded: bool,
     devices: Option<bytes::Bytes>,
@@ -281,8 +295,8 @@ impl World {
             serial: 0,
             events: 0,
             second: (0, 0),
-            source: Node::new(guest),
-            sink: Node::new(held),
+            source: Node::new(guest, plan.source.framing),
+            sink: Node::new(held, plan.source.framing),
             source_machine: Some(machine),
             sink_machine: None,
             source_waits: false,
@@ -309,6 +323,8 @@ impl World {
             sends: 0,
             pauses: 0,
             persists: [0, 0],
+            handovers: 0,
+            restarting: false,
             said_frames: BTreeMap::new(),
             discarded: false,
             devices: None,
@@ -392,6 +408,7 @@ impl World {
             Event::Apply(lane) => self.apply(lane),
             Event::Report(lane) => self.report(lane),
             Event::LaneGone(side, lane) => self.lane_gone(side, lane),
+            Event::Leave(lane) => self.leave_if_idle(lane),
             Event::LateClear(pages) => {
                 self.source.guest.advance(self.now);
                 self.source.guest.clear(&pages);
@@ -553,7 +570,8 @@ impl World {
             return Err(self.broken());
         }
         let quiet = self.plan.faults.is_empty();
-        Ok(Report { ending, events: self.events, virtual_time: self.now, extents: self.extents, quiet })
+        let (extents, handovers) = (self.extents, self.handovers);
+        Ok(Report { ending, events: self.events, virtual_time: self.now, extents, handovers, quiet })
     }
 
     /// What the machines said of the owner is what is.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dwcp_core::extent::FlatPage;
 use dwcp_core::session::{Input, Leaves, Outcome, Output, Owner, Record, SessionError, Source, Standing};
-use dwcp_core::wire::{ErrorCode, Frame};
+use dwcp_core::wire::{ErrorCode, Frame, Offer};
 use dwcp_core::{DirtyMap, Layout};
 
 use super::{Disk, Event, Operation, World, failed_guest};
@@ -19,6 +19,11 @@ impl World {
             Output::Redial { fresh } => self.dial(fresh, 0),
             Output::OpenLane(lane) => self.open_lane(lane),
             Output::CloseLane(lane) => self.close_lane(Side::Source, lane),
+            Output::LeaveLane { lane, next } => self.leave_lane(lane, next),
+            Output::AdoptLane(lane) => self.adopt_at_source(lane),
+            Output::Ship(lane) => self.ship(lane),
+            Output::Engage { epoch, framing } => self.source.engaged = (epoch, framing),
+            Output::RaiseFence { least, .. } => self.queue(Side::Source, Operation::Raise(least)),
             Output::Send(dispatch) => self.dispatch(dispatch),
             Output::Harvest => self.queue(Side::Source, Operation::Harvest),
             Output::Recall(held) => self.queue(Side::Source, Operation::Recall(held)),
@@ -41,6 +46,11 @@ impl World {
         match output {
             Output::Control(frame) => self.say(Side::Sink, &frame),
             Output::CloseLane(lane) => self.close_lane(Side::Sink, lane),
+            Output::EndLane(fenced) => self.end_lane(fenced),
+            Output::Expect(message) => self.expect(message),
+            Output::Engage { epoch, framing } => self.sink_engages(epoch, framing),
+            Output::Clear => self.queue(Side::Sink, Operation::Clear),
+            Output::RaiseFence { least, .. } => self.queue(Side::Sink, Operation::Raise(least)),
             Output::AdmitLane { lane, credit } => self.admit(lane, credit),
             Output::RefuseLane { lane } => {
                 let latency = self.latency();
@@ -88,6 +98,7 @@ impl World {
                     self.violate(Property::TrueOutcome, "RUNNING is said before the guest runs and that is durable");
                 }
             }
+            Frame::Fence(fence) => self.restarting = fence.restart,
             Frame::Buried(buried) => {
                 if let Some(lane) = self.lanes.get_mut(&buried.lane) {
                     lane.buried = true;
@@ -157,12 +168,13 @@ impl World {
         }
         // What had succeeded before a crash succeeds again: the contract of `Guest::resume`.
         let again = matches!(operation, Operation::Run) && self.sink.guest.is_running();
-        let can_fail = !again && !matches!(operation, Operation::Resume | Operation::Discard);
+        let never = matches!(operation, Operation::Resume | Operation::Discard | Operation::Raise(_));
+        let can_fail = !again && !never;
         if can_fail && std::mem::take(&mut self.node(side).fail_operation) {
             self.excuses.guest = true;
             return self.feed(side, Input::GuestFailed(failed_guest()));
         }
-        if let Some(input) = self.perform(operation) {
+        if let Some(input) = self.perform(side, operation) {
             self.feed(side, input);
         }
     }
@@ -182,9 +194,18 @@ impl World {
         same
     }
 
-    fn perform(&mut self, operation: Operation) -> Option<Input> {
+    fn perform(&mut self, side: Side, operation: Operation) -> Option<Input> {
         let now = self.now;
         match operation {
+            Operation::Clear => {
+                self.sink.guest.wipe();
+                Some(Input::Cleared)
+            }
+            Operation::Raise(least) => {
+                let node = self.node(side);
+                node.fence = node.fence.max(least);
+                Some(Input::Raised(node.fence))
+            }
             Operation::Harvest => {
                 self.source.guest.advance(now);
                 let late = self.planted == Some(Planted::LateClear);
@@ -407,7 +428,8 @@ impl World {
             if side == Side::Source {
                 lane.source = crate::net::End::Gone;
                 lane.todo.clear();
-                lane.copied = None;
+                lane.copied.clear();
+                lane.made.clear();
             } else if lane.sink != crate::net::End::Joining {
                 lane.sink = crate::net::End::Gone;
                 lane.inbox.clear();
@@ -447,7 +469,8 @@ impl World {
         self.said[0] = None;
         match record {
             Some(record) => {
-                let source = Source::recover(self.plan.source.clone(), self.offer.clone(), &record);
+                let offer = Offer { epoch: record.epoch, ..self.offer.clone() };
+                let source = Source::recover(self.plan.source.clone(), offer, &record);
                 self.source_machine = Some(source.with_bug(self.planted.and_then(Planted::core)));
                 self.source_waits = true;
                 self.dial(true, 0);

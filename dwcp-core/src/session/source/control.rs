@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::pace::Backoff;
 use super::{Source, State};
+use crate::session::handover::LeavingEvent;
 use crate::session::planted::Bug;
 use crate::session::{Output, Owner, SessionError, Time};
 use crate::wire::{Bury, Frame, Ping};
@@ -61,6 +62,7 @@ impl Source {
         for lane in self.lanes.alive() {
             self.close_lane(lane);
         }
+        self.leaving(now, LeavingEvent::Lost);
         // Before GIVE_UP any doubt resolves to the source: the guest runs again here. A pause that
         // is still under way is taken back when it completes.
         if matches!(self.state, State::Draining | State::Sealed) {
@@ -82,6 +84,9 @@ impl Source {
             for lane in self.lanes.dead().collect::<Vec<_>>() {
                 self.say(Frame::Bury(Bury { lane }));
             }
+        }
+        if !self.gave_up() {
+            self.leaving(now, LeavingEvent::Back);
         }
         match self.state {
             State::Offered => self.say(Frame::Offer(self.offer.clone())),
