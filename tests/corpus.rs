@@ -83,7 +83,17 @@ fn handshake() -> [Frame; 6] {
         resume: None,
     };
     let resume = Hello { resume: Some(ResumeClaim { session: SESSION, attempt: 1, mac: MAC }), ..hello };
-    let ack = HelloAck { version: 3, features: 0, limits, session: SESSION, resumed: false, nonce: [5; 32], mac: MAC };
+    let ack = HelloAck {
+        version: 3,
+        version_min: 1,
+        version_max: 3,
+        features: 0,
+        limits,
+        session: SESSION,
+        resumed: false,
+        nonce: [5; 32],
+        mac: MAC,
+    };
     [
         Frame::Hello(hello),
         Frame::Hello(resume),

@@ -8,6 +8,7 @@
 //!
 //! - [`wire`]: byte layouts, nothing else.
 //! - [`session`]: the pure machines [`session::Source`] and [`session::Sink`].
+//! - [`message`]: lanes that carry version 1's messages, whose bytes another crate knows.
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
 //! - [`storage`]: where files are kept, as a seam for the simulator.
@@ -27,6 +28,7 @@ pub mod failpoint;
 pub mod blocking;
 pub mod extent;
 pub mod guest;
+pub mod message;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod session;

@@ -19,9 +19,9 @@ use dwcp_core::session::binding::{Key, Speaker, join_mac, offers_mac, resume_mac
 use dwcp_core::session::leaves::{Tree, extent_digest, leaf, zero_leaf};
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Bind, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame,
-    ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, Have, Hello, HelloAck, Join,
-    Joined, LaneId, Name, Offer, Pause, PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId,
-    TransferId,
+    ExtentHead, FRAME_HEADER_BYTES, Fence, FenceEpoch, FencedLane, Frame, FrameHeader, FrameType, Framing, GuestKind,
+    HandedLane, Handover, Have, Hello, HelloAck, Join, Joined, LaneId, Message, Name, Offer, Pause, PeerLimits, Ping,
+    Prefer, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId};
 use dwcp_hde::{Bases, Decoder, Effort, Encoder};
@@ -73,6 +73,8 @@ fn hello(resume: Option<ResumeClaim>) -> Hello {
 fn hello_ack() -> HelloAck {
     HelloAck {
         version: 3,
+        version_min: 1,
+        version_max: 3,
         features: 0,
         limits: PeerLimits { extent_pages: 128, lanes: 16 },
         session: SESSION,
@@ -133,7 +135,25 @@ fn session_frames() -> Vec<(&'static str, Frame)> {
         ("error", Frame::Error(error)),
         ("ping", Frame::Ping(Ping { id: 0x0807_0605_0403_0201 })),
         ("pong", Frame::Pong(Ping { id: 0x0807_0605_0403_0201 })),
+        ("prefer", Frame::Prefer(Prefer { framing: Framing::Messages, restart: true })),
+        ("fence", Frame::Fence(fence())),
+        ("handover", Frame::Handover(handover())),
+        ("message", Frame::Message(message())),
     ]
+}
+
+fn fence() -> Fence {
+    let lanes = vec![FencedLane { lane: LANE, end: 0x0102_0304_0506_0708, next: LaneId(0x0202) }];
+    Fence { transfer: TRANSFER, epoch: EPOCH, framing: Framing::Messages, restart: false, lanes }
+}
+
+fn handover() -> Handover {
+    let lanes = vec![HandedLane { lane: LANE, applied: 9, credit: 0x80_0000 }];
+    Handover { transfer: TRANSFER, epoch: EPOCH, lanes, nodes: vec![digest(3), digest(0x23)] }
+}
+
+fn message() -> Message {
+    Message { lane: LANE, first: 9, extents: 2, pages: 300, bytes: 0x0004_0302, digest: digest(0x43) }
 }
 
 /// What the sink holds in every page, for methods that need an old page.

@@ -14,8 +14,8 @@ use dwcp_core::session::{
 use dwcp_core::wire::limits::MAX_HANDSHAKE_BYTES;
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame, ExtentHead,
-    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, GuestKind, Have, LaneId, Name, Offer, Pause,
-    PeerLimits, Ping, Ready, Run, Running, TransferId,
+    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, Framing, GuestKind, Have, LaneId, Name, Offer,
+    Pause, PeerLimits, Ping, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
 use dwcp_hde::Bases;
@@ -70,8 +70,9 @@ pub fn check_hello(data: &[u8]) {
     if let Ok(Some(Frame::Hello(hello))) = hello {
         let narrow = binding::narrow(own, hello.limits);
         assert!(narrow.extent_pages <= own.extent_pages && narrow.lanes <= own.lanes && narrow.lanes > 0);
-        if let Ok(chosen) = binding::choose(&hello, 0) {
-            assert!(binding::VERSIONS.contains(&chosen.version));
+        let sink = binding::Speaks::new(true, Framing::Extents).unwrap();
+        if let Ok(chosen) = binding::choose(&hello, &sink, 0) {
+            assert!((hello.version_min..=hello.version_max).contains(&chosen.framing.version()));
             assert_eq!(chosen.features & !hello.features, 0, "a feature that was not offered");
         }
     }

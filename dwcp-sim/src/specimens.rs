@@ -31,7 +31,17 @@ pub fn frames() -> Vec<(&'static str, Frame)> {
     let hello =
         || Hello { version_min: 3, version_max: 3, role, features: 0, required: 0, limits, nonce, resume: None };
     let claim = Hello { resume: Some(ResumeClaim { session: SESSION, attempt: 1, mac: MAC }), ..hello() };
-    let ack = HelloAck { version: 3, features: 0, limits, session: SESSION, resumed: false, nonce, mac: MAC };
+    let ack = HelloAck {
+        version: 3,
+        version_min: 1,
+        version_max: 3,
+        features: 0,
+        limits,
+        session: SESSION,
+        resumed: false,
+        nonce,
+        mac: MAC,
+    };
     let finals = vec![(LANE, 9), (LaneId(2), 0)];
     let pause = Pause { attempt: 1, root: MAC, device_bytes: 5, device_digest: MAC, finals };
     vec![

@@ -162,6 +162,8 @@ impl Raw {
         let Frame::Hello(hello) = self.hear().await.unwrap() else { panic!("no HELLO") };
         let mut ack = HelloAck {
             version: 3,
+            version_min: 3,
+            version_max: 3,
             features: 0,
             limits: PeerLimits { extent_pages: 256, lanes: 4 },
             session: SessionId([9; 16]),

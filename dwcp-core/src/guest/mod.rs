@@ -14,7 +14,7 @@ pub use self::memory::Memory;
 
 use std::fmt;
 
-use crate::extent::{FlatPage, Layout, RegionId};
+use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
 use crate::wire::Digest;
 
 /// The thing being moved: a virtual machine, an image, anything made of pages that change.
@@ -119,6 +119,25 @@ pub trait Guest: Send + Sync + 'static {
 
     /// Throws away what was written. At the sink, when the transfer ended before RUN.
     fn discard(&self) {}
+
+    /// Throws away what was written and is zeros again, as at the start. At the sink, when what version 3 applied is
+    /// not to be trusted and the transfer begins again. By default every page is overwritten with zeros. spec: V-5
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn clear(&self) -> Result<(), GuestError> {
+        let zeros = vec![0; 256 * PAGE_BYTES];
+        for (id, region) in self.layout().regions() {
+            let mut first = 0;
+            while first < region.pages {
+                let pages = (region.pages - first).min(256);
+                let bytes = usize::try_from(pages).unwrap_or(0) * PAGE_BYTES;
+                self.write(id, first, zeros.get(..bytes).unwrap_or_default())?;
+                first += pages;
+            }
+        }
+        Ok(())
+    }
 
     /// Keeps what was written for a later transfer of the same. At the sink, when the transfer ended before RUN
     /// without anything wrong with its pages. Throws it away, unless a guest can tell later what it holds.

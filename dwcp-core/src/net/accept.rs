@@ -23,7 +23,7 @@ use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
 use crate::guest::Guest;
-use crate::session::binding::Key;
+use crate::session::binding::{Chosen, Key, MESSAGES};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
 use crate::wire::{
     Abort, AbortReason, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
@@ -82,6 +82,7 @@ pub(super) struct First {
     pub(super) session: SessionId,
     pub(super) key: Key,
     pub(super) limits: PeerLimits,
+    pub(super) chosen: Chosen,
 }
 
 /// The one session of a transfer, from its first frame on: what comes for it before somebody accepts
@@ -202,7 +203,9 @@ impl IncomingOffer {
                 leaves.set(page, leaf);
             }
         });
-        let config = SinkConfig { lanes: config.lanes.min(self.first.limits.lanes), ..config };
+        let Chosen { framing, features } = self.first.chosen;
+        let lanes = config.lanes.min(self.first.limits.lanes);
+        let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, ..config };
         let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
         self.first.drive(self.seat, &self.offer, machine, leaves, guest)
     }
@@ -282,7 +285,7 @@ impl First {
         let shared = Arc::new(SinkLanes {
             guest: Arc::clone(&guest),
             leaves,
-            epoch: offer.epoch,
+            codec: self.gate.endpoint.codec.clone(),
             threads: self.gate.endpoint.threads.clone(),
         });
         let hands = SinkHands {
@@ -294,6 +297,8 @@ impl First {
             events: events.clone(),
             workers: JoinSet::new(),
             lanes: BTreeMap::new(),
+            terms: (offer.epoch, self.chosen.framing),
+            kept: BTreeMap::new(),
             waiting: BTreeMap::new(),
         };
         let (progress, watch) = watch::channel(machine.progress().clone());
@@ -309,6 +314,7 @@ impl First {
             clock: Clock::start(),
             progress,
             published: Time::default(),
+            wishes: self.gate.endpoint.wishes,
         };
         let task = tokio::spawn(async move {
             let outcome = driver.run(Vec::new()).await;

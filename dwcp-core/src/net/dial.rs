@@ -1,7 +1,6 @@
 //! The source's side of every connection.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -15,7 +14,7 @@ use super::handshake::{ReadError, read_frame, write_frame};
 use super::socket::Socket;
 use super::tls::{Channel, Tls, channel};
 use crate::session::Fingerprint;
-use crate::session::binding::{self, FEATURES, Key, NegotiationError, Speaker, VERSIONS};
+use crate::session::binding::{self, Chosen, Key, NegotiationError, Speaker, Speaks};
 use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_LANES};
 use crate::wire::{
     Bind, Digest, ErrorCode, Frame, Hello, HelloAck, Join, LaneId, PeerLimits, ResumeClaim, Role, SessionId,
@@ -34,6 +33,8 @@ pub(super) struct Dialer {
     pub(super) peer: Option<Fingerprint>,
     pub(super) tls: Tls,
     pub(super) sockets: Sockets,
+    /// All that this end can speak, whatever it wants now.
+    pub(super) capable: Speaks,
 }
 
 /// How sockets are set up.
@@ -74,6 +75,7 @@ pub(super) struct ControlStream<S> {
     pub(super) stream: S,
     pub(super) channel: Channel,
     pub(super) ack: HelloAck,
+    pub(super) chosen: Chosen,
     pub(super) limits: PeerLimits,
 }
 
@@ -89,13 +91,15 @@ impl Dialer {
     /// Connects, authenticates and shakes hands for lane 0.
     pub(super) async fn control(
         &self,
+        speaks: &Speaks,
         resume: Option<&Resume>,
     ) -> Result<ControlStream<TlsStream<Socket>>, EndpointError> {
         let handshake = async {
-            let (mut stream, channel) = self.connect(false).await?;
+            let (mut stream, channel) = self.connect(false, speaks).await?;
             failpoint!("source.control.connected");
-            let (ack, limits) = hello(&mut stream, &channel, resume).await.map_err(|error| self.explain(error))?;
-            Ok(ControlStream { stream, channel, ack, limits })
+            let spoken = hello(&mut stream, &channel, speaks, resume).await;
+            let (ack, chosen, limits) = spoken.map_err(|error| self.explain(error))?;
+            Ok(ControlStream { stream, channel, ack, chosen, limits })
         };
         self.within(handshake).await
     }
@@ -108,7 +112,7 @@ impl Dialer {
         lane: LaneId,
     ) -> Result<(TlsStream<Socket>, u64), EndpointError> {
         let handshake = async {
-            let (mut stream, channel) = self.connect(true).await?;
+            let (mut stream, channel) = self.connect(true, &self.capable).await?;
             failpoint!("source.lane.connected");
             let mac = binding::join_mac(key, &channel.connection_key, session, lane);
             let answer = exchange(&mut stream, &Frame::Join(Join { session, lane, mac })).await;
@@ -120,7 +124,7 @@ impl Dialer {
         self.within(handshake).await
     }
 
-    async fn connect(&self, bulk: bool) -> Result<(TlsStream<Socket>, Channel), EndpointError> {
+    async fn connect(&self, bulk: bool, speaks: &Speaks) -> Result<(TlsStream<Socket>, Channel), EndpointError> {
         let address = || self.to.clone();
         let addresses = tokio::net::lookup_host(&self.to)
             .await
@@ -129,7 +133,7 @@ impl Dialer {
             .await
             .map_err(|source| EndpointError::Connect { address: address(), source })?;
         self.sockets.tune(&stream, bulk);
-        let connector = TlsConnector::from(Arc::clone(&self.tls.client));
+        let connector = TlsConnector::from(self.tls.client(speaks));
         let stream = connector
             .connect(self.server_name(), Socket::new(stream))
             .await
@@ -168,7 +172,8 @@ impl Dialer {
         let cause = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match cause {
             Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
-                let what = "it speaks TLS, but not our protocol: it is no dwcp receiver; check the host and the port";
+                let what = "it speaks TLS, but none of our versions: it is no dwcp receiver, or ours is switched off \
+                            and it has no other; check the host and the port, and `dwcp flag show`";
                 EndpointError::Unexpected { address, what: what.into() }
             }
             Some(rustls::Error::InvalidMessage(_)) => {
@@ -242,14 +247,15 @@ enum HelloError {
 async fn hello(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     channel: &Channel,
+    speaks: &Speaks,
     resume: Option<&Resume>,
-) -> Result<(HelloAck, PeerLimits), HelloError> {
+) -> Result<(HelloAck, Chosen, PeerLimits), HelloError> {
     let own = PeerLimits { extent_pages: 256, lanes: MAX_LANES };
     let hello = Hello {
-        version_min: *VERSIONS.start(),
-        version_max: *VERSIONS.end(),
+        version_min: *speaks.versions.start(),
+        version_max: *speaks.versions.end(),
         role: Role::Source,
-        features: FEATURES,
+        features: speaks.features,
         required: 0,
         limits: own,
         nonce: random(),
@@ -264,17 +270,19 @@ async fn hello(
         other => return Err(HelloError::Answer(Box::new(other))),
     };
     let sound = binding::same(ack.mac, binding::offers_mac(&channel.connection_key, Speaker::Sink, &hello, &ack));
-    let chosen = binding::choose(&hello, 0).map_err(HelloError::Negotiation)?;
     let claimed = resume.map(|resume| resume.session);
     let same_session = claimed.is_none_or(|session| ack.resumed && ack.session == session);
-    if !sound || chosen.version != ack.version || chosen.features != ack.features || !same_session {
+    let chosen = binding::check(&hello, &ack).map_err(HelloError::Negotiation)?;
+    // What TLS agreed on and what the offers lead to is one thing. A session that goes on has its framing already.
+    let agreed = resume.is_some() || channel.framing == chosen.framing;
+    if !sound || !agreed || !same_session {
         return Err(HelloError::Negotiation(NegotiationError::DowngradeDetected));
     }
     let mac = binding::offers_mac(&channel.connection_key, Speaker::Source, &hello, &ack);
     let bind = Frame::Bind(Bind { mac });
     write_frame(stream, &bind).await.map_err(|error| HelloError::Read(ReadError::Io(error)))?;
     let limits = binding::narrow(own, ack.limits);
-    Ok((ack, limits))
+    Ok((ack, chosen, limits))
 }
 
 async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), frame: &Frame) -> Result<Frame, HelloError> {

@@ -17,8 +17,11 @@ use super::records::Records;
 use super::socket::Socket;
 use crate::extent::MAX_EXTENT_PAGES;
 use crate::guest::{DirtyMap, Guest, GuestError};
-use crate::session::{Input, Leaves, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time};
-use crate::wire::{Frame, LaneId, TransferId};
+use crate::session::handover::Wish;
+use crate::session::{
+    Fingerprint, Input, Leaves, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time,
+};
+use crate::wire::{FenceEpoch, Frame, LaneId, TransferId};
 
 /// A TLS connection of either side.
 pub(super) type Stream = TlsStream<Socket>;
@@ -36,6 +39,8 @@ pub(super) enum Event {
     RedialFailed { session_unknown: bool },
     /// Sink: a connection with a valid proof wants to be a lane.
     Join { lane: LaneId, stream: Box<Stream> },
+    /// A connection whose lane has ended, kept for another.
+    Kept { lane: LaneId, stream: Box<Stream> },
     /// Sink: somebody else wants its place; ends it if its source is lost. Answers whether it ends. `again`: it is its
     /// own source, with a new session.
     Supersede { again: bool, ends: oneshot::Sender<bool> },
@@ -60,6 +65,9 @@ pub(super) trait Hands: Send + 'static {
     /// A connection wants to be a lane. False when this end takes none.
     fn hold_lane(&mut self, lane: LaneId, stream: Stream) -> bool;
 
+    /// A connection whose lane has ended waits to be this one.
+    fn keep(&mut self, lane: LaneId, stream: Stream);
+
     /// Stops all workers; returns when they have ended.
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -77,6 +85,8 @@ pub(super) struct Driver<M, H> {
     pub(super) clock: Clock,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) published: Time,
+    /// What this node wants lanes to carry.
+    pub(super) wishes: watch::Receiver<Wish>,
 }
 
 /// How often watchers are told, at most.
@@ -88,7 +98,8 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     /// Runs the session to its end.
     pub(super) async fn run(mut self, first: Vec<Input>) -> Outcome {
         let mut outcome = None;
-        for input in std::iter::once(Input::Start).chain(first) {
+        let wish = *self.wishes.borrow_and_update();
+        for input in [Input::Prefer(wish), Input::Start].into_iter().chain(first) {
             outcome = outcome.or(self.feed(input));
         }
         let outcome = loop {
@@ -120,6 +131,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                 None => Some(Outcome { owner: Owner::Source, error: Some(SessionError::Cancelled) }),
             },
             () = timer => self.feed(Input::Tick),
+            Ok(()) = self.wishes.changed() => {
+                let wish = *self.wishes.borrow_and_update();
+                self.feed(Input::Prefer(wish))
+            }
         }
     }
 
@@ -144,6 +159,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                 } else {
                     None
                 }
+            }
+            Event::Kept { lane, stream } => {
+                self.hands.keep(lane, *stream);
+                None
             }
             Event::Supersede { again, ends } => {
                 let outcome = self.feed(Input::Superseded { again });
@@ -272,7 +291,9 @@ impl Chores {
         let stuck = GuestError::Stuck { waiting: CHORES };
         match chore {
             // Not done for certain, which the source must know: it has not given up.
-            Output::Persist(_) => return Some(Input::PersistFailed { text: stuck.to_string() }),
+            Output::Persist(_) | Output::RaiseFence { .. } => {
+                return Some(Input::PersistFailed { text: stuck.to_string() });
+            }
             Output::Resume | Output::Discard | Output::Park | Output::Forget(_) => self.late.push(chore),
             _ => {}
         }
@@ -363,6 +384,8 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
             guest.park();
             return None;
         }
+        Output::Clear => guest.clear().map(|()| Input::Cleared),
+        Output::RaiseFence { peer, least } => return Some(raise(records, peer, least)),
         Output::Persist(record) => return Some(persist(records, &record)),
         Output::Forget(transfer) => {
             forget(records, transfer);
@@ -389,6 +412,17 @@ fn recall(guest: &dyn Guest, held: &Leaves) -> DirtyMap {
         }
     }
     same
+}
+
+fn raise(records: &Records, peer: Fingerprint, least: FenceEpoch) -> Input {
+    let raised = records.fence(peer).and_then(|fence| {
+        let epoch = fence.max(least);
+        records.raise_fence(peer, epoch).map(|()| epoch)
+    });
+    match raised {
+        Ok(epoch) => Input::Raised(epoch),
+        Err(error) => Input::PersistFailed { text: error.to_string() },
+    }
 }
 
 fn persist(records: &Records, record: &Record) -> Input {

@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,9 @@ use super::source_hands::SourceHands;
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::guest::Guest;
+use crate::message::MessageCodec;
+use crate::session::binding::{Chosen, MESSAGES, Speaks};
+use crate::session::handover::Wish;
 use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
 use crate::wire::limits::MAX_LANES;
 use crate::wire::{GuestKind, Name, Offer, TransferId};
@@ -40,6 +44,10 @@ pub struct Endpoint {
     pub(super) conduct: Arc<Conduct>,
     /// Bulk lanes that a peer may open here in one session.
     pub(super) lanes: u16,
+    /// Carries messages, if this node can.
+    pub(super) codec: Option<Arc<dyn MessageCodec>>,
+    /// What this node wants lanes to carry.
+    pub(super) wishes: watch::Receiver<Wish>,
 }
 
 /// What a source wants to move, and under which name.
@@ -73,6 +81,9 @@ impl Endpoint {
             sockets: Sockets::default(),
             conduct: Arc::new(Conduct::new(Quarantine::default())),
             lanes: SinkConfig::default().lanes,
+            codec: None,
+            // Without a sender it never changes.
+            wishes: watch::channel(Wish::default()).1,
         })
     }
 
@@ -98,6 +109,34 @@ impl Endpoint {
     pub fn with_lanes(mut self, lanes: u16) -> Self {
         self.lanes = lanes.clamp(1, MAX_LANES);
         self
+    }
+
+    /// Lets lanes carry version 1's messages, too: with a peer that can, when either wants it, from the start or in
+    /// mid-transfer.
+    #[must_use]
+    pub fn with_messages(mut self, codec: Arc<dyn MessageCodec>) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
+    /// What this node wants lanes to carry, now and whenever it changes. Sessions under way follow at once. By default
+    /// extents, for ever.
+    #[must_use]
+    pub fn with_wishes(mut self, wishes: watch::Receiver<Wish>) -> Self {
+        self.wishes = wishes;
+        self
+    }
+
+    /// What is spoken with a peer that comes now. `None`: nothing can be.
+    pub(super) fn speaks(&self) -> Option<Speaks> {
+        Speaks::new(self.codec.is_some(), self.wishes.borrow().framing)
+    }
+
+    /// All that can be spoken.
+    pub(super) fn capable(&self) -> Speaks {
+        let features = if self.codec.is_some() { MESSAGES } else { 0 };
+        let versions = if self.codec.is_some() { 1..=3 } else { 3..=3 };
+        Speaks { versions, features }
     }
 
     /// Keeps in this folder who is in quarantine, so that a restart frees nobody. Without it a restart does.
@@ -169,8 +208,12 @@ impl Endpoint {
         record: Option<&Record>,
     ) -> Result<Session, EndpointError> {
         let (peer, to) = (record.map(|record| record.peer), to.to_owned());
-        let mut dialer = Dialer { to, peer, tls: self.tls.clone(), sockets: self.sockets.clone() };
-        let made = first_contact(&dialer).await?;
+        let (tls, sockets, capable) = (self.tls.clone(), self.sockets.clone(), self.capable());
+        let mut dialer = Dialer { to, peer, tls, sockets, capable };
+        // Who gave up only asks, whatever is wanted now.
+        let speaks = if record.is_some() { Some(self.capable()) } else { self.speaks() };
+        let speaks = speaks.ok_or(EndpointError::NothingSpoken)?;
+        let made = first_contact(&dialer, &speaks).await?;
         let peer = made.channel.peer;
         dialer.peer = Some(peer);
         let mut offer = offer;
@@ -178,19 +221,22 @@ impl Endpoint {
             // spec: O-7
             offer.epoch = self.records.fence(peer).map_err(EndpointError::Records)?;
         }
-        let config = SourceConfig { limits: crate::session::binding::narrow(config.limits, made.limits), ..config };
+        let Chosen { framing, features } = made.chosen;
+        let limits = crate::session::binding::narrow(config.limits, made.limits);
+        let config = SourceConfig { limits, framing, messages: features & MESSAGES != 0, ..config };
         let leaves = Arc::new(Leaves::new(&offer.layout));
         let transfer = offer.transfer;
         let shared = Arc::new(SourceLanes {
             guest: Arc::clone(&guest),
             leaves: Arc::clone(&leaves),
             shadow: ShadowBytes::default(),
-            epoch: offer.epoch,
+            codec: self.codec.clone(),
             threads: self.threads.clone(),
             dialer,
             session: made.ack.session,
             key: made.channel.session_key,
         });
+        let terms = (offer.epoch, framing);
         let machine = match record {
             Some(record) => Source::recover(config, offer, record),
             None => Source::new(config, offer, leaves, peer),
@@ -201,7 +247,10 @@ impl Endpoint {
             threads: self.threads.clone(),
             events: events.clone(),
             workers: JoinSet::new(),
-            lanes: std::collections::BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            terms,
+            nexts: BTreeSet::new(),
+            kept: BTreeMap::new(),
             attempt: 0,
         };
         let control = ControlLink::start(tokio_rustls::TlsStream::Client(made.stream), 0, FROM_A_SINK, events.clone());
@@ -218,6 +267,7 @@ impl Endpoint {
             clock: Clock::start(),
             progress,
             published: Time::default(),
+            wishes: self.wishes.clone(),
         };
         Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
     }
@@ -234,9 +284,9 @@ impl Endpoint {
 }
 
 /// A connection that is lost in the middle of its handshake says nothing about the peer: it is made again a few times.
-async fn first_contact(dialer: &Dialer) -> Result<ControlStream<TlsStream<Socket>>, EndpointError> {
+async fn first_contact(dialer: &Dialer, speaks: &Speaks) -> Result<ControlStream<TlsStream<Socket>>, EndpointError> {
     for wait in FIRST_CONTACT_WAITS {
-        match dialer.control(None).await {
+        match dialer.control(speaks, None).await {
             Err(EndpointError::Lost { source, .. }) => {
                 tracing::info!(error = %source, "the connection was lost in its handshake; once more");
                 tokio::time::sleep(wait).await;
@@ -244,7 +294,7 @@ async fn first_contact(dialer: &Dialer) -> Result<ControlStream<TlsStream<Socket
             made => return made,
         }
     }
-    dialer.control(None).await
+    dialer.control(speaks, None).await
 }
 
 /// 1.5 s in all: long enough for a link that flaps, short enough for an operator who named the wrong host.

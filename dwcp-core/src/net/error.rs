@@ -14,6 +14,12 @@ pub enum EndpointError {
         "a blocking call was made from within an async runtime, whose tasks it would stop; use dwcp_core::net there"
     )]
     InsideRuntime,
+    /// Version 3 is switched off, and this endpoint was given nothing else to speak.
+    #[error(
+        "version 3 is switched off on this node (see `dwcp flag show`) and nothing else can be spoken; switch it on, or \
+         give the endpoint a codec for version 1's messages"
+    )]
+    NothingSpoken,
     /// The name of the peer's host is not known.
     #[error("cannot resolve {host}: {source}")]
     Resolve {

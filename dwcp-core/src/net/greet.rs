@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use super::offence::{Offence, TurnedAway};
 use super::socket::Socket;
 use super::tls::{Channel, channel};
 use crate::session::Fingerprint;
-use crate::session::binding::{self, Speaker};
+use crate::session::binding::{self, Chosen, NegotiationError, Speaker, Speaks};
 use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES};
 use crate::wire::{ErrorCode, Frame, Hello, HelloAck, Join, PeerLimits, SessionId};
 
@@ -132,15 +132,21 @@ impl Gate {
 
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Opened {
         failpoint!("sink.accepted");
-        let (stream, channel) = self.authenticate(stream, address).await?;
+        let (stream, channel, speaks) = self.authenticate(stream, address).await?;
         failpoint!("sink.authenticated");
         // In a box: what comes before authentication stays small.
-        Box::pin(self.identified(stream, channel, address)).await
+        Box::pin(self.identified(stream, channel, address, speaks)).await
     }
 
-    async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel)> {
+    async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel, Speaks)> {
         self.endpoint.sockets.tune(&stream, false);
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.endpoint.tls.server));
+        // One view of the flag for all of a handshake.
+        let Some(speaks) = self.endpoint.speaks() else {
+            tracing::warn!(%address, "version 3 is switched off here, and nothing else can be spoken");
+            self.turned_away(TurnedAway::NothingSpoken);
+            return None;
+        };
+        let acceptor = TlsAcceptor::from(self.endpoint.tls.server(&speaks));
         let refused = |error: &dyn fmt::Display| {
             tracing::info!(%address, %error, "a connection was not authenticated");
             self.turned_away(TurnedAway::NotAuthenticated);
@@ -155,7 +161,7 @@ impl Gate {
         };
         let (_, state) = stream.get_ref();
         match channel(state, |label| state.export_keying_material([0; 32], label, None)) {
-            Ok(channel) => Some((TlsStream::Server(stream), channel)),
+            Ok(channel) => Some((TlsStream::Server(stream), channel, speaks)),
             Err(error) => {
                 refused(&error);
                 None
@@ -164,7 +170,7 @@ impl Gate {
     }
 
     /// Who it is, is known; whether anything is taken of it now. spec: H-11
-    async fn identified(&self, mut stream: Stream, channel: Channel, address: SocketAddr) -> Opened {
+    async fn identified(&self, mut stream: Stream, channel: Channel, address: SocketAddr, speaks: Speaks) -> Opened {
         let peer = channel.peer;
         let Some(wait) = self.endpoint.conduct.turn(peer, TURN_LIMIT) else {
             self.turned_away(TurnedAway::OverPeerLimit);
@@ -179,13 +185,15 @@ impl Gate {
             turn_away_unread(&mut stream, ErrorCode::Local, "refused here for now; ask its operator").await;
             return None;
         }
-        self.first_frame(stream, channel, address).await
+        self.first_frame(stream, channel, address, speaks).await
     }
 
     /// The first frame tells lane 0 from a bulk lane.
-    async fn first_frame(&self, mut stream: Stream, channel: Channel, address: SocketAddr) -> Opened {
+    async fn first_frame(&self, mut stream: Stream, channel: Channel, address: SocketAddr, speaks: Speaks) -> Opened {
         match read_frame(&mut stream, MAX_HANDSHAKE_BYTES, &mut Vec::new()).await {
-            Ok(Frame::Hello(hello)) => return self.hello(stream, channel, address, hello).await,
+            Ok(Frame::Hello(hello)) => {
+                return self.hello(stream, channel, address, hello, speaks).await;
+            }
             Ok(Frame::Join(join)) => self.join(stream, &channel, join).await,
             Ok(other) => {
                 let text = format!("a connection begins with HELLO or JOIN, not with {:?}", other.frame_type());
@@ -197,8 +205,20 @@ impl Gate {
     }
 
     /// spec: H-2, H-3
-    async fn hello(&self, mut stream: Stream, channel: Channel, address: SocketAddr, hello: Hello) -> Opened {
-        let chosen = match binding::choose(&hello, 0) {
+    async fn hello(
+        &self,
+        mut stream: Stream,
+        channel: Channel,
+        address: SocketAddr,
+        hello: Hello,
+        speaks: Speaks,
+    ) -> Opened {
+        // A session that goes on has its framing already.
+        let speaks = if hello.resume.is_some() { self.endpoint.capable() } else { speaks };
+        let agreed = |chosen: &Chosen| hello.resume.is_some() || chosen.framing == channel.framing;
+        let chosen = binding::choose(&hello, &speaks, 0)
+            .and_then(|chosen| if agreed(&chosen) { Ok(chosen) } else { Err(NegotiationError::DowngradeDetected) });
+        let chosen = match chosen {
             Ok(chosen) => chosen,
             Err(error) => {
                 turn_away(&mut stream, error.into(), &error.to_string()).await;
@@ -215,8 +235,10 @@ impl Gate {
         };
         let session = resumed.as_ref().map_or_else(|| SessionId(random()), |(session, _)| *session);
         let mut ack = HelloAck {
-            version: chosen.version,
-            features: chosen.features,
+            version: chosen.framing.version(),
+            version_min: *speaks.versions.start(),
+            version_max: *speaks.versions.end(),
+            features: speaks.features,
             limits: own,
             session,
             resumed: resumed.is_some(),
@@ -234,7 +256,7 @@ impl Gate {
         match read_frame(&mut stream, MAX_CONTROL_BYTES, &mut Vec::new()).await {
             Ok(frame) => {
                 let (peer, key) = (channel.peer, channel.session_key);
-                let first = First { gate: self.clone(), stream, address, peer, session, key, limits };
+                let first = First { gate: self.clone(), stream, address, peer, session, key, limits, chosen };
                 Some(Box::new((first, frame)))
             }
             Err(error) => {

@@ -14,72 +14,149 @@ use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
 use super::handshake::{ReadError, read_header};
+use super::lane_source::Terms;
+use super::message_sink;
 use crate::extent::FlatPage;
 use crate::guest::Guest;
+use crate::message::MessageCodec;
 use crate::session::verify::{Checked, ExtentCheck, Workbench, malformed};
 use crate::session::{Applied, Input, Leaves, SessionError};
 use crate::wire::limits::MAX_EXTENT_BYTES;
-use crate::wire::{ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FrameType, LaneId};
+use crate::wire::{
+    ErrorCode, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, FencedLane, FrameHeader, FrameType, Framing, LaneId,
+};
 
 /// What all workers of one session share.
 pub(super) struct SinkLanes {
     pub(super) guest: Arc<dyn Guest>,
     pub(super) leaves: Arc<Leaves>,
-    pub(super) epoch: FenceEpoch,
+    /// Reads messages, where lanes carry them.
+    pub(super) codec: Option<Arc<dyn MessageCodec>>,
     pub(super) threads: LaneThreads,
+}
+
+/// How a worker ended.
+pub(super) enum Ended {
+    Closed,
+    /// It has come to where it was told to end; the connection goes on as another lane.
+    Reached {
+        stream: Box<Stream>,
+        fenced: FencedLane,
+    },
+}
+
+/// What a worker begins with.
+pub(super) struct Joining {
+    pub(super) terms: Terms,
+    pub(super) stream: Stream,
+    pub(super) granted: Arc<AtomicU64>,
+    pub(super) orders: message_sink::Orders,
 }
 
 /// Works until the lane ends, carries something wrong, or `stop` fires; then reports its end.
 /// Nothing is applied or reported after that: this is what a burial waits for. spec: B-2
 pub(super) async fn run(
     shared: Arc<SinkLanes>,
-    lane: LaneId,
-    stream: Stream,
-    granted: Arc<AtomicU64>,
+    joining: Joining,
     events: mpsc::Sender<Event>,
     stop: oneshot::Receiver<()>,
 ) {
-    let mut unpacker = Unpacker::new(shared, lane, granted);
-    let work = receive(&mut unpacker, stream, &events);
+    let Joining { terms, stream, granted, orders } = joining;
+    let lane = terms.lane;
+    let work = async {
+        match terms.framing {
+            Framing::Extents => {
+                let mut unpacker = Unpacker::new(Arc::clone(&shared), lane, terms.epoch, granted);
+                receive(&mut unpacker, orders.end, stream, &events).await
+            }
+            Framing::Messages => message_sink::receive(&shared, terms, orders, stream, &events).await,
+        }
+    };
     let ended = tokio::select! {
         biased;
-        _ = stop => Ok(()),
+        _ = stop => Ok(Ended::Closed),
         ended = work => ended,
     };
-    if let Err(fault) = ended {
-        let _ = events.send(Event::Input(Input::LaneFault { lane, fault })).await;
+    match ended {
+        Ok(Ended::Closed) => {}
+        Ok(Ended::Reached { stream, fenced }) => {
+            let _ = events.send(Event::Kept { lane: fenced.next, stream }).await;
+            let _ = events.send(Event::Input(Input::LaneEnded(fenced))).await;
+        }
+        Err(fault) => {
+            let _ = events.send(Event::Input(Input::LaneFault { lane, fault })).await;
+        }
     }
     let _ = events.send(Event::Input(Input::LaneDown { lane })).await;
 }
 
+/// The end that a worker was told, and the wait for it.
+struct End {
+    told: Option<FencedLane>,
+    order: oneshot::Receiver<FencedLane>,
+}
+
+impl End {
+    /// The next header; `None` when the lane ends before it.
+    async fn header(&mut self, stream: &mut Stream, unpacker: &Unpacker) -> Result<Option<FrameHeader>, ReadError> {
+        let next_seq = unpacker.check.next_seq();
+        let over = |told: &Option<FencedLane>| told.is_some_and(|fenced| next_seq >= fenced.end);
+        if over(&self.told) {
+            return Ok(None);
+        }
+        // Kept while the order comes: a header may be half read. At the end nothing is: its source writes nothing
+        // more before it is answered.
+        let mut header = std::pin::pin!(read_header(stream, unpacker.lane, MAX_EXTENT_BYTES));
+        loop {
+            tokio::select! {
+                biased;
+                Ok(fenced) = &mut self.order, if self.told.is_none() => {
+                    self.told = Some(fenced);
+                    if over(&self.told) {
+                        return Ok(None);
+                    }
+                }
+                header = &mut header => return header.map(Some),
+            }
+        }
+    }
+}
+
 async fn receive(
     unpacker: &mut Unpacker,
+    order: oneshot::Receiver<FencedLane>,
     mut stream: Stream,
     events: &mpsc::Sender<Event>,
-) -> Result<(), SessionError> {
+) -> Result<Ended, SessionError> {
+    let mut end = End { told: None, order };
     let threads = unpacker.shared.threads.clone();
     let share = Share::of(&threads);
     stream.get_mut().0.read_ahead(share.bytes);
     loop {
-        let header = match read_header(&mut stream, unpacker.lane, MAX_EXTENT_BYTES).await {
-            Ok(header) => header,
+        let header = match end.header(&mut stream, unpacker).await {
+            Ok(Some(header)) => header,
+            Ok(None) => {
+                return Ok(end
+                    .told
+                    .map_or(Ended::Closed, |fenced| Ended::Reached { stream: Box::new(stream), fenced }));
+            }
             Err(ReadError::Malformed(error)) => return Err(malformed(&error)),
-            Err(ReadError::Closed | ReadError::Io(_)) => return Ok(()),
+            Err(ReadError::Closed | ReadError::Io(_)) => return Ok(Ended::Closed),
         };
         let known = FrameType::from_byte(header.frame);
         unpacker.charge(header.body_bytes())?;
         let mut body = threads.buffers().take();
         grow(&mut body, header.body_bytes());
-        let Some(bytes) = body.get_mut(..header.body_bytes()) else { return Ok(()) };
+        let Some(bytes) = body.get_mut(..header.body_bytes()) else { return Ok(Ended::Closed) };
         if stream.read_exact(bytes).await.is_err() {
-            return Ok(());
+            return Ok(Ended::Closed);
         }
         failpoint!("sink.lane.read");
         match known {
             Some(FrameType::Extent) => {
                 // The place in the queue comes first: between the write to the guest and the report of it
                 // nothing may stop this worker, or a burial would deny what was applied.
-                let Ok(place) = events.reserve().await else { return Ok(()) };
+                let Ok(place) = events.reserve().await else { return Ok(Ended::Closed) };
                 let applied = WORKBENCH.with_borrow_mut(|bench| unpacker.apply(bench, bytes))?;
                 place.send(Event::Input(Input::Applied(applied)));
                 failpoint!("sink.lane.applied");
@@ -110,10 +187,10 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn new(shared: Arc<SinkLanes>, lane: LaneId, granted: Arc<AtomicU64>) -> Self {
+    fn new(shared: Arc<SinkLanes>, lane: LaneId, epoch: FenceEpoch, granted: Arc<AtomicU64>) -> Self {
         let clock = Clock::start();
         Self {
-            check: ExtentCheck::new(lane, shared.epoch),
+            check: ExtentCheck::new(lane, epoch),
             empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
             clock,
             shared,

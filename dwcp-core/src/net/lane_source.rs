@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio_rustls::client::TlsStream;
 
 use super::buffers::{Share, grow};
 use super::clock::Stopwatch;
 use super::dial::Dialer;
-use super::driver::Event;
+use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
-use super::socket::Socket;
+use super::message_source;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
 use crate::guest::{Guest, GuestError};
+use crate::message::MessageCodec;
 use crate::session::binding::Key;
 use crate::session::leaves::extent_digest;
 use crate::session::page_hash::hash_pages;
 use crate::session::{Dispatch, Encoded, Input, Leaves, SlotId};
-use crate::wire::{Digest, ExtentHead, FenceEpoch, LaneId, SessionId};
+use crate::wire::{Digest, ExtentHead, FenceEpoch, FencedLane, Framing, LaneId, SessionId};
 
 /// The bytes of the source's copy of what the sink acknowledged. Which page has which slot is the
 /// machine's business; a slot is in one worker's hands at a time, so its lock is never waited for.
@@ -51,50 +51,91 @@ pub(super) struct SourceLanes {
     pub(super) guest: Arc<dyn Guest>,
     pub(super) leaves: Arc<Leaves>,
     pub(super) shadow: ShadowBytes,
-    pub(super) epoch: FenceEpoch,
+    /// Makes messages, where lanes carry them.
+    pub(super) codec: Option<Arc<dyn MessageCodec>>,
     pub(super) threads: LaneThreads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
     pub(super) key: Key,
 }
 
-/// Opens the lane and works until the queue closes, the lane dies or `stop` fires; then reports its
-/// end. Nothing is reported after that.
+/// What a lane carries, and in which epoch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) lane: LaneId,
+    pub(super) epoch: FenceEpoch,
+    pub(super) framing: Framing,
+}
+
+/// How a worker ended.
+pub(super) enum Ended {
+    Closed,
+    /// As it was told to, after extents below `end`; the connection goes on as another lane.
+    Left {
+        stream: Box<Stream>,
+        end: u64,
+        next: LaneId,
+    },
+}
+
+/// Opens the lane, unless its connection is there already, and works until the queue closes, the lane dies, it is told
+/// to leave its connection to another, or `stop` fires; then reports its end. Nothing is reported after that.
 pub(super) async fn run(
     shared: Arc<SourceLanes>,
-    lane: LaneId,
-    work: mpsc::Receiver<Dispatch>,
+    terms: Terms,
+    kept: Option<Stream>,
+    orders: message_source::Orders,
     events: mpsc::Sender<Event>,
     stop: oneshot::Receiver<()>,
 ) {
-    tokio::select! {
+    let lane = terms.lane;
+    let ended = tokio::select! {
         biased;
-        _ = stop => {}
-        () = open_and_work(&shared, lane, work, &events) => {}
+        _ = stop => Ended::Closed,
+        ended = open_and_work(&shared, terms, kept, orders, &events) => ended,
+    };
+    if let Ended::Left { stream, end, next } = ended {
+        let _ = events.send(Event::Kept { lane: next, stream }).await;
+        let _ = events.send(Event::Input(Input::LaneEnded(FencedLane { lane, end, next }))).await;
     }
     let _ = events.send(Event::Input(Input::LaneDown { lane })).await;
 }
 
 async fn open_and_work(
     shared: &Arc<SourceLanes>,
-    lane: LaneId,
-    work: mpsc::Receiver<Dispatch>,
+    terms: Terms,
+    kept: Option<Stream>,
+    orders: message_source::Orders,
     events: &mpsc::Sender<Event>,
-) {
-    let (stream, credit) = match shared.dialer.lane(shared.session, &shared.key, lane).await {
-        Ok(joined) => joined,
-        Err(error) => return tracing::warn!(%lane, %error, "a lane cannot be opened"),
+) -> Ended {
+    let lane = terms.lane;
+    let stream = match kept {
+        Some(stream) => stream,
+        None => match shared.dialer.lane(shared.session, &shared.key, lane).await {
+            Ok((stream, credit)) => {
+                if events.send(Event::Input(Input::LaneUp { lane, credit })).await.is_err() {
+                    return Ended::Closed;
+                }
+                Stream::Client(stream)
+            }
+            Err(error) => {
+                tracing::warn!(%lane, %error, "a lane cannot be opened");
+                return Ended::Closed;
+            }
+        },
     };
-    if events.send(Event::Input(Input::LaneUp { lane, credit })).await.is_err() {
-        return;
-    }
-    match carry(shared, lane, work, events, stream).await {
-        Ok(()) => {}
+    let carried = match terms.framing {
+        Framing::Extents => carry(shared, terms, orders, events, stream).await,
+        Framing::Messages => message_source::carry(shared, terms, orders, events, stream).await,
+    };
+    match carried {
+        Ok(ended) => return ended,
         Err(LaneError::Guest(error)) => {
             let _ = events.send(Event::Input(Input::GuestFailed(error))).await;
         }
         Err(LaneError::Io(error)) => tracing::info!(%lane, %error, "a lane was lost"),
     }
+    Ended::Closed
 }
 
 /// Whether a write had to wait: the kernel takes what fits its queue at once.
@@ -111,27 +152,40 @@ async fn tell_waiting(write: impl Future<Output = io::Result<()>>) -> io::Result
     Ok(waited)
 }
 
-enum LaneError {
+pub(super) enum LaneError {
     Guest(GuestError),
     Io(io::Error),
 }
 
 async fn carry(
     shared: &Arc<SourceLanes>,
-    lane: LaneId,
-    mut work: mpsc::Receiver<Dispatch>,
+    Terms { lane, epoch, .. }: Terms,
+    orders: message_source::Orders,
     events: &mpsc::Sender<Event>,
-    mut stream: TlsStream<Socket>,
-) -> Result<(), LaneError> {
+    mut stream: Stream,
+) -> Result<Ended, LaneError> {
+    let message_source::Orders { mut work, mut leave, .. } = orders;
     let buffers = shared.threads.buffers();
     let share = Share::of(&shared.threads);
-    stream.get_mut().1.set_buffer_limit(Some(share.bytes));
+    if let Stream::Client(client) = &mut stream {
+        client.get_mut().1.set_buffer_limit(Some(share.bytes));
+    }
     let mut head = Vec::new();
     let (mut last_write, mut waited) = (Duration::ZERO, false);
-    while let Some(dispatch) = work.recv().await {
+    let mut end = 0;
+    loop {
+        let dispatch = tokio::select! {
+            biased;
+            next = &mut leave => return Ok(next.map_or(Ended::Closed, |next| Ended::Left { stream: Box::new(stream), end, next })),
+            dispatch = work.recv() => match dispatch {
+                Some(dispatch) => dispatch,
+                None => break,
+            },
+        };
         let watch = Stopwatch::start();
         let sheet = Sheet { head, body: buffers.take(), ..Sheet::default() };
-        let sheet = PRESS.with_borrow_mut(|press| press.print(shared, &dispatch, sheet)).map_err(LaneError::Guest)?;
+        let sheet =
+            PRESS.with_borrow_mut(|press| press.print(shared, epoch, &dispatch, sheet)).map_err(LaneError::Guest)?;
         failpoint!("source.lane.printed");
         let encode = watch.elapsed();
         let encoded = Encoded {
@@ -145,7 +199,7 @@ async fn carry(
             waited,
         };
         if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
-            return Ok(());
+            return Ok(Ended::Closed);
         }
         failpoint!("source.lane.reported");
         let watch = Stopwatch::start();
@@ -157,11 +211,12 @@ async fn carry(
         waited = tell_waiting(written).await.map_err(LaneError::Io)?;
         failpoint!("source.lane.written");
         last_write = watch.elapsed();
+        end = dispatch.seq + 1;
         head = sheet.head;
         buffers.give(sheet.body);
     }
     let _ = stream.shutdown().await;
-    Ok(())
+    Ok(Ended::Closed)
 }
 
 thread_local! {
@@ -176,6 +231,16 @@ pub(super) struct Press {
     leaves: Vec<Digest>,
     block: Vec<u8>,
     encoder: dwcp_hde::Encoder,
+}
+
+/// What of an extent is to be carried, read and hashed.
+pub(super) struct Cut<'a> {
+    pub(super) plain: &'a [u8],
+    pub(super) leaves: &'a [Digest],
+    /// Pages in a row: the first, and how many.
+    pub(super) runs: Vec<(FlatPage, usize)>,
+    pub(super) carried: u16,
+    pub(super) same: u16,
 }
 
 /// An extent ready to be written.
@@ -212,6 +277,7 @@ impl Press {
     pub(super) fn print(
         &mut self,
         shared: &SourceLanes,
+        epoch: FenceEpoch,
         dispatch: &Dispatch,
         mut sheet: Sheet,
     ) -> Result<Sheet, GuestError> {
@@ -228,10 +294,10 @@ impl Press {
             .encode(plain, &bases, dispatch.effort, &mut self.block)
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
         let raw = if encoded.raw_tail { plain.len() } else { 0 };
-        let digest = extent_digest(shared.epoch, &extent, &self.leaves);
+        let digest = extent_digest(epoch, &extent, &self.leaves);
         let count = |pages: usize| u16::try_from(pages).unwrap_or(u16::MAX);
         (sheet.carried, sheet.same) = (count(extent.pages()), count(same.count()));
-        let head = ExtentHead { seq: dispatch.seq, epoch: shared.epoch, digest, extent };
+        let head = ExtentHead { seq: dispatch.seq, epoch, digest, extent };
         head.encode(self.block.len() + raw, &mut sheet.head)
             .map_err(|fault| GuestError::Other(format!("an extent cannot be framed: {}", fault.what)))?;
         if encoded.raw_tail {
@@ -243,6 +309,23 @@ impl Press {
             sheet.length = sheet.body.len();
         }
         Ok(sheet)
+    }
+
+    /// The same for a lane of messages, which takes the plain pages.
+    pub(super) fn cut(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Cut<'_>, GuestError> {
+        self.read(shared, dispatch)?;
+        let same = self.hash(shared, dispatch);
+        let extent = self.drop_same(&dispatch.extent, &same);
+        let first = shared.guest.layout().region(extent.region()).map_or(0, |region| region.first);
+        let runs = extent.runs().iter().map(|run| (FlatPage(first + run.start), usize::from(run.count))).collect();
+        let count = |pages: usize| u16::try_from(pages).unwrap_or(u16::MAX);
+        Ok(Cut {
+            plain: self.plain.get(..extent.bytes()).unwrap_or_default(),
+            leaves: &self.leaves,
+            runs,
+            carried: count(extent.pages()),
+            same: count(same.count()),
+        })
     }
 
     fn read(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<(), GuestError> {
@@ -341,6 +424,7 @@ mod tests {
     use crate::net::dial::Sockets;
     use crate::net::identity::{Identity, Trust};
     use crate::net::tls::Tls;
+    use crate::session::binding::Speaks;
 
     fn shared(guest: Arc<Memory>) -> SourceLanes {
         let identity = Identity::generate("x").unwrap();
@@ -349,9 +433,15 @@ mod tests {
             leaves: Arc::new(Leaves::new(guest.layout())),
             guest,
             shadow: ShadowBytes::default(),
-            epoch: FenceEpoch(1),
+            codec: None,
             threads: LaneThreads::start().unwrap(),
-            dialer: Dialer { to: String::new(), peer: None, tls, sockets: Sockets::default() },
+            dialer: Dialer {
+                to: String::new(),
+                peer: None,
+                tls,
+                sockets: Sockets::default(),
+                capable: Speaks::new(false, Framing::Extents).unwrap(),
+            },
             session: SessionId([0; 16]),
             key: Key::new([0; 32]),
         }
@@ -382,10 +472,10 @@ mod tests {
         }
         let shared = shared(Arc::clone(&guest));
         let mut press = Press::new();
-        press.print(&shared, &dispatch(1, false, false), Sheet::default()).unwrap();
-        press.print(&shared, &dispatch(0, false, false), Sheet::default()).unwrap();
+        press.print(&shared, FenceEpoch(1), &dispatch(1, false, false), Sheet::default()).unwrap();
+        press.print(&shared, FenceEpoch(1), &dispatch(0, false, false), Sheet::default()).unwrap();
         // Page 1 takes the slot over and is found to be at the sink already.
-        let sheet = press.print(&shared, &dispatch(1, true, false), Sheet::default()).unwrap();
+        let sheet = press.print(&shared, FenceEpoch(1), &dispatch(1, true, false), Sheet::default()).unwrap();
         assert_eq!((sheet.carried, sheet.same), (0, 1));
         let slot = shared.shadow.slot(SlotId(0)).unwrap();
         assert!(slot.lock().unwrap().iter().all(|&byte| byte == 2), "the old owner's page is still there");

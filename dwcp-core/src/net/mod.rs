@@ -30,6 +30,8 @@ mod handshake;
 mod identity;
 mod lane_sink;
 mod lane_source;
+mod message_sink;
+mod message_source;
 mod offence;
 mod quarantine;
 mod records;

@@ -115,6 +115,8 @@ pub enum TurnedAway {
     Quarantined,
     /// Its identity has as many handshakes, sessions or waiting offers as it may.
     OverPeerLimit,
+    /// Version 3 is switched off here, and this node can speak nothing else.
+    NothingSpoken,
 }
 
 impl fmt::Display for TurnedAway {
@@ -127,6 +129,7 @@ impl fmt::Display for TurnedAway {
             Self::NoDescriptor => "no-descriptor",
             Self::Quarantined => "quarantined",
             Self::OverPeerLimit => "over-peer-limit",
+            Self::NothingSpoken => "nothing-spoken",
         })
     }
 }

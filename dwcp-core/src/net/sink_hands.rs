@@ -12,10 +12,12 @@ use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::handshake::{turn_away, write_frame};
-use super::lane_sink::{SinkLanes, run};
+use super::lane_sink::{Joining, SinkLanes, run};
+use super::lane_source::Terms;
+use super::message_sink::Orders;
 use super::offence::Offence;
 use crate::session::{Input, Output};
-use crate::wire::{ErrorCode, Frame, Joined, LaneId, TransferId};
+use crate::wire::{ErrorCode, FenceEpoch, FencedLane, Frame, Framing, Joined, LaneId, Message, TransferId};
 
 pub(super) struct SinkHands {
     pub(super) transfer: TransferId,
@@ -27,12 +29,18 @@ pub(super) struct SinkHands {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) workers: JoinSet<()>,
     pub(super) lanes: BTreeMap<LaneId, Worker>,
+    /// What lanes are admitted with.
+    pub(super) terms: (FenceEpoch, Framing),
+    /// Connections of lanes that have ended, for the lanes that they are to be.
+    pub(super) kept: BTreeMap<LaneId, Stream>,
     /// Connections that wait for the machine's word, which comes at once.
     pub(super) waiting: BTreeMap<LaneId, Stream>,
 }
 
 pub(super) struct Worker {
     granted: Arc<AtomicU64>,
+    expect: mpsc::Sender<Message>,
+    end: Option<oneshot::Sender<FencedLane>>,
     stop: oneshot::Sender<()>,
 }
 
@@ -44,7 +52,22 @@ impl Hands for SinkHands {
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {
             Output::AdmitLane { lane, credit } => self.admit(lane, credit),
+            Output::Engage { epoch, framing } => self.terms = (epoch, framing),
+            Output::EndLane(fenced) => {
+                // A worker that is gone has reported so.
+                if let Some(end) = self.lanes.get_mut(&fenced.lane).and_then(|worker| worker.end.take()) {
+                    let _ = end.send(fenced);
+                }
+            }
+            Output::Expect(message) => {
+                if let Some(worker) = self.lanes.get(&message.lane) {
+                    let _ = worker.expect.try_send(message);
+                }
+            }
             Output::RefuseLane { lane } => {
+                if self.kept.remove(&lane).is_some() {
+                    return None;
+                }
                 // A lane that was only buried may be late by chance; one that was open may not come again. spec: L-2
                 if self.joined.contains(&lane) {
                     self.accuser.charge(Offence::BadProof);
@@ -85,8 +108,13 @@ impl Hands for SinkHands {
         true
     }
 
+    fn keep(&mut self, lane: LaneId, stream: Stream) {
+        self.kept.insert(lane, stream);
+    }
+
     async fn stop(&mut self) {
         self.lanes.clear();
+        self.kept.clear();
         self.waiting.clear();
         self.workers.shutdown().await;
     }
@@ -94,20 +122,29 @@ impl Hands for SinkHands {
 
 impl SinkHands {
     fn admit(&mut self, lane: LaneId, credit: u64) {
-        let Some(mut stream) = self.waiting.remove(&lane) else { return };
+        // Who goes on with a connection is told by HANDOVER.
+        let kept = self.kept.remove(&lane);
+        let joins = kept.is_none();
+        let Some(mut stream) = kept.or_else(|| self.waiting.remove(&lane)) else { return };
         self.joined.insert(lane);
         let granted = Arc::new(AtomicU64::new(credit));
         let (stop, stopped) = oneshot::channel();
+        let (expect, expected) = mpsc::channel(1);
+        let (end, ends) = oneshot::channel();
+        let orders = Orders { expect: expected, end: ends };
+        let (epoch, framing) = self.terms;
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
         let gate = Arc::clone(&granted);
         let worker = async move {
-            if let Err(error) = write_frame(&mut stream, &Frame::Joined(Joined { lane, credit })).await {
+            if joins && let Err(error) = write_frame(&mut stream, &Frame::Joined(Joined { lane, credit })).await {
                 tracing::debug!(%lane, %error, "a lane was lost while it joined");
             }
-            run(shared, lane, stream, gate, events, stopped).await;
+            let terms = Terms { lane, epoch, framing };
+            let joining = Joining { terms, stream, granted: gate, orders };
+            run(shared, joining, events, stopped).await;
         };
         self.workers.spawn_on(worker, self.threads.handle());
-        self.lanes.insert(lane, Worker { granted, stop });
+        self.lanes.insert(lane, Worker { granted, expect, end: Some(end), stop });
         while self.workers.try_join_next().is_some() {}
     }
 }

@@ -1,6 +1,6 @@
 //! What only a source's driver does: dial, and keep workers that send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -12,12 +12,15 @@ use super::conduct::FROM_A_SINK;
 use super::dial::{Resume, session_unknown};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
-use super::lane_source::{SourceLanes, run};
-use crate::session::{Dispatch, Output};
-use crate::wire::LaneId;
+use super::lane_source::{SourceLanes, Terms, run};
+use super::message_source::Orders;
+use crate::session::{Dispatch, Input, Output};
+use crate::wire::limits::MAX_MESSAGE_EXTENTS;
+use crate::wire::{FenceEpoch, Framing, LaneId};
 
-/// Extents that may wait for a worker; the machine hands out two at a time.
-const WORK: usize = 4;
+/// Extents that may wait for a worker: the machine hands out two at a time, or a message.
+const WORK: usize = 8;
+const _: () = assert!(MAX_MESSAGE_EXTENTS <= 8, "a message's extents wait together");
 
 pub(super) struct SourceHands {
     pub(super) shared: Arc<SourceLanes>,
@@ -25,12 +28,19 @@ pub(super) struct SourceHands {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) workers: JoinSet<()>,
     pub(super) lanes: BTreeMap<LaneId, Worker>,
+    /// What lanes are opened with.
+    pub(super) terms: (FenceEpoch, Framing),
+    /// Lanes that are to be on connections of others, and the connections that wait for it.
+    pub(super) nexts: BTreeSet<LaneId>,
+    pub(super) kept: BTreeMap<LaneId, Stream>,
     /// Counts the connections of this session.
     pub(super) attempt: u32,
 }
 
 pub(super) struct Worker {
     work: mpsc::Sender<Dispatch>,
+    ship: mpsc::Sender<()>,
+    leave: Option<oneshot::Sender<LaneId>>,
     stop: oneshot::Sender<()>,
 }
 
@@ -41,11 +51,34 @@ impl Hands for SourceHands {
 
     fn perform(&mut self, output: Output) -> Option<Output> {
         match output {
-            Output::OpenLane(lane) => self.open(lane),
+            Output::OpenLane(lane) => self.open(lane, None),
+            Output::AdoptLane(lane) => {
+                self.nexts.remove(&lane);
+                match self.kept.remove(&lane) {
+                    Some(stream) => self.open(lane, Some(stream)),
+                    None => self.report_down(lane),
+                }
+            }
+            Output::LeaveLane { lane, next } => {
+                self.nexts.insert(next);
+                // A worker that is gone has reported so.
+                if let Some(leave) = self.lanes.get_mut(&lane).and_then(|worker| worker.leave.take()) {
+                    let _ = leave.send(next);
+                }
+            }
             Output::CloseLane(lane) => {
                 if let Some(worker) = self.lanes.remove(&lane) {
                     // The worker may have ended by itself; then it has reported so.
                     let _ = worker.stop.send(());
+                } else if self.nexts.remove(&lane) {
+                    self.kept.remove(&lane);
+                    self.report_down(lane);
+                }
+            }
+            Output::Engage { epoch, framing } => self.terms = (epoch, framing),
+            Output::Ship(lane) => {
+                if let Some(worker) = self.lanes.get(&lane) {
+                    let _ = worker.ship.try_send(());
                 }
             }
             Output::Send(dispatch) => {
@@ -64,20 +97,37 @@ impl Hands for SourceHands {
         false
     }
 
+    fn keep(&mut self, lane: LaneId, stream: Stream) {
+        if self.nexts.contains(&lane) {
+            self.kept.insert(lane, stream);
+        }
+    }
+
     async fn stop(&mut self) {
         // Queues close: workers write what they have in hand, and end.
         self.lanes.clear();
+        self.kept.clear();
         self.workers.shutdown().await;
     }
 }
 
 impl SourceHands {
-    fn open(&mut self, lane: LaneId) {
+    fn report_down(&self, lane: LaneId) {
+        let events = self.events.clone();
+        tokio::spawn(async move { events.send(Event::Input(Input::LaneDown { lane })).await });
+    }
+
+    fn open(&mut self, lane: LaneId, kept: Option<Stream>) {
         let (work, queue) = mpsc::channel(WORK);
+        let (ship, shipped) = mpsc::channel(1);
+        let (leave, left) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let worker = run(Arc::clone(&self.shared), lane, queue, self.events.clone(), stopped);
+        let (epoch, framing) = self.terms;
+        let terms = Terms { lane, epoch, framing };
+        let orders = Orders { work: queue, ship: shipped, leave: left };
+        let worker = run(Arc::clone(&self.shared), terms, kept, orders, self.events.clone(), stopped);
         self.workers.spawn_on(worker, self.threads.handle());
-        self.lanes.insert(lane, Worker { work, stop });
+        self.lanes.insert(lane, Worker { work, ship, leave: Some(leave), stop });
         while self.workers.try_join_next().is_some() {}
     }
 
@@ -91,7 +141,7 @@ impl SourceHands {
         let dialer = self.shared.dialer.clone();
         let events = self.events.clone();
         tokio::spawn(async move {
-            let event = match dialer.control(resume.as_ref()).await {
+            let event = match dialer.control(&dialer.capable, resume.as_ref()).await {
                 Ok(made) => Event::ControlMade { stream: Box::new(TlsStream::Client(made.stream)), first: None },
                 Err(error) => {
                     tracing::info!(%error, "the connection cannot be re-made yet");

@@ -17,15 +17,17 @@ use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
-use crate::session::binding::Key;
+use crate::session::binding::{Key, Speaks};
+use crate::session::handover::Wish;
 use crate::session::leaves::{extent_digest, leaf};
 use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};
-use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, LaneId, SessionId};
+use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, LaneId, SessionId};
 
 fn dialer(to: String) -> Dialer {
     let identity = Identity::generate("a").unwrap();
     let trust = Trust::fingerprints([identity.fingerprint()]);
-    Dialer { to, peer: None, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default() }
+    let capable = Speaks::new(false, Framing::Extents).unwrap();
+    Dialer { to, peer: None, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default(), capable }
 }
 
 // spec: H-9
@@ -33,7 +35,8 @@ fn dialer(to: String) -> Dialer {
 async fn a_peer_that_never_answers_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let began = tokio::time::Instant::now();
-    let error = dialer(silent.local_addr().unwrap().to_string()).control(None).await.unwrap_err();
+    let dialer = dialer(silent.local_addr().unwrap().to_string());
+    let error = dialer.control(&dialer.capable, None).await.unwrap_err();
     assert!(matches!(error, EndpointError::Timeout { .. }), "{error}");
     assert_eq!(began.elapsed().as_secs(), HANDSHAKE_LIMIT.as_secs());
 }
@@ -79,7 +82,7 @@ fn what_is_hashed_is_what_is_sent() {
         guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
-        epoch: FenceEpoch(1),
+        codec: None,
         threads: LaneThreads::start().unwrap(),
         dialer: dialer("localhost:1".into()),
         session: SessionId([0; 16]),
@@ -96,7 +99,7 @@ fn what_is_hashed_is_what_is_sent() {
         effort: dwcp_hde::Effort::Balanced,
     };
     let mut press = Press::new();
-    let sheet = press.print(&shared, &dispatch, Sheet::default()).unwrap();
+    let sheet = press.print(&shared, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();
     let frame = [&sheet.head[..], sheet.body()].concat();
     let (head, block) = ExtentHead::decode(&frame[FRAME_HEADER_BYTES..]).unwrap();
     let mut scratch = Vec::new();
@@ -185,6 +188,8 @@ impl Hands for NoHands {
         false
     }
 
+    fn keep(&mut self, _: LaneId, _: Stream) {}
+
     async fn stop(&mut self) {}
 }
 
@@ -206,6 +211,7 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
         clock: Clock::start(),
         progress: tokio::sync::watch::channel(Progress::default()).0,
         published: Time::default(),
+        wishes: tokio::sync::watch::channel(Wish::default()).1,
     };
     let outcome = driver.run(vec![]).await;
     let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {

@@ -13,16 +13,31 @@ use rustls::{
 use super::error::IdentityError;
 use super::identity::{Identity, Trust};
 use crate::session::Fingerprint;
-use crate::session::binding::{CONNECTION_LABEL, Key, SESSION_LABEL};
+use crate::session::binding::{CONNECTION_LABEL, Key, SESSION_LABEL, Speaks};
+use crate::wire::Framing;
 
-/// The application protocol. spec: H-1
-const ALPN: &[u8] = b"dwcp/3";
+/// The application protocols: version 3, and its lanes with version 1's messages. spec: H-1
+const V3: &[u8] = b"dwcp/3";
+const V1: &[u8] = b"dwcp/1";
 
 /// What both ends of an endpoint's connections are made with.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
-    pub(super) client: Arc<ClientConfig>,
-    pub(super) server: Arc<ServerConfig>,
+    clients: [Arc<ClientConfig>; 3],
+    servers: [Arc<ServerConfig>; 3],
+}
+
+/// What is offered: by who can speak only version 3, by who can speak both, by who does not want version 3. A server
+/// that does not want it takes it all the same where nothing else is offered, so that it can say why it refuses.
+const CLIENTS: [&[&[u8]]; 3] = [&[V3], &[V3, V1], &[V1]];
+const SERVERS: [&[&[u8]]; 3] = [&[V3], &[V3, V1], &[V1, V3]];
+
+fn place(speaks: &Speaks) -> usize {
+    match (*speaks.versions.start(), *speaks.versions.end()) {
+        (3, _) => 0,
+        (_, 3) => 1,
+        _ => 2,
+    }
 }
 
 impl Tls {
@@ -37,7 +52,6 @@ impl Tls {
             .with_custom_certificate_verifier(server_verifier)
             .with_client_auth_cert(identity.chain(), identity.key())
             .map_err(tls)?;
-        client.alpn_protocols = vec![ALPN.to_vec()];
         // No tickets, no early data: every connection proves its identity anew.
         client.resumption = rustls::client::Resumption::disabled();
         let mut server = ServerConfig::builder_with_provider(provider)
@@ -46,10 +60,30 @@ impl Tls {
             .with_client_cert_verifier(client_verifier)
             .with_single_cert(identity.chain(), identity.key())
             .map_err(tls)?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
-        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+        let offer = |protocols: &[&[u8]]| protocols.iter().map(|protocol| protocol.to_vec()).collect::<Vec<_>>();
+        let clients = CLIENTS.map(|protocols| {
+            let mut client = client.clone();
+            client.alpn_protocols = offer(protocols);
+            Arc::new(client)
+        });
+        let servers = SERVERS.map(|protocols| {
+            let mut server = server.clone();
+            server.alpn_protocols = offer(protocols);
+            Arc::new(server)
+        });
+        Ok(Self { clients, servers })
+    }
+
+    pub(super) fn client(&self, speaks: &Speaks) -> Arc<ClientConfig> {
+        let [v3, both, v1] = &self.clients;
+        Arc::clone([v3, both, v1].get(place(speaks)).copied().unwrap_or(both))
+    }
+
+    pub(super) fn server(&self, speaks: &Speaks) -> Arc<ServerConfig> {
+        let [v3, both, v1] = &self.servers;
+        Arc::clone([v3, both, v1].get(place(speaks)).copied().unwrap_or(both))
     }
 }
 
@@ -191,6 +225,8 @@ impl ClientCertVerifier for Pinned {
 #[derive(Clone, Debug)]
 pub(super) struct Channel {
     pub(super) peer: Fingerprint,
+    /// What TLS agreed on.
+    pub(super) framing: Framing,
     /// Binds this connection.
     pub(super) connection_key: Key,
     /// Binds a session, if this connection begins one.
@@ -202,11 +238,13 @@ pub(super) fn channel(
     state: &rustls::CommonState,
     export: impl Fn(&[u8]) -> Result<[u8; 32], Error>,
 ) -> Result<Channel, Error> {
-    if state.alpn_protocol() != Some(ALPN) {
-        return Err(Error::General("the peer does not speak dwcp/3 (ALPN)".into()));
-    }
+    let framing = match state.alpn_protocol() {
+        Some(V3) => Framing::Extents,
+        Some(V1) => Framing::Messages,
+        _ => return Err(Error::General("the peer speaks neither dwcp/3 nor dwcp/1 (ALPN)".into())),
+    };
     let certificate = state.peer_certificates().and_then(<[_]>::first).ok_or(Error::NoCertificatesPresented)?;
     let peer = Fingerprint::of(certificate).map_err(|error| Error::General(error.to_string()))?;
     let key = |label| export(label).map(Key::new);
-    Ok(Channel { peer, connection_key: key(CONNECTION_LABEL)?, session_key: key(SESSION_LABEL)? })
+    Ok(Channel { peer, framing, connection_key: key(CONNECTION_LABEL)?, session_key: key(SESSION_LABEL)? })
 }

@@ -10,17 +10,39 @@
 //!  resume          = keyed(session key, "resume" | session | attempt | connection key)
 //! ```
 
-use crate::wire::{Digest, Frame, Hello, HelloAck, LaneId, PeerLimits, SessionId};
+use std::ops::RangeInclusive;
+
+use crate::wire::{Digest, Frame, Framing, Hello, HelloAck, LaneId, PeerLimits, SessionId};
 
 /// TLS exporter label of the key that binds one connection.
 pub const CONNECTION_LABEL: &[u8] = b"EXPORTER-dwcp-connection";
 /// TLS exporter label of the key that binds a session's connections to one another.
 pub const SESSION_LABEL: &[u8] = b"EXPORTER-dwcp-session";
 
-/// Versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u8> = 3..=3;
-/// Features that this build knows. None is optional yet.
-pub const FEATURES: u64 = 0;
+/// The feature "lanes can carry version 1's messages": with it a session can change its framing in mid-transfer.
+pub const MESSAGES: u64 = 1;
+
+/// What this end would speak with a peer now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speaks {
+    /// Version 1 means that lanes carry messages, version 3 that they carry extents.
+    pub versions: RangeInclusive<u8>,
+    /// One bit each.
+    pub features: u64,
+}
+
+impl Speaks {
+    /// An end that carries messages or not, and prefers this framing. `None`: it wants what it cannot carry.
+    pub fn new(messages: bool, wanted: Framing) -> Option<Self> {
+        let versions = match (messages, wanted) {
+            (false, Framing::Extents) => 3..=3,
+            (true, Framing::Extents) => 1..=3,
+            (true, Framing::Messages) => 1..=1,
+            (false, Framing::Messages) => return None,
+        };
+        Some(Self { versions, features: if messages { MESSAGES } else { 0 } })
+    }
+}
 
 /// 32 bytes of keying material from a TLS exporter. Not printable.
 #[derive(Clone)]
@@ -86,8 +108,8 @@ pub fn same(one: Digest, other: Digest) -> bool {
 /// What both sides use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// Protocol version.
-    pub version: u8,
+    /// What lanes carry at first; its version is the one that is spoken.
+    pub framing: Framing,
     /// Features.
     pub features: u64,
 }
@@ -97,17 +119,30 @@ pub struct Chosen {
 ///
 /// # Errors
 /// No version in common, or a required feature that the other side lacks.
-pub fn choose(hello: &Hello, own_required: u64) -> Result<Chosen, NegotiationError> {
-    let version = hello.version_max.min(*VERSIONS.end());
-    if version < hello.version_min || version < *VERSIONS.start() {
-        return Err(NegotiationError::NoVersion { min: hello.version_min, max: hello.version_max });
-    }
-    let features = hello.features & FEATURES;
-    let missing = (hello.required | own_required) & !features;
+pub fn choose(hello: &Hello, sink: &Speaks, required: u64) -> Result<Chosen, NegotiationError> {
+    let version = hello.version_max.min(*sink.versions.end());
+    let common = version >= hello.version_min && version >= *sink.versions.start();
+    let Some(framing) = Framing::of_version(version).filter(|_| common) else {
+        let (min, max) = (hello.version_min, hello.version_max);
+        let (own_min, own_max) = (*sink.versions.start(), *sink.versions.end());
+        return Err(NegotiationError::NoVersion { min, max, own_min, own_max });
+    };
+    let features = hello.features & sink.features;
+    let missing = (hello.required | required) & !features;
     if missing != 0 {
         return Err(NegotiationError::MissingFeature { bits: missing });
     }
-    Ok(Chosen { version, features })
+    Ok(Chosen { framing, features })
+}
+
+/// The source's check of the sink's choice: made again from both offers, it is the same. spec: H-3
+///
+/// # Errors
+/// [`NegotiationError::DowngradeDetected`] when it is not, or as [`choose`].
+pub fn check(hello: &Hello, ack: &HelloAck) -> Result<Chosen, NegotiationError> {
+    let sink = Speaks { versions: ack.version_min..=ack.version_max, features: ack.features };
+    let chosen = choose(hello, &sink, 0)?;
+    if chosen.framing.version() == ack.version { Ok(chosen) } else { Err(NegotiationError::DowngradeDetected) }
 }
 
 /// The smaller of our own limits and the peer's. spec: H-7
@@ -121,12 +156,19 @@ pub fn narrow(own: PeerLimits, peer: PeerLimits) -> PeerLimits {
 #[non_exhaustive]
 pub enum NegotiationError {
     /// No version in common.
-    #[error("the peer speaks versions {min} to {max}, this build only 3")]
+    #[error(
+        "the sender speaks versions {min} to {max} now, the receiver {own_min} to {own_max}: update the older one, or \
+         look at `dwcp flag show` of both"
+    )]
     NoVersion {
-        /// The peer's lowest.
+        /// The source's lowest.
         min: u8,
-        /// The peer's highest.
+        /// The source's highest.
         max: u8,
+        /// The sink's lowest.
+        own_min: u8,
+        /// The sink's highest.
+        own_max: u8,
     },
     /// A feature that one side cannot do without.
     #[error("feature bits {bits:#x} are required by one side and unknown to the other")]
@@ -160,6 +202,8 @@ mod tests {
     fn ack() -> HelloAck {
         HelloAck {
             version: 3,
+            version_min: 1,
+            version_max: 3,
             features: 0,
             limits: PeerLimits { extent_pages: 256, lanes: 4 },
             session: SessionId([2; 16]),
@@ -185,6 +229,8 @@ mod tests {
         }
         let changed_acks = [
             HelloAck { features: 1, ..ack() },
+            HelloAck { version_max: 4, ..ack() },
+            HelloAck { version: 1, ..ack() },
             HelloAck { resumed: true, ..ack() },
             HelloAck { session: SessionId([0; 16]), ..ack() },
         ];
@@ -219,19 +265,43 @@ mod tests {
     // spec: H-2
     #[test]
     fn the_highest_common_version_is_chosen() {
-        assert_eq!(choose(&hello(), 0), Ok(Chosen { version: 3, features: 0 }));
+        let sink = |messages, wanted| Speaks::new(messages, wanted).unwrap();
+        let extents = Chosen { framing: Framing::Extents, features: 0 };
+        assert_eq!(choose(&hello(), &sink(false, Framing::Extents), 0), Ok(extents));
         let newer = Hello { version_max: 9, features: u64::MAX, ..hello() };
-        assert_eq!(choose(&newer, 0), Ok(Chosen { version: 3, features: 0 }));
+        assert_eq!(choose(&newer, &sink(false, Framing::Extents), 0), Ok(extents));
+        let both = Hello { version_min: 1, features: MESSAGES, ..hello() };
+        let features = MESSAGES;
+        assert_eq!(choose(&both, &sink(true, Framing::Extents), 0), Ok(Chosen { framing: Framing::Extents, features }));
+        let declined = choose(&both, &sink(true, Framing::Messages), 0);
+        assert_eq!(declined, Ok(Chosen { framing: Framing::Messages, features }));
         let only_newer = Hello { version_min: 4, version_max: 9, ..hello() };
-        assert_eq!(choose(&only_newer, 0), Err(NegotiationError::NoVersion { min: 4, max: 9 }));
+        let (min, max, own_min, own_max) = (4, 9, 3, 3);
+        let refused = Err(NegotiationError::NoVersion { min, max, own_min, own_max });
+        assert_eq!(choose(&only_newer, &sink(false, Framing::Extents), 0), refused);
+        let two = Hello { version_min: 2, version_max: 2, ..hello() };
+        assert!(choose(&two, &sink(true, Framing::Extents), 0).is_err(), "there is no version 2");
+        assert_eq!(Speaks::new(false, Framing::Messages), None);
+    }
+
+    // spec: H-3
+    #[test]
+    fn a_choice_that_the_offers_do_not_lead_to_is_a_downgrade() {
+        let both = Hello { version_min: 1, features: MESSAGES, ..hello() };
+        let framing = |ack: &HelloAck| check(&both, ack).map(|chosen| chosen.framing);
+        assert_eq!(framing(&ack()), Ok(Framing::Extents));
+        let stripped = HelloAck { version: 1, ..ack() };
+        assert_eq!(framing(&stripped), Err(NegotiationError::DowngradeDetected));
+        assert_eq!(framing(&HelloAck { version: 1, version_max: 1, ..ack() }), Ok(Framing::Messages), "declined");
     }
 
     // spec: H-4
     #[test]
     fn a_required_feature_is_not_ignored() {
         let needy = Hello { features: 2, required: 2, ..hello() };
-        assert_eq!(choose(&needy, 0), Err(NegotiationError::MissingFeature { bits: 2 }));
-        assert_eq!(choose(&hello(), 4), Err(NegotiationError::MissingFeature { bits: 4 }));
+        let sink = Speaks::new(false, Framing::Extents).unwrap();
+        assert_eq!(choose(&needy, &sink, 0), Err(NegotiationError::MissingFeature { bits: 2 }));
+        assert_eq!(choose(&hello(), &sink, 4), Err(NegotiationError::MissingFeature { bits: 4 }));
     }
 
     // spec: H-7

@@ -418,10 +418,7 @@ mod tests {
         let mut source = Leaving::new(ID, FenceEpoch(1), Framing::Extents);
         source.step(LeavingEvent::Wants(OFF));
         source.step(LeavingEvent::Begin(vec![]));
-        assert_eq!(
-            source.step(LeavingEvent::Durable(FenceEpoch(2))),
-            [LeavingAction::Say(fence(2, false, vec![]))]
-        );
+        assert_eq!(source.step(LeavingEvent::Durable(FenceEpoch(2))), [LeavingAction::Say(fence(2, false, vec![]))]);
         source.step(LeavingEvent::Answered(FenceEpoch(2)));
         source.step(LeavingEvent::Wants(Wish { restart: true, ..OFF }));
         assert!(source.due().is_some(), "what version 3 applied is still there");

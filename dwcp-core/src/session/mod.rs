@@ -49,8 +49,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::extent::{Extent, PageMask};
 use self::handover::Wish;
+use crate::extent::{Extent, PageMask};
 use crate::guest::{DirtyMap, GuestError, Pending};
 use crate::wire::{
     AbortReason, ErrorCode, ErrorFrame, FenceEpoch, FencedLane, Frame, Framing, LaneId, Message, TransferId,

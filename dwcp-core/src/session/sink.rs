@@ -28,8 +28,8 @@ use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time}
 use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
-    AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, Frame, Have, LaneId,
-    FencedLane, Framing, Offer, Pause, Ping, Ready, Run, Running,
+    AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, FencedLane, Frame,
+    Framing, Have, LaneId, Offer, Pause, Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -814,7 +814,11 @@ impl Machine for Sink {
                 _ => Some(self.control_since + self.config.orphan_limit),
             }
         };
-        [control, self.ack_at, self.drain_deadline()].into_iter().flatten().min().map(|at| at + Duration::from_micros(1))
+        [control, self.ack_at, self.drain_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at + Duration::from_micros(1))
     }
 
     fn progress(&self) -> &Progress {

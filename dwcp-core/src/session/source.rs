@@ -750,8 +750,7 @@ impl Machine for Source {
         }
         let control = Some(self.control.ping_at);
         let lanes = self.redial_lanes.at;
-        let sending =
-            self.moving() && self.round.log_cleared && !self.round.recalling && self.leave.is_active();
+        let sending = self.moving() && self.round.log_cleared && !self.round.recalling && self.leave.is_active();
         let pause = self.switch.paused_at.filter(|_| self.moving()).map(|at| at + self.config.pause_limit + JUST_AFTER);
         let idle = self.state == State::Copying && self.dirty.pages() == 0 && !self.lanes.in_flight();
         let harvest = Some(self.round.harvest_at).filter(|_| idle && sending && !self.round.harvesting);

@@ -153,9 +153,8 @@ impl Fence {
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Fault> {
         let (transfer, epoch) = (TransferId(r.array()?), FenceEpoch(r.u64()?));
         let (framing, restart) = (Framing::read(r)?, read_bool(r, "restart")?);
-        let lanes = read_lanes(r, |r| {
-            Ok(FencedLane { lane: read_bulk_lane(r)?, end: r.u64()?, next: read_bulk_lane(r)? })
-        })?;
+        let lanes =
+            read_lanes(r, |r| Ok(FencedLane { lane: read_bulk_lane(r)?, end: r.u64()?, next: read_bulk_lane(r)? }))?;
         Ok(Self { transfer, epoch, framing, restart, lanes })
     }
 }

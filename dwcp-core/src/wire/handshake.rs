@@ -61,7 +61,11 @@ pub struct ResumeClaim {
 pub struct HelloAck {
     /// The version to be spoken.
     pub version: u8,
-    /// The features to be used.
+    /// Lowest protocol version that the sink would speak now.
+    pub version_min: u8,
+    /// Highest.
+    pub version_max: u8,
+    /// Features that it can use, one bit each.
     pub features: u64,
     /// What the sink takes.
     pub limits: PeerLimits,
@@ -173,6 +177,8 @@ impl HelloAck {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.put_u8(self.version);
         out.put_u8(u8::from(self.resumed));
+        out.put_u8(self.version_min);
+        out.put_u8(self.version_max);
         out.put_u64(self.features);
         self.limits.put(out);
         out.put(&self.session.0);
@@ -183,10 +189,15 @@ impl HelloAck {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
         let version = reader.u8()?;
         let resumed = read_bool(reader, "resumed")?;
+        let (version_min, version_max) = (reader.u8()?, reader.u8()?);
+        if !(version_min..=version_max).contains(&version) {
+            return Err(Fault { at: 0, what: Malformed::Value { field: "version", value: version.into() } });
+        }
         let features = reader.u64()?;
         let limits = PeerLimits::read(reader)?;
         let session = SessionId(reader.array()?);
-        Ok(Self { version, features, limits, session, resumed, nonce: reader.array()?, mac: Digest(reader.array()?) })
+        let (nonce, mac) = (reader.array()?, Digest(reader.array()?));
+        Ok(Self { version, version_min, version_max, features, limits, session, resumed, nonce, mac })
     }
 }
 

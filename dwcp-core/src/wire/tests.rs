@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_TEXT_BYTES};
+use super::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_MESSAGE_BYTES, MAX_MESSAGE_EXTENTS, MAX_TEXT_BYTES};
 use super::*;
 use crate::extent::{Extent, ExtentError, Layout, RegionId, Run as PageRun};
 
@@ -56,9 +56,21 @@ fn handshake() -> impl Strategy<Value = Frame> {
                 resume,
             })
         }),
-        (any::<(u8, u64, [u8; 16], bool, [u8; 32])>(), limits(), digest()).prop_map(|(fields, limits, mac)| {
-            let (version, features, session, resumed, nonce) = fields;
-            Frame::HelloAck(HelloAck { version, features, limits, session: SessionId(session), resumed, nonce, mac })
+        (any::<(u8, u8, u64, [u8; 16], bool, [u8; 32])>(), limits(), digest()).prop_map(|(fields, limits, mac)| {
+            let (a, b, features, session, resumed, nonce) = fields;
+            let (version, version_min, version_max) = (a, a.min(b), a.max(b));
+            let session = SessionId(session);
+            Frame::HelloAck(HelloAck {
+                version,
+                version_min,
+                version_max,
+                features,
+                limits,
+                session,
+                resumed,
+                nonce,
+                mac,
+            })
         }),
         digest().prop_map(|mac| Frame::Bind(Bind { mac })),
         (any::<[u8; 16]>(), lane(), digest()).prop_map(|(session, lane, mac)| Frame::Join(Join {
@@ -125,9 +137,38 @@ fn switch_over() -> impl Strategy<Value = Frame> {
     ]
 }
 
+fn handover() -> impl Strategy<Value = Frame> {
+    let framing = || any::<bool>().prop_map(|v3| if v3 { Framing::Extents } else { Framing::Messages });
+    let fenced = (lane(), any::<u64>(), lane()).prop_map(|(lane, end, next)| FencedLane { lane, end, next });
+    let handed = (lane(), any::<u64>(), any::<u64>());
+    let handed = handed.prop_map(|(lane, applied, credit)| HandedLane { lane, applied, credit });
+    prop_oneof![
+        (framing(), any::<bool>()).prop_map(|(framing, restart)| Frame::Prefer(Prefer { framing, restart })),
+        (transfer(), any::<u64>(), framing(), any::<bool>(), proptest::collection::vec(fenced, 0..64)).prop_map(
+            |(transfer, epoch, framing, restart, lanes)| {
+                Frame::Fence(Fence { transfer, epoch: FenceEpoch(epoch), framing, restart, lanes })
+            }
+        ),
+        (
+            transfer(),
+            any::<u64>(),
+            proptest::collection::vec(handed, 0..64),
+            proptest::collection::vec(digest(), 0..100)
+        )
+            .prop_map(|(transfer, epoch, lanes, nodes)| {
+                Frame::Handover(Handover { transfer, epoch: FenceEpoch(epoch), lanes, nodes })
+            }),
+        (lane(), any::<u64>(), 1..=MAX_MESSAGE_EXTENTS, 0_u32..=256, 0..=MAX_MESSAGE_BYTES, digest()).prop_map(
+            |(lane, first, extents, pages, bytes, digest)| {
+                Frame::Message(Message { lane, first, extents, pages, bytes, digest })
+            }
+        ),
+    ]
+}
+
 proptest! {
     #[test]
-    fn every_frame_survives_a_round_trip(frame in prop_oneof![handshake(), control(), switch_over()]) {
+    fn every_frame_survives_a_round_trip(frame in prop_oneof![handshake(), control(), switch_over(), handover()]) {
         prop_assert_eq!(round_trip(&frame), frame);
     }
 
@@ -294,6 +335,8 @@ fn hostile_run_lists_are_refused() {
 fn zero_never_means_unlimited() {
     let ack = Frame::HelloAck(HelloAck {
         version: 3,
+        version_min: 1,
+        version_max: 3,
         features: 0,
         limits: PeerLimits { extent_pages: 0, lanes: 4 },
         session: SessionId([0; 16]),

@@ -96,8 +96,7 @@ impl World {
             self.lane(id).source_busy = false;
             return self.leave_if_idle(id);
         };
-        let mut message =
-            Message { lane: id, first, extents: 0, pages: 0, bytes: 0, digest: Digest([0; 32]) };
+        let mut message = Message { lane: id, first, extents: 0, pages: 0, bytes: 0, digest: Digest([0; 32]) };
         for copied in &copied {
             let (parcel, same) = self.pack(copied);
             let carried = parcel.extent.pages();

@@ -251,10 +251,7 @@ impl World {
         let extent = dispatch.extent.without(&dropped);
         let epoch = self.lane(dispatch.lane).epoch;
         let digest = leaves::extent_digest(epoch, &extent, &digests);
-        (
-            Parcel { seq: dispatch.seq, epoch, digest, extent, pages, wire_bytes },
-            dropped.count() as u16,
-        )
+        (Parcel { seq: dispatch.seq, epoch, digest, extent, pages, wire_bytes }, dropped.count() as u16)
     }
 
     /// A page that is not carried, because the sink has it, is there.

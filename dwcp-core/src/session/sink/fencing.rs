@@ -74,7 +74,9 @@ impl Sink {
                 FencingAction::GoOn(fence) => self.hand_over(&fence),
                 FencingAction::Repeat => self.say_handover(Vec::new()),
                 FencingAction::Violation => {
-                    return Err(SessionError::unexpected("FENCE of an epoch that is past, or in the middle of another"));
+                    return Err(SessionError::unexpected(
+                        "FENCE of an epoch that is past, or in the middle of another",
+                    ));
                 }
             }
         }

@@ -33,7 +33,7 @@ pub(super) struct Control {
 impl Default for Control {
     fn default() -> Self {
         Self {
-            up: true,
+            up: false,
             down_since: Time::default(),
             heard_at: Time::default(),
             ping_at: Time::default(),

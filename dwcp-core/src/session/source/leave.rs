@@ -154,7 +154,11 @@ impl Source {
                 _ => self.close_lane(fenced.next),
             }
         }
-        if fence.restart { self.begin_again() } else { self.verify(handover)? }
+        if fence.restart {
+            self.begin_again();
+        } else {
+            self.verify(handover)?;
+        }
         self.note_handover(now, &fence);
         Ok(())
     }

@@ -1,0 +1,234 @@
+//! Lanes change their framing in mid-transfer, over real sockets, while the guest writes: nothing is lost, and it comes
+//! back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy excuses the tests themselves, but not what they call"
+)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dwcp_core::extent::FlatPage;
+use dwcp_core::guest::Memory;
+use dwcp_core::message::{MessageCodec, MessageError, TakeBlock};
+use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Session, Transfer, Trust};
+use dwcp_core::session::handover::Wish;
+use dwcp_core::session::{OnStall, Owner, Progress, SinkConfig, SourceConfig};
+use dwcp_core::wire::{Framing, GuestKind, Name};
+use dwcp_core::{DirtyMap, Guest, GuestError, Layout, Pending, RegionId};
+use tokio::sync::watch;
+
+const V1: Wish = Wish { framing: Framing::Messages, restart: false };
+const V1_FROM_ZEROS: Wish = Wish { framing: Framing::Messages, restart: true };
+const V3: Wish = Wish { framing: Framing::Extents, restart: false };
+
+/// Blocks as they are: what a codec must do, and nothing of version 1.
+#[derive(Debug)]
+struct Plain;
+
+impl MessageCodec for Plain {
+    fn block(&self, first: FlatPage, pages: &[u8], blocks: &mut Vec<u8>) -> Result<(), MessageError> {
+        blocks.extend_from_slice(&first.0.to_le_bytes());
+        blocks.extend_from_slice(&u32::try_from(pages.len()).unwrap().to_le_bytes());
+        blocks.extend_from_slice(pages);
+        Ok(())
+    }
+
+    fn wrap(&self, blocks: &[u8], wire: &mut Vec<u8>) -> Result<(), MessageError> {
+        wire.extend_from_slice(blocks);
+        Ok(())
+    }
+
+    fn read(&self, wire: &[u8], take: &mut TakeBlock<'_>) -> Result<(), MessageError> {
+        let mut rest = wire;
+        while let Some((head, after)) = rest.split_first_chunk::<8>() {
+            let [a, b, c, d, e, f, g, h] = *head;
+            let length = usize::try_from(u32::from_le_bytes([e, f, g, h])).unwrap();
+            take(FlatPage(u32::from_le_bytes([a, b, c, d])), &after[..length])?;
+            rest = &after[length..];
+        }
+        Ok(())
+    }
+}
+
+/// Memory that its owner writes to as long as it runs, and that counts the writes.
+struct Live {
+    memory: Memory,
+    /// Held for a write, and for a pause: after that nothing is written.
+    writing: Mutex<()>,
+    writes: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Live {
+    fn start(pages: u64) -> Arc<Self> {
+        let memory = Memory::new(Layout::new(&[pages * 4096]).unwrap());
+        let mut state = 7_u64;
+        for page in 0..pages {
+            for word in 0..512 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                memory.poke(RegionId(0), page * 4096 + word * 8, state ^ state >> 31);
+            }
+        }
+        memory.start();
+        let (writes, over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let live = Arc::new(Self { memory, writing: Mutex::new(()), writes, over });
+        let writer = Arc::clone(&live);
+        std::thread::spawn(move || {
+            let mut state = 1_u64;
+            while !writer.over.load(Ordering::Relaxed) {
+                let writing = writer.writing.lock().unwrap();
+                if writer.memory.is_running() {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let page = (state >> 33) % pages;
+                    writer.memory.poke(RegionId(0), page * 4096 + (state >> 20) % 4096, state);
+                    writer.writes.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(writing);
+                std::thread::yield_now();
+            }
+        });
+        live
+    }
+}
+
+impl Guest for Live {
+    fn layout(&self) -> &Layout {
+        self.memory.layout()
+    }
+
+    fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+        self.memory.read(region, first, into)
+    }
+
+    fn harvest(&self, dirty: &mut DirtyMap) -> Result<Pending, GuestError> {
+        self.memory.harvest(dirty)
+    }
+
+    fn pause(&self) -> Result<(), GuestError> {
+        let _writing = self.writing.lock().unwrap();
+        self.memory.pause()
+    }
+
+    fn resume(&self) -> Result<(), GuestError> {
+        self.memory.resume()
+    }
+}
+
+/// Two nodes, what each of them wants, and a transfer from one to the other.
+struct Pair {
+    source: watch::Sender<Wish>,
+    sink: watch::Sender<Wish>,
+    guest: Arc<Live>,
+    copy: Arc<Memory>,
+    sending: Session,
+    receiving: Session,
+    _listener: Listener,
+}
+
+async fn begin(pages: u64, source_wish: Wish, sink_wish: Wish) -> Pair {
+    let (a, b) = (Identity::generate("a").unwrap(), Identity::generate("b").unwrap());
+    let (source, source_wishes) = watch::channel(source_wish);
+    let (sink, sink_wishes) = watch::channel(sink_wish);
+    let node = |own: &Identity, other: &Identity, wishes| {
+        let endpoint = Endpoint::new(own, &Trust::fingerprints([other.fingerprint()])).unwrap();
+        endpoint.with_messages(Arc::new(Plain)).with_wishes(wishes)
+    };
+    let (from, to) = (node(&a, &b, source_wishes), node(&b, &a, sink_wishes));
+    let mut listener = to.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().to_string();
+    let guest = Live::start(pages);
+    let transfer = Transfer::new(Name::new("vm1").unwrap(), GuestKind::Live);
+    // Slow, so that it is still under way when somebody changes his mind.
+    let bandwidth = std::num::NonZeroU64::new(pages * 4096);
+    let config = SourceConfig { on_stall: OnStall::Force, bandwidth, ..SourceConfig::default() };
+    let sending = from.send(&address, transfer, Arc::<Live>::clone(&guest), config).await.unwrap();
+    let Some(Incoming::Offer(offer)) = listener.accept().await else { panic!("no offer") };
+    let copy = Arc::new(Memory::new(offer.offer().layout.clone()));
+    let receiving = offer.accept(Arc::<Memory>::clone(&copy), SinkConfig::default());
+    Pair { source, sink, guest, copy, sending, receiving, _listener: listener }
+}
+
+impl Pair {
+    /// Waits until the source's progress is so.
+    async fn until(&self, so: impl FnMut(&Progress) -> bool) -> Progress {
+        let mut progress = self.sending.progress();
+        let seen = tokio::time::timeout(Duration::from_secs(60), progress.wait_for(so)).await;
+        seen.expect("it does not come to that").unwrap().clone()
+    }
+
+    /// The end of it: at the sink, and byte by byte the same.
+    async fn finish(mut self) -> Progress {
+        self.sending.set_bandwidth(None);
+        let (sent, received) = tokio::join!(self.sending.outcome(), self.receiving.outcome());
+        assert!(sent.error.is_none() && received.error.is_none(), "{:?} {:?}", sent.error, received.error);
+        assert_eq!((sent.owner, received.owner), (Owner::Sink, Owner::Sink));
+        self.guest.over.store(true, Ordering::Relaxed);
+        let bytes = self.guest.layout().bytes();
+        for at in (0..bytes).step_by(8) {
+            let words = (self.guest.memory.peek(RegionId(0), at), self.copy.peek(RegionId(0), at));
+            assert_eq!(words.0, words.1, "at {at}");
+        }
+        assert!(self.guest.writes.load(Ordering::Relaxed) > 0);
+        self.sending.progress().borrow().clone()
+    }
+}
+
+// spec: V-1, V-2, V-3, V-4
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_leaves_version_3_and_comes_back_and_loses_nothing() {
+    let pair = begin(2000, V3, V3).await;
+    pair.until(|progress| progress.pages_settled > 300).await;
+    pair.source.send_replace(V1);
+    let progress = pair.until(|progress| progress.handovers == 1).await;
+    assert_eq!((progress.framing, progress.epoch.0, progress.pages_disputed), (Framing::Messages, 2, 0));
+    let settled = progress.pages_settled;
+    pair.until(|progress| progress.pages_settled > settled + 200).await;
+    pair.source.send_replace(V3);
+    let progress = pair.until(|progress| progress.handovers == 2).await;
+    assert_eq!((progress.framing, progress.epoch.0), (Framing::Extents, 3));
+    let settled = progress.pages_settled;
+    pair.until(|progress| progress.pages_settled > settled + 200).await;
+    pair.sink.send_replace(V1);
+    pair.until(|progress| progress.handovers == 3).await;
+    let progress = pair.finish().await;
+    assert_eq!((progress.framing, progress.lanes_lost, progress.reconnects), (Framing::Messages, 0, 0));
+}
+
+// spec: V-5
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_to_be_trusted_is_sent_again_from_zeros() {
+    let pair = begin(1500, V3, V3).await;
+    let before = pair.until(|progress| progress.pages_settled > 700).await;
+    pair.sink.send_replace(V1_FROM_ZEROS);
+    let progress = pair.until(|progress| progress.handovers == 1).await;
+    assert!(progress.handover_log[0].restart);
+    let progress = pair.finish().await;
+    let carried = progress.pages_carried - before.pages_carried;
+    assert!(carried >= 1500, "{carried} pages travelled after it began again");
+}
+
+// spec: H-1, H-2
+#[tokio::test(flavor = "multi_thread")]
+async fn either_side_may_decline_version_3_from_the_start() {
+    for (source, sink) in [(V1, V3), (V3, V1), (V1, V1)] {
+        let pair = begin(400, source, sink).await;
+        assert_eq!(pair.sending.progress().borrow().framing, Framing::Messages);
+        let progress = pair.finish().await;
+        assert_eq!((progress.framing, progress.handovers), (Framing::Messages, 0), "{source:?} {sink:?}");
+    }
+}
+
+// spec: V-1
+#[tokio::test(flavor = "multi_thread")]
+async fn who_declined_may_change_his_mind() {
+    let pair = begin(2000, V3, V1).await;
+    pair.until(|progress| progress.pages_settled > 300).await;
+    pair.sink.send_replace(V3);
+    pair.until(|progress| progress.handovers == 1).await;
+    assert_eq!(pair.finish().await.framing, Framing::Extents);
+}
