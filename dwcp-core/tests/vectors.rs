@@ -264,7 +264,7 @@ fn malformed_headers() -> Vec<(&'static str, Vec<u8>)> {
     let mut reserved = ping.clone();
     reserved[6] = 1;
     let mut unknown = ping.clone();
-    unknown[4] = 0x50;
+    unknown[4] = 0x5f;
     let mut optional = ping;
     optional[4] = 0xd0;
     let mut long = framed(FrameType::Bind, &[]);
