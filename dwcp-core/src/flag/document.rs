@@ -3,6 +3,7 @@ use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::node::{NodeName, Word};
 use super::percentage::{Percentage, Threshold};
@@ -153,10 +154,21 @@ impl FlagDocument {
         if bytes.len() > MAX_DOCUMENT_BYTES {
             return Err(DocumentError::TooLarge { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX) });
         }
-        serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        let refused = |error: serde_json::Error| match error.classify() {
             serde_json::error::Category::Data => DocumentError::Invalid(error),
             _ => DocumentError::Garbage(error),
-        })
+        };
+        let document = serde_json::from_slice(bytes).map_err(refused)?;
+        // A derived reader takes a list of values for a list of fields, which would be a second form of documents.
+        let value: Value = serde_json::from_slice(bytes).map_err(refused)?;
+        let rules = value.get("flags").and_then(Value::as_object);
+        if rules.is_some_and(|rules| rules.values().all(Value::is_object)) {
+            Ok(document)
+        } else {
+            Err(refused(serde_json::Error::custom(
+                "a list or null stands in the place of a document, its flags or a flag",
+            )))
+        }
     }
 
     /// The document as people and programs read it, with a line end.

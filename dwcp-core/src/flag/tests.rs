@@ -235,6 +235,17 @@ fn a_document_has_a_version_and_flags_that_are_known() {
     assert!(refused(&format!(r#"{{"flags": {{"dwcp_v3_hde": {flag}}}}}"#)).contains("missing field `version`"));
     let twice = format!(r#"{{"version": 1, "flags": {{"dwcp_v3_hde": {flag}}}}} {{}}"#);
     assert!(refused(&twice).contains("trailing characters"));
+    // Fields without their names are no second form of a document.
+    let lists = [
+        r#"[1, {"dwcp_v3_hde": FLAG}]"#,
+        r#"{"version": 1, "flags": [FLAG]}"#,
+        r#"{"version": 1, "flags": {"dwcp_v3_hde": [true, 1]}}"#,
+    ];
+    for list in lists {
+        assert!(refused(&list.replace("FLAG", flag)).contains("stands in the place"), "{list}");
+    }
+    let null = format!(r#"{{"version": 1, "flags": {{"dwcp_v3_hde": {flag}, "dwcp_v3_compression": null}}}}"#);
+    assert!(refused(&null).contains("stands in the place"), "what is not said is left out");
     let long = vec![b' '; MAX_DOCUMENT_BYTES + 1];
     assert!(matches!(FlagDocument::parse(&long), Err(DocumentError::TooLarge { .. })));
     let deep = "[".repeat(MAX_DOCUMENT_BYTES);
