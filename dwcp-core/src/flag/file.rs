@@ -19,7 +19,7 @@ use super::snapshot::{FlagSnapshot, Origin};
 use super::{FlagSource, FlagVersion, MAX_DOCUMENT_BYTES, is_forced_v1};
 use crate::session::Time;
 
-/// How often the file is looked at: one `stat` unless it changed, some 40 microseconds of a core each second. Looking
+/// How often the file is looked at: one `stat` unless it changed, some 2 ms of a core each second. Looking
 /// sees a rename, a link that was turned elsewhere and a write in place alike, on every file system.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// At every so many looks the keeper hears that nothing changed.
@@ -28,6 +28,23 @@ const LOOKS_A_BEAT: u32 = 10;
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// What is obeyed: version 1 if `DWCP_FORCE_V1` is set, else the file if there is one, else version 3.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use dwcp_core::flag::{FileOptions, NodeName, configured};
+///
+/// async fn until_rolled_back(file: &Path, node: NodeName) -> std::io::Result<bool> {
+///     let flags = configured(Some(file), node, FileOptions::default())?;
+///     let mut watch = flags.watch();
+///     let mut now = watch.latest();
+///     while now.v3() {
+///         now = watch.changed().await;
+///         println!("{now}");
+///     }
+///     Ok(now.reason().discards_applied())
+/// }
+/// ```
 ///
 /// # Errors
 /// As [`FileSource::open`].

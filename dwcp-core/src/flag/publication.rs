@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -16,9 +15,8 @@ pub struct Publication(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// Replaced with `waiting` locked: who finds it unchanged under that lock will be woken.
     current: ArcSwap<FlagSnapshot>,
-    /// Of `current`. Raised after it, with `waiting` locked: who finds it unchanged under that lock will be woken.
-    generation: AtomicU64,
     waiting: Mutex<Waiting>,
     raised: Condvar,
     stats: Mutex<FlagStats>,
@@ -35,7 +33,6 @@ impl Publication {
     pub fn new(first: FlagSnapshot) -> Self {
         Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(first),
-            generation: AtomicU64::new(0),
             waiting: Mutex::default(),
             raised: Condvar::new(),
             stats: Mutex::default(),
@@ -44,13 +41,13 @@ impl Publication {
 
     /// Puts a snapshot in the place of the present one, and wakes all who wait, unless it says the same.
     pub fn publish(&self, next: FlagSnapshot) {
-        if self.0.current.load().says_as(&next) {
+        let mut waiting = lock(&self.0.waiting);
+        let current = self.0.current.load();
+        if current.says_as(&next) {
             return;
         }
-        let next = FlagSnapshot { seen: moment(), ..next };
-        let mut waiting = lock(&self.0.waiting);
-        self.0.current.store(Arc::new(next));
-        self.0.generation.fetch_add(1, Ordering::Release);
+        let generation = current.generation + 1;
+        self.0.current.store(Arc::new(FlagSnapshot { seen: moment(), generation, ..next }));
         let wakers = std::mem::take(&mut waiting.wakers);
         drop(waiting);
         self.0.raised.notify_all();
@@ -71,7 +68,7 @@ impl Publication {
     pub fn watch(&self) -> FlagWatch {
         let mut waiting = lock(&self.0.waiting);
         waiting.watches += 1;
-        let (id, seen) = (waiting.watches, self.0.generation.load(Ordering::Acquire));
+        let (id, seen) = (waiting.watches, self.0.current.load().generation);
         drop(waiting);
         FlagWatch { shared: Arc::clone(&self.0), id, seen }
     }
@@ -109,14 +106,14 @@ impl FlagWatch {
     /// Whether there is a snapshot that was neither [taken](Self::latest) nor told of by [`changed`](Self::changed).
     /// Lock-free.
     pub fn has_changed(&self) -> bool {
-        self.shared.generation.load(Ordering::Acquire) != self.seen
+        self.shared.current.load().generation != self.seen
     }
 
     /// The present snapshot, which from then on is no change any more.
     pub fn latest(&mut self) -> Arc<FlagSnapshot> {
-        // Before the snapshot is taken: a later one is told of again, never missed.
-        self.seen = self.shared.generation.load(Ordering::Acquire);
-        self.shared.current.load_full()
+        let latest = self.shared.current.load_full();
+        self.seen = latest.generation;
+        latest
     }
 
     /// Waits for a snapshot that is not known yet, in any async runtime. Waits for ever when there will be none.

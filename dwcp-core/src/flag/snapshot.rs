@@ -16,6 +16,8 @@ pub struct FlagSnapshot {
     pub(super) standing: Standing,
     pub(super) trouble: Option<String>,
     pub(super) seen: Option<Instant>,
+    /// How many snapshots its source published before it.
+    pub(super) generation: u64,
 }
 
 /// Where flags come from.
@@ -65,9 +67,9 @@ impl FlagSnapshot {
     /// The same for every flag, without a document.
     pub(super) fn fixed(on: bool, why: Why, origin: Origin) -> Self {
         let decision = Decision { on, why };
-        let (version, trouble, seen) = (None, None, None);
+        let (version, trouble, seen, generation) = (None, None, None, 0);
         let (reason, standing) = (Reason::Operator, Standing::Fixed);
-        Self { v3: decision, compression: decision, reason, version, origin, standing, trouble, seen }
+        Self { v3: decision, compression: decision, reason, version, origin, standing, trouble, seen, generation }
     }
 
     /// By a document.
@@ -81,6 +83,7 @@ impl FlagSnapshot {
             standing: Standing::Current,
             trouble: None,
             seen: None,
+            generation: 0,
         }
     }
 
