@@ -10,6 +10,7 @@ use dwcp_core::wire::{Name, TransferId};
 
 use crate::demo::{DemoArgs, PartArgs};
 use crate::exit::{self, Exit};
+use crate::flag::FlagArgs;
 use crate::units::{self, Bandwidth, Percent};
 
 /// Moves live, changing state between hosts: guests, memory and disk images.
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Quarantine(QuarantineArgs),
     /// Tell of each transfer on this node, go on with one, or give one up
     Transfers(TransfersArgs),
+    /// Tell which nodes speak version 3, and why, or change that while they run
+    Flag(FlagArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -89,6 +92,7 @@ impl Command {
             Self::Send(args) => args.json,
             Self::Resolve(args) => args.json,
             Self::Quarantine(args) => args.json,
+            Self::Flag(args) => args.command.json(),
             Self::Transfers(args) => args.command.json(),
         }
     }

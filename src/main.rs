@@ -4,6 +4,7 @@ mod bars;
 mod cli;
 mod demo;
 mod exit;
+mod flag;
 mod identity;
 mod interrupt;
 mod place;
@@ -79,6 +80,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
         Command::Quarantine(args) => quarantine::run(args, report),
+        Command::Flag(args) => flag::run(args, report),
         Command::Transfers(args) => transfers::run(args.command, report).await,
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,

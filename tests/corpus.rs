@@ -36,6 +36,11 @@ fn session_ops() {
     replay("session_ops", dwcp_sim::run_operations, operation_seeds);
 }
 
+#[test]
+fn flag_document() {
+    replay("flag_document", dwcp_sim::check_flag_document, flag_seeds);
+}
+
 fn replay(target: &str, body: fn(&[u8]), seeds: fn() -> Seeds) {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus")).join(target);
     if std::env::var_os("DWCP_BLESS").is_some() {
@@ -252,5 +257,31 @@ fn operation_seeds() -> Seeds {
         ("source-loses-control", [begin, sent, round, paused, cut].concat()),
         ("sink-takes", [received.clone(), taken.clone(), ran].concat()),
         ("sink-is-paused-twice", [received, taken.clone(), taken].concat()),
+    ]
+}
+
+/// Texts in the language of [`dwcp_sim::check_flag_document`]: documents, parted by 0xff.
+fn flag_seeds() -> Seeds {
+    let document =
+        |version: u32, flag: &str| format!(r#"{{"version": {version}, "flags": {{"dwcp_v3_hde": {flag}}}}}"#);
+    let on = document(7, r#"{"enabled": true, "percentage": 100}"#);
+    let killed = document(8, r#"{"enabled": true, "percentage": 100, "kill": true, "reason": "integrity"}"#);
+    let lists = r#""exclude": ["node-1"], "include": ["node-7"], "updated_by": "alice""#;
+    let full = document(
+        9,
+        &format!(
+            r#"{{"enabled": true, "percentage": 12.345, "hash": "sha256", "salt": "s", "threshold": 12345, {lists}}}"#
+        ),
+    );
+    let both = on.replace("}}}", r#"}, "dwcp_v3_compression": {"enabled": false, "percentage": 0}}}"#);
+    let looks = |texts: &[&str]| texts.iter().map(|text| text.as_bytes()).collect::<Vec<_>>().join(&0xff);
+    vec![
+        ("on", looks(&[&on])),
+        ("full", looks(&[&full])),
+        ("both", looks(&[&both])),
+        ("rolled-back-and-replayed", looks(&[&on, &killed, &on, &full])),
+        ("half-written", looks(&[&on, &killed[..30], &killed])),
+        ("expires", looks(&[&on, "", "{", "null", "[]", "{}", &on])),
+        ("unknown-key", looks(&[&on.replace("enabled", "enable"), &on])),
     ]
 }

@@ -9,6 +9,7 @@
 //! - [`wire`]: byte layouts, nothing else.
 //! - [`session`]: the pure machines [`session::Source`] and [`session::Sink`].
 //! - [`message`]: lanes that carry version 1's messages, whose bytes another crate knows.
+//! - [`flag`]: whether this node may speak version 3 now: documents, decisions, sources.
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
 //! - [`storage`]: where files are kept, as a seam for the simulator.
@@ -27,6 +28,7 @@ pub mod failpoint;
 #[cfg(feature = "net")]
 pub mod blocking;
 pub mod extent;
+pub mod flag;
 pub mod guest;
 pub mod message;
 #[cfg(feature = "net")]

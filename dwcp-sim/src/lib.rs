@@ -17,6 +17,7 @@
 
 #[cfg(feature = "disk")]
 pub mod disk;
+pub mod flags;
 pub mod guest;
 pub mod hostile;
 pub mod malformed;
@@ -34,6 +35,7 @@ use dwcp_core::session::Fingerprint;
 /// Whom each end takes the other for. Keys are beneath what is simulated.
 const PEER: Fingerprint = Fingerprint([1; 32]);
 
+pub use self::flags::check_flag_document;
 pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};
 pub use self::props::{Ending, Property, Report, Violation};

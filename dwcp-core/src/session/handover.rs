@@ -355,11 +355,10 @@ impl Fencing {
     }
 
     fn drained(&mut self) -> Vec<FencingAction> {
-        let FencingPhase::Draining { fence, running } = &self.phase else { return Vec::new() };
-        if !running.is_empty() {
-            return Vec::new();
-        }
-        let fence = fence.clone();
+        let fence = match &self.phase {
+            FencingPhase::Draining { fence, running } if running.is_empty() => fence.clone(),
+            _ => return Vec::new(),
+        };
         if fence.restart {
             self.phase = FencingPhase::Clearing { fence };
             return vec![FencingAction::Clear];

@@ -1,0 +1,349 @@
+//! `dwcp flag`: looks at the document that says which nodes speak version 3, and changes it.
+//!
+//! ```text
+//!  show   document ──decide(node)──> on or off, and why
+//!  set    lock the folder, document ──edit──> next version ──> file beside, fsync, rename, fsync the folder
+//! ```
+
+mod args;
+mod edit;
+mod store;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use dwcp_core::flag::{
+    FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Roster, Why, Word, bucket, is_forced_v1,
+};
+use serde::Serialize;
+
+pub(crate) use self::args::{FlagArgs, FlagCommand};
+use self::args::{SetArgs, ShowArgs};
+use self::edit::Change;
+use self::store::{Found, Store};
+use crate::exit::{Exit, Failure};
+use crate::report::Report;
+
+/// `dwcp flag`.
+pub(crate) fn run(args: FlagArgs, report: &Report) -> Result<Exit, Failure> {
+    match args.command {
+        FlagCommand::Show(args) => show(&args, report),
+        FlagCommand::Set(args) => set(&args, report),
+    }
+}
+
+// --- show
+
+/// A flag at a node.
+#[derive(Serialize)]
+struct Shown<'a> {
+    flag: &'a str,
+    node: &'a str,
+    on: bool,
+    why: &'a str,
+    bucket: u32,
+    threshold: u32,
+    percentage: String,
+    enabled: bool,
+    kill: bool,
+    reason: &'a str,
+    updated_by: &'a str,
+    /// Of the roster, if there is one.
+    nodes_on: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ShownSummary<'a> {
+    verdict: &'a str,
+    file: String,
+    node: &'a str,
+    version: u64,
+    /// What the node speaks by this document, and `DWCP_FORCE_V1` as it is here.
+    runs: &'a str,
+    compression: bool,
+    forced_v1: bool,
+    written_s_ago: Option<u64>,
+    nodes: Option<usize>,
+}
+
+fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
+    let node = args.node.clone().map_or_else(this_host, Ok)?;
+    let roster = args.roster.as_deref().map(read_roster).transpose()?;
+    let (found, age) = store::read(&args.file)?;
+    let shown = args.file.display();
+    let document = match found {
+        Found::Document(document) => *document,
+        Found::Nothing => {
+            let advice =
+                "Check --file. Nodes that were given this path run v1, or will when what they know is too old.";
+            return Err(Failure::new(Exit::Failed, format!("there is no {shown}")).advise(advice));
+        }
+        Found::Damaged(why) => return Err(damaged(&args.file, &why)),
+    };
+    for flag in Flag::ALL {
+        show_flag(flag, &document, &node, roster.as_ref(), report);
+    }
+    let written = age.map_or_else(|| "in the future, by this clock".to_owned(), |age| format!("{} ago", ago(age)));
+    report.say(&format!("{shown}: version {}, written {written}", document.version));
+    let forced = is_forced_v1();
+    if forced {
+        report
+            .warn(&format!("note: {FORCE_V1} is set here; a node started from this shell runs v1 whatever is written"));
+    }
+    let on = |flag| document.decide(flag, &node).on;
+    let summary = ShownSummary {
+        verdict: Exit::Ok.word(),
+        file: shown.to_string(),
+        node: node.as_str(),
+        version: document.version.value(),
+        runs: if on(Flag::V3) && !forced { "v3" } else { "v1" },
+        compression: on(Flag::Compression),
+        forced_v1: forced,
+        written_s_ago: age.map(|age| age.as_secs()),
+        nodes: roster.map(|roster| roster.nodes().len()),
+    };
+    report.event("summary", &summary);
+    Ok(Exit::Ok)
+}
+
+fn show_flag(flag: Flag, document: &FlagDocument, node: &NodeName, roster: Option<&Roster>, report: &Report) {
+    let decision = document.decide(flag, node);
+    let rule = edit::rule_of(document, flag);
+    let nodes_on = roster.map(|roster| roster.nodes().filter(|node| document.decide(flag, node).on).count());
+    let on = if decision.on { "on " } else { "off" };
+    report.say(&format!("{:<20} {on}  at {node}, because {}", flag.key(), decision.why));
+    let bucket = bucket(flag.key(), rule.salt.as_str(), node);
+    if decision.why != Why::Absent {
+        let by = if rule.updated_by.as_str().is_empty() { "nobody said who" } else { rule.updated_by.as_str() };
+        report.say(&format!(
+            "{:<20}      {} % (threshold {}, this node is in bucket {bucket}); changed by {by}, reason {}",
+            "",
+            rule.percentage,
+            rule.effective_threshold(),
+            rule.reason
+        ));
+    }
+    if let (Some(on), Some(roster)) = (nodes_on, roster) {
+        report.say(&format!("{:<20}      on for {on} of the {} nodes of the roster", "", roster.nodes().len()));
+    }
+    let shown = Shown {
+        flag: flag.key(),
+        node: node.as_str(),
+        on: decision.on,
+        why: decision.why.word(),
+        bucket,
+        threshold: rule.effective_threshold().value(),
+        percentage: rule.percentage.to_string(),
+        enabled: rule.enabled,
+        kill: rule.kill,
+        reason: rule.reason.as_str(),
+        updated_by: rule.updated_by.as_str(),
+        nodes_on,
+    };
+    report.event("flag", &shown);
+}
+
+/// Roughly, for people.
+fn ago(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> Failure {
+    let minutes = MAX_STALE.as_secs() / 60;
+    Failure::new(Exit::Failed, format!("{}: {why}", path.display())).advise(format!(
+        "Nodes keep what they know for {minutes} minutes, then run v1; those started since run v1. Mend it with a higher \
+         version, or write it anew: `dwcp flag set --create --at-version NUMBER ...`."
+    ))
+}
+
+fn this_host() -> Result<NodeName, Failure> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(|error| error.to_string());
+    let name = name.and_then(|name| NodeName::new(name.trim()).map_err(|error| error.to_string()));
+    name.map_err(|why| {
+        Failure::new(Exit::Failed, format!("the name of this host is not known: {why}"))
+            .advise("Name a node with --node.")
+    })
+}
+
+fn read_roster(path: &Path) -> Result<Roster, Failure> {
+    let failed = |why: String| {
+        let what = format!("the roster {} cannot be used: {why}", path.display());
+        Failure::new(Exit::Failed, what).advise("A roster has one name a line, each node once; # begins a remark.")
+    };
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Roster::parse(&text).map_err(|error| failed(error.to_string()))
+}
+
+// --- set
+
+#[derive(Serialize)]
+struct SetSummary<'a> {
+    verdict: &'a str,
+    file: String,
+    flag: &'a str,
+    version_before: Option<u64>,
+    version: u64,
+    /// False: nothing was to be changed, or it was a dry run.
+    written: bool,
+    changes: &'a [Change],
+    reason: &'a str,
+    updated_by: &'a str,
+    roster: Option<Moves>,
+}
+
+/// Which nodes of a roster come and go.
+#[derive(Serialize)]
+struct Moves {
+    nodes: usize,
+    on: usize,
+    joins: Vec<String>,
+    leaves: Vec<String>,
+}
+
+fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
+    let flag = Flag::from(args.flag);
+    let roster = args.roster.as_deref().map(read_roster).transpose()?;
+    let store = Store::open(&args.file)?;
+    let found = store.read()?;
+    let fresh = !matches!(found, Found::Document(_));
+    let (mut document, before) = begin(found, args)?;
+    let old = edit::rule_of(&document, flag);
+    let by = args.by.clone().unwrap_or_else(user);
+    let (rule, exact) = edit::edited(&old, args, roster.as_ref(), by);
+    let changes = edit::changes(&old, &rule);
+    let moves = roster.as_ref().map(|roster| Moves::of(roster, flag, &old, &rule));
+    if let Some(exact) = exact.filter(|exact| exact.nodes != exact.wanted) {
+        report.warn(&format!(
+            "warning: {} of the roster's nodes would have been that share, {} have it: by the lists, or for nodes in one \
+             bucket (another --salt parts them)",
+            exact.wanted, exact.nodes
+        ));
+    }
+    let pending = fresh || !changes.is_empty();
+    let written = pending && !args.dry_run;
+    if written {
+        match flag {
+            Flag::V3 => document.flags.v3 = rule.clone(),
+            Flag::Compression => document.flags.compression = Some(rule.clone()),
+        }
+    }
+    if fresh && flag != Flag::V3 {
+        report.warn(&format!("note: a new document has {} off: every node that looks at it runs v1", Flag::V3));
+    }
+    let version = next(&document, before, !changes.is_empty(), &args.file)?;
+    document.version = version;
+    if written {
+        store.replace(&document)?;
+    }
+    tell(args, &changes, &rule, moves.as_ref(), report);
+    let told = match (written, pending) {
+        (true, _) => format!("{}: version {version} is written", args.file.display()),
+        (false, false) => format!("{}: nothing to change, version {version} stays", args.file.display()),
+        (false, true) => format!("{}: would become version {version}; nothing is written", args.file.display()),
+    };
+    report.say(&told);
+    let summary = SetSummary {
+        verdict: Exit::Ok.word(),
+        file: args.file.display().to_string(),
+        flag: flag.key(),
+        version_before: before.map(FlagVersion::value),
+        version: version.value(),
+        written,
+        changes: &changes,
+        reason: rule.reason.as_str(),
+        updated_by: rule.updated_by.as_str(),
+        roster: moves,
+    };
+    report.event("summary", &summary);
+    Ok(Exit::Ok)
+}
+
+/// The document to change, and the version that it has. A new one has none yet.
+fn begin(found: Found, args: &SetArgs) -> Result<(FlagDocument, Option<FlagVersion>), Failure> {
+    let shown = args.file.display();
+    match found {
+        Found::Document(_) if args.at_version.is_some() => {
+            let advice = "Leave --at-version out: the next version is taken.";
+            Err(Failure::new(Exit::Failed, format!("{shown} is a good document already")).advise(advice))
+        }
+        Found::Document(document) => {
+            let version = document.version;
+            Ok((*document, Some(version)))
+        }
+        Found::Nothing | Found::Damaged(_) if args.create => {
+            Ok((edit::blank(args.at_version.unwrap_or(FlagVersion::FIRST)), None))
+        }
+        Found::Nothing => {
+            let what = format!("there is no {shown}, so no node looks at it");
+            Err(Failure::new(Exit::Failed, what).advise("Check --file, or make a new document with --create."))
+        }
+        Found::Damaged(why) => Err(damaged(&args.file, &why)),
+    }
+}
+
+fn next(
+    document: &FlagDocument,
+    before: Option<FlagVersion>,
+    changed: bool,
+    path: &Path,
+) -> Result<FlagVersion, Failure> {
+    if before.is_none() || !changed {
+        return Ok(document.version);
+    }
+    document.version.next().ok_or_else(|| {
+        let what = format!("{} has version {}, after which there is none", path.display(), document.version);
+        let advice = "Stop the nodes that look at it, write it anew with a small version, and start them again.";
+        Failure::new(Exit::Failed, what).advise(advice)
+    })
+}
+
+fn tell(args: &SetArgs, changes: &[Change], rule: &FlagRule, moves: Option<&Moves>, report: &Report) {
+    let flag = Flag::from(args.flag);
+    for change in changes {
+        report.say(&format!("{flag}: {}", change.sentence()));
+    }
+    let wants_on = args.enable
+        || args.revive
+        || !args.include.is_empty()
+        || args.percentage.is_some_and(|percentage| percentage.thousandths() > 0);
+    if let Some(why) = edit::nobody(rule).filter(|_| wants_on) {
+        report.warn(&format!("note: no node has {flag}: {why}"));
+    }
+    if let Some(Moves { nodes, on, joins, leaves }) = moves {
+        report.say(&format!("on for {on} of the {nodes} nodes of the roster"));
+        for (what, names) in [("joins", joins), ("leaves", leaves)] {
+            if !names.is_empty() {
+                report.say(&format!("  {what}: {}", names.join(" ")));
+            }
+        }
+    }
+}
+
+impl Moves {
+    fn of(roster: &Roster, flag: Flag, old: &FlagRule, new: &FlagRule) -> Self {
+        let (mut on, mut joins, mut leaves) = (0, Vec::new(), Vec::new());
+        for node in roster.nodes() {
+            let (was, is) = (old.decide(flag, node).on, new.decide(flag, node).on);
+            on += usize::from(is);
+            match (was, is) {
+                (false, true) => joins.push(node.to_string()),
+                (true, false) => leaves.push(node.to_string()),
+                _ => {}
+            }
+        }
+        Self { nodes: roster.nodes().len(), on, joins, leaves }
+    }
+}
+
+/// Who is at the keyboard, also behind `sudo`. It is a remark for people, no proof.
+fn user() -> Word {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let mut words = names.filter(|name| !name.is_empty()).filter_map(|name| Word::new(&name).ok());
+    words.next().or_else(|| Word::new("unknown").ok()).unwrap_or_default()
+}

@@ -1,0 +1,299 @@
+//! `dwcp flag`: what an operator changes in a flag document, and what nodes that watch it make of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy excuses the tests themselves, but not what they call"
+)]
+
+mod operator;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use dwcp_core::flag::{FileOptions, FileSource, Flag, FlagDocument, FlagSource, NodeName};
+use operator::{LIMIT, Said, dwcp, run};
+use serde_json::Value;
+
+/// A folder with a flag document.
+struct Fleet {
+    folder: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// All nodes on version 3, by version 1 of the document.
+    fn new() -> Self {
+        let fleet = Self { folder: tempfile::tempdir().unwrap() };
+        ok(&fleet.set(&["--create", "--enable", "--percentage", "100"]));
+        fleet
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path("flags.json")
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.file()).unwrap()
+    }
+
+    fn document(&self) -> FlagDocument {
+        FlagDocument::parse(self.text().as_bytes()).unwrap()
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = dwcp();
+        command.args(["flag", verb]).arg("--file").arg(self.file());
+        command.env_remove("DWCP_FORCE_V1").env_remove("SUDO_USER").env("USER", "alice");
+        command
+    }
+
+    fn set(&self, words: &[&str]) -> Said {
+        run(self.command("set").arg("dwcp_v3_hde").args(words))
+    }
+
+    fn show(&self, words: &[&str]) -> Said {
+        run(self.command("show").args(words))
+    }
+
+    fn roster(&self, count: usize) -> String {
+        let path = self.path("nodes.txt");
+        let names: Vec<_> = (0..count).map(|number| format!("node-{number}")).collect();
+        fs::write(&path, "# all nodes\n".to_owned() + &names.join("\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// What a node decides, by its name.
+    fn v3(&self, node: &str) -> bool {
+        self.document().decide(Flag::V3, &NodeName::new(node).unwrap()).on
+    }
+}
+
+#[track_caller]
+fn ok(said: &Said) {
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+}
+
+/// The JSON lines before the last.
+fn events(said: &Said) -> Vec<Value> {
+    let mut lines: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.pop();
+    lines
+}
+
+#[test]
+fn a_rollout_goes_up_and_back_and_says_what_changed() {
+    let fleet = Fleet::new();
+    let summary = fleet.set(&["--percentage", "10", "--json"]).summary();
+    assert_eq!((&summary["version_before"], &summary["version"]), (&1.into(), &2.into()));
+    assert_eq!((&summary["written"], &summary["updated_by"]), (&true.into(), &"alice".into()));
+    let change = &summary["changes"][0];
+    assert_eq!(
+        (&change["field"], &change["before"], &change["after"]),
+        (&"percentage".into(), &"100".into(), &"10".into())
+    );
+    let said = fleet.set(&["--percentage", "12.5", "--by", "bob"]);
+    ok(&said);
+    assert!(said.out.contains("percentage 10 -> 12.5") && said.out.contains("version 3 is written"), "{}", said.out);
+    assert_eq!(fleet.document().flags.v3.updated_by.as_str(), "bob");
+    let said = fleet.set(&["--disable", "--reason", "performance"]);
+    ok(&said);
+    assert!(!fleet.v3("node-1") && fleet.document().flags.v3.reason.as_str() == "performance");
+    let before = fleet.text();
+    let summary = fleet.set(&["--disable", "--json"]).summary();
+    assert_eq!((&summary["written"], &summary["version"]), (&false.into(), &4.into()), "nothing to change");
+    assert_eq!(fleet.text(), before);
+}
+
+#[test]
+fn what_is_killed_stays_off_until_it_is_revived() {
+    let fleet = Fleet::new();
+    fleet.set(&["--kill"]).failed(2, &["--reason"]);
+    ok(&fleet.set(&["--kill", "--reason", "integrity"]));
+    assert!(!fleet.v3("node-1"));
+    let said = fleet.set(&["--enable", "--percentage", "50"]);
+    ok(&said);
+    assert!(said.err.contains("no node has dwcp_v3_hde: it is killed; --revive"), "{}", said.err);
+    let rule = fleet.document().flags.v3;
+    assert!(rule.kill && rule.reason.discards_applied(), "why it is off is still why it is off");
+    ok(&fleet.set(&["--revive", "--percentage", "100"]));
+    assert!(fleet.v3("node-1") && !fleet.document().flags.v3.reason.discards_applied());
+}
+
+#[test]
+fn a_reason_can_be_made_worse_afterwards_but_not_misspelt() {
+    let fleet = Fleet::new();
+    ok(&fleet.set(&["--disable", "--reason", "performance"]));
+    ok(&fleet.set(&["--reason", "security"]));
+    assert!(fleet.document().flags.v3.reason.discards_applied());
+    fleet.set(&["--reason", "integrty"]).failed(2, &["nearly `integrity`"]);
+    fleet.set(&["--reason", "Because of it"]).failed(2, &["a-z 0-9"]);
+}
+
+#[test]
+fn lists_go_before_the_share_and_a_node_is_on_one_of_them() {
+    let fleet = Fleet::new();
+    ok(&fleet.set(&["--exclude", "node-1", "--exclude", "node-2"]));
+    assert!(!fleet.v3("node-1") && !fleet.v3("node-2") && fleet.v3("node-3"));
+    let said = fleet.set(&["--percentage", "0", "--include", "node-1"]);
+    ok(&said);
+    assert!(said.out.contains("exclude    node-1 -> -") && said.out.contains("include    - -> node-1"), "{}", said.out);
+    assert!(fleet.v3("node-1") && !fleet.v3("node-3"));
+    ok(&fleet.set(&["--unlist", "node-1"]));
+    assert!(!fleet.v3("node-1") && fleet.document().flags.v3.include.is_empty());
+    fleet.set(&["--include", "node 7"]).failed(2, &["names no node"]);
+}
+
+#[test]
+fn an_exact_tenth_of_ten_nodes_is_one_and_grows_without_losing_it() {
+    let fleet = Fleet::new();
+    let roster = fleet.roster(10);
+    let share =
+        |percentage: &str| fleet.set(&["--percentage", percentage, "--exact", "--roster", &roster, "--json"]).summary();
+    let names = |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap() };
+    let one = share("10");
+    assert_eq!((&one["roster"]["on"], names(&one["roster"]["leaves"]).len()), (&1.into(), 9));
+    let five = share("50");
+    assert_eq!(five["roster"]["on"], 5);
+    assert_eq!((names(&five["roster"]["joins"]).len(), names(&five["roster"]["leaves"]).len()), (4, 0));
+    let chosen = fleet.document().flags.v3.threshold;
+    ok(&fleet.set(&["--exclude", "elsewhere"]));
+    assert_eq!(fleet.document().flags.v3.threshold, chosen, "a list is no other share");
+    ok(&fleet.set(&["--percentage", "60"]));
+    assert_eq!(fleet.document().flags.v3.threshold, None, "another share needs another threshold");
+    fleet.set(&["--exact"]).failed(2, &["--roster"]);
+    fs::write(&roster, "node-1\nnode-1\n").unwrap();
+    fleet.set(&["--exact", "--roster", &roster]).failed(1, &["line 2: node-1 is named twice", "one name a line"]);
+}
+
+#[test]
+fn show_says_what_a_node_decides_and_why() {
+    let fleet = Fleet::new();
+    ok(&fleet.set(&["--percentage", "50", "--exclude", "node-2"]));
+    let roster = fleet.roster(10);
+    let said = fleet.show(&["--node", "node-2", "--roster", &roster, "--json"]);
+    ok(&said);
+    let [v3, compression] = <[Value; 2]>::try_from(events(&said)).unwrap();
+    assert_eq!((&v3["flag"], &v3["on"], &v3["why"]), (&"dwcp_v3_hde".into(), &false.into(), &"excluded".into()));
+    assert_eq!(
+        (&v3["threshold"], &v3["reason"], &v3["updated_by"]),
+        (&50_000.into(), &"operator".into(), &"alice".into())
+    );
+    assert_eq!(v3["bucket"], dwcp_core::flag::bucket("dwcp_v3_hde", "", &NodeName::new("node-2").unwrap()));
+    let on = (0..10).filter(|number| fleet.v3(&format!("node-{number}"))).count();
+    assert_eq!(v3["nodes_on"], on);
+    assert_eq!((&compression["on"], &compression["why"]), (&true.into(), &"absent".into()));
+    let summary = said.summary();
+    assert_eq!((&summary["runs"], &summary["version"], &summary["nodes"]), (&"v1".into(), &2.into(), &10.into()));
+    assert!(summary["written_s_ago"].as_u64().unwrap() < 600);
+
+    let said = fleet.show(&["--node", "node-2"]);
+    assert!(said.out.contains("off  at node-2, because the node is excluded"), "{}", said.out);
+    ok(&fleet.show(&[]));
+    let said = run(fleet.command("show").args(["--node", "node-3", "--json"]).env("DWCP_FORCE_V1", "1"));
+    assert_eq!((&said.summary()["runs"], &said.summary()["forced_v1"]), (&"v1".into(), &true.into()));
+    assert!(said.err.contains("DWCP_FORCE_V1 is set here"), "{}", said.err);
+}
+
+#[test]
+fn compression_alone_can_be_turned_off() {
+    let fleet = Fleet::new();
+    ok(&run(fleet.command("set").args(["dwcp_v3_compression", "--disable"])));
+    let summary = fleet.show(&["--node", "node-1", "--json"]).summary();
+    assert_eq!((&summary["runs"], &summary["compression"]), (&"v3".into(), &false.into()));
+    ok(&run(fleet.command("set").args(["dwcp_v3_compression", "--enable"])));
+    assert_eq!(fleet.show(&["--node", "node-1", "--json"]).summary()["compression"], true);
+}
+
+#[test]
+fn a_wrong_path_and_a_damaged_document_are_told_and_not_written_over() {
+    let fleet = Fleet::new();
+    let elsewhere = fleet.path("flag.json");
+    let mistyped = || {
+        let mut command = dwcp();
+        command.args(["flag", "set", "dwcp_v3_hde", "--kill", "--reason", "integrity", "--file"]).arg(&elsewhere);
+        command
+    };
+    run(&mut mistyped()).failed(1, &["there is no", "no node looks at it", "--create"]);
+    assert!(!elsewhere.exists(), "a kill that nobody sees is worse than an error");
+    run(dwcp().args(["flag", "show", "--node", "n", "--file"]).arg(&elsewhere)).failed(1, &["there is no"]);
+
+    let half = fleet.text();
+    fs::write(fleet.file(), &half[..half.len() / 2]).unwrap();
+    fleet.show(&["--node", "n"]).failed(1, &["only a part", "line ", "5 minutes, then run v1"]);
+    fleet.set(&["--disable"]).failed(1, &["only a part", "--create --at-version"]);
+    assert_eq!(fleet.text(), half[..half.len() / 2]);
+    ok(&fleet.set(&["--create", "--at-version", "40", "--kill", "--reason", "security"]));
+    assert_eq!(fleet.document().version.value(), 40);
+    fleet.set(&["--create", "--at-version", "50", "--disable"]).failed(1, &["good document already"]);
+    fleet.set(&["--percentage", "101"]).failed(2, &["0 to 100"]);
+    fleet.set(&["--percentage", "-1"]).failed(2, &["0 to 100"]);
+    fleet.set(&[]).failed(2, &["--percentage", "--kill"]);
+    fs::write(fleet.file(), r#"{"version": 1, "flags": {"dwcp_v3_hde": {"enabled": true, "percent": 1}}}"#).unwrap();
+    fleet.show(&["--node", "n"]).failed(1, &["unknown field `percent`", "line 1 column"]);
+    fs::remove_file(fleet.file()).unwrap();
+    fs::create_dir(fleet.file()).unwrap();
+    fleet.show(&["--node", "n"]).failed(1, &["is no file"]);
+}
+
+#[test]
+fn after_the_last_version_there_is_none() {
+    let fleet = Fleet::new();
+    let last = fleet.text().replace("\"version\": 1,", "\"version\": 9007199254740991,");
+    fs::write(fleet.file(), last).unwrap();
+    fleet.set(&["--disable"]).failed(1, &["after which there is none"]);
+}
+
+#[test]
+fn the_file_is_replaced_as_a_whole_with_the_rights_it_had() {
+    let fleet = Fleet::new();
+    assert_eq!(fleet.file().metadata().unwrap().mode() & 0o777, 0o644);
+    fs::set_permissions(fleet.file(), fs::Permissions::from_mode(0o640)).unwrap();
+    let old = fleet.file().metadata().unwrap();
+    // What a crash left behind is in nobody's way.
+    fs::write(fleet.path(".flags.json.dwcp-new"), "half").unwrap();
+    ok(&fleet.set(&["--percentage", "10"]));
+    let new = fleet.file().metadata().unwrap();
+    assert_ne!(old.ino(), new.ino());
+    assert_eq!((old.mode(), old.uid(), old.gid()), (new.mode(), new.uid(), new.gid()));
+    let names: Vec<_> = fs::read_dir(fleet.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["flags.json"]);
+    // A link is kept, and what it leads to is changed.
+    symlink("flags.json", fleet.path("link.json")).unwrap();
+    ok(&run(dwcp().args(["flag", "set", "dwcp_v3_hde", "--disable", "--file"]).arg(fleet.path("link.json"))));
+    assert!(fleet.path("link.json").is_symlink() && !fleet.v3("node-1"));
+    let summary = fleet.set(&["--enable", "--dry-run", "--json"]).summary();
+    assert_eq!((&summary["written"], &summary["version"]), (&false.into(), &4.into()));
+    assert_eq!(fleet.document().version.value(), 3);
+}
+
+#[test]
+fn two_operators_do_not_undo_each_other() {
+    let fleet = Fleet::new();
+    let held = File::open(fleet.folder.path()).unwrap();
+    held.lock().unwrap();
+    fleet.set(&["--disable"]).failed(1, &["somebody else changes", "Try again"]);
+    drop(held);
+    ok(&fleet.set(&["--disable"]));
+}
+
+#[test]
+fn a_node_that_watches_follows_the_operator() {
+    let fleet = Fleet::new();
+    let source = FileSource::open(fleet.file(), NodeName::new("node-1").unwrap(), FileOptions::default()).unwrap();
+    assert!(source.snapshot().v3());
+    let mut watch = source.watch();
+    ok(&fleet.set(&["--kill", "--reason", "integrity"]));
+    let killed = watch.wait(LIMIT).expect("it is seen");
+    assert!(!killed.v3() && killed.reason().discards_applied() && killed.seen().is_some());
+    ok(&fleet.set(&["--revive"]));
+    assert!(watch.wait(LIMIT).expect("it is seen").v3());
+    assert_eq!(source.stats().loads, 3);
+}
