@@ -13,18 +13,53 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dwcp_core::extent::FlatPage;
+use dwcp_core::flag::{FlagDocument, InProcess, NodeName};
 use dwcp_core::guest::Memory;
 use dwcp_core::message::{MessageCodec, MessageError, TakeBlock};
 use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Session, Transfer, Trust};
-use dwcp_core::session::handover::Wish;
 use dwcp_core::session::{OnStall, Owner, Progress, SinkConfig, SourceConfig};
 use dwcp_core::wire::{Framing, GuestKind, Name};
 use dwcp_core::{DirtyMap, Guest, GuestError, Layout, Pending, RegionId};
-use tokio::sync::watch;
 
-const V1: Wish = Wish { framing: Framing::Messages, restart: false };
-const V1_FROM_ZEROS: Wish = Wish { framing: Framing::Messages, restart: true };
-const V3: Wish = Wish { framing: Framing::Extents, restart: false };
+/// What a node is told of version 3.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Off,
+    /// Because of what it applied.
+    Distrusted,
+    On,
+}
+
+use Told::{Distrusted, Off, On};
+
+/// A node's flags, as a control plane sets them.
+struct Flags {
+    source: Arc<InProcess>,
+    version: AtomicU64,
+}
+
+impl Flags {
+    fn new(told: Told) -> Self {
+        let source = Arc::new(InProcess::new(NodeName::new("node-1").unwrap(), Duration::from_secs(60)));
+        let flags = Self { source, version: AtomicU64::new(0) };
+        flags.tell(told);
+        flags
+    }
+
+    fn tell(&self, told: Told) {
+        let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
+        let (on, reason) = match told {
+            Off => (false, "performance"),
+            Distrusted => (false, "integrity"),
+            On => (true, "operator"),
+        };
+        let document = format!(
+            r#"{{"version":{version},"flags":{{"dwcp_v3_hde":{{"enabled":{on},"percentage":100,"hash":"sha256","salt":"s",
+            "exclude":[],"include":[],"kill":false,"reason":"{reason}","updated_by":"test"}}}}}}"#
+        );
+        self.source.set(FlagDocument::parse(document.as_bytes()).unwrap()).unwrap();
+    }
+}
 
 /// Blocks as they are: what a codec must do, and nothing of version 1.
 #[derive(Debug)]
@@ -121,8 +156,8 @@ impl Guest for Live {
 
 /// Two nodes, what each of them wants, and a transfer from one to the other.
 struct Pair {
-    source: watch::Sender<Wish>,
-    sink: watch::Sender<Wish>,
+    source: Flags,
+    sink: Flags,
     guest: Arc<Live>,
     copy: Arc<Memory>,
     sending: Session,
@@ -130,15 +165,14 @@ struct Pair {
     _listener: Listener,
 }
 
-async fn begin(pages: u64, source_wish: Wish, sink_wish: Wish) -> Pair {
+async fn begin(pages: u64, source: Told, sink: Told) -> Pair {
     let (a, b) = (Identity::generate("a").unwrap(), Identity::generate("b").unwrap());
-    let (source, source_wishes) = watch::channel(source_wish);
-    let (sink, sink_wishes) = watch::channel(sink_wish);
-    let node = |own: &Identity, other: &Identity, wishes| {
+    let (source, sink) = (Flags::new(source), Flags::new(sink));
+    let node = |own: &Identity, other: &Identity, flags: &Flags| {
         let endpoint = Endpoint::new(own, &Trust::fingerprints([other.fingerprint()])).unwrap();
-        endpoint.with_messages(Arc::new(Plain)).with_wishes(wishes)
+        endpoint.with_messages(Arc::new(Plain)).with_flags(Arc::<InProcess>::clone(&flags.source))
     };
-    let (from, to) = (node(&a, &b, source_wishes), node(&b, &a, sink_wishes));
+    let (from, to) = (node(&a, &b, &source), node(&b, &a, &sink));
     let mut listener = to.listen("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().to_string();
     let guest = Live::start(pages);
@@ -181,19 +215,19 @@ impl Pair {
 // spec: V-1, V-2, V-3, V-4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_leaves_version_3_and_comes_back_and_loses_nothing() {
-    let pair = begin(2000, V3, V3).await;
+    let pair = begin(2000, On, On).await;
     pair.until(|progress| progress.pages_settled > 300).await;
-    pair.source.send_replace(V1);
+    pair.source.tell(Off);
     let progress = pair.until(|progress| progress.handovers == 1).await;
     assert_eq!((progress.framing, progress.epoch.0, progress.pages_disputed), (Framing::Messages, 2, 0));
     let settled = progress.pages_settled;
     pair.until(|progress| progress.pages_settled > settled + 200).await;
-    pair.source.send_replace(V3);
+    pair.source.tell(On);
     let progress = pair.until(|progress| progress.handovers == 2).await;
     assert_eq!((progress.framing, progress.epoch.0), (Framing::Extents, 3));
     let settled = progress.pages_settled;
     pair.until(|progress| progress.pages_settled > settled + 200).await;
-    pair.sink.send_replace(V1);
+    pair.sink.tell(Off);
     pair.until(|progress| progress.handovers == 3).await;
     let progress = pair.finish().await;
     assert_eq!((progress.framing, progress.lanes_lost, progress.reconnects), (Framing::Messages, 0, 0));
@@ -202,9 +236,9 @@ async fn a_transfer_leaves_version_3_and_comes_back_and_loses_nothing() {
 // spec: V-5
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_to_be_trusted_is_sent_again_from_zeros() {
-    let pair = begin(1500, V3, V3).await;
+    let pair = begin(1500, On, On).await;
     let before = pair.until(|progress| progress.pages_settled > 700).await;
-    pair.sink.send_replace(V1_FROM_ZEROS);
+    pair.sink.tell(Distrusted);
     let progress = pair.until(|progress| progress.handovers == 1).await;
     assert!(progress.handover_log[0].restart);
     let progress = pair.finish().await;
@@ -215,7 +249,7 @@ async fn what_is_not_to_be_trusted_is_sent_again_from_zeros() {
 // spec: H-1, H-2
 #[tokio::test(flavor = "multi_thread")]
 async fn either_side_may_decline_version_3_from_the_start() {
-    for (source, sink) in [(V1, V3), (V3, V1), (V1, V1)] {
+    for (source, sink) in [(Off, On), (On, Off), (Off, Off)] {
         let pair = begin(400, source, sink).await;
         assert_eq!(pair.sending.progress().borrow().framing, Framing::Messages);
         let progress = pair.finish().await;
@@ -226,9 +260,9 @@ async fn either_side_may_decline_version_3_from_the_start() {
 // spec: V-1
 #[tokio::test(flavor = "multi_thread")]
 async fn who_declined_may_change_his_mind() {
-    let pair = begin(2000, V3, V1).await;
+    let pair = begin(2000, On, Off).await;
     pair.until(|progress| progress.pages_settled > 300).await;
-    pair.sink.send_replace(V3);
+    pair.sink.tell(On);
     pair.until(|progress| progress.handovers == 1).await;
     assert_eq!(pair.finish().await.framing, Framing::Extents);
 }

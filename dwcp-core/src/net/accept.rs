@@ -13,7 +13,7 @@ use super::clock::Clock;
 use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::control::ControlLink;
 use super::dial::HANDSHAKE_LIMIT;
-use super::driver::{Chores, Driver, EVENTS, Event, Stream};
+use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Stream};
 use super::endpoint::Endpoint;
 use super::error::{EndpointError, RecordsError};
 use super::greet::Gate;
@@ -314,7 +314,7 @@ impl First {
             clock: Clock::start(),
             progress,
             published: Time::default(),
-            wishes: self.gate.endpoint.wishes,
+            flags: Flagged::by(&self.gate.endpoint.flags),
         };
         let task = tokio::spawn(async move {
             let outcome = driver.run(Vec::new()).await;

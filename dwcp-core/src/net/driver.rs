@@ -16,6 +16,7 @@ use super::control::ControlLink;
 use super::records::Records;
 use super::socket::Socket;
 use crate::extent::MAX_EXTENT_PAGES;
+use crate::flag::{FlagSnapshot, FlagSource, FlagWatch};
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::session::handover::Wish;
 use crate::session::{
@@ -85,8 +86,20 @@ pub(super) struct Driver<M, H> {
     pub(super) clock: Clock,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) published: Time,
-    /// What this node wants lanes to carry.
-    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) flags: Flagged,
+}
+
+/// What this node may do now, and news of it.
+pub(super) struct Flagged {
+    /// A source that nobody holds tells nothing.
+    _source: Arc<dyn FlagSource>,
+    watch: FlagWatch,
+}
+
+impl Flagged {
+    pub(super) fn by(source: &Arc<dyn FlagSource>) -> Self {
+        Self { watch: source.watch(), _source: Arc::clone(source) }
+    }
 }
 
 /// How often watchers are told, at most.
@@ -98,9 +111,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     /// Runs the session to its end.
     pub(super) async fn run(mut self, first: Vec<Input>) -> Outcome {
         let mut outcome = None;
-        let wish = *self.wishes.borrow_and_update();
-        for input in [Input::Prefer(wish), Input::Start].into_iter().chain(first) {
-            outcome = outcome.or(self.feed(input));
+        let flags = self.flags.watch.latest();
+        outcome = outcome.or(self.obey(&flags));
+        for input in std::iter::once(Input::Start).chain(first) {
+            outcome = outcome.or_else(|| self.feed(input));
         }
         let outcome = loop {
             if let Some(outcome) = outcome {
@@ -131,11 +145,12 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
                 None => Some(Outcome { owner: Owner::Source, error: Some(SessionError::Cancelled) }),
             },
             () = timer => self.feed(Input::Tick),
-            Ok(()) = self.wishes.changed() => {
-                let wish = *self.wishes.borrow_and_update();
-                self.feed(Input::Prefer(wish))
-            }
+            flags = self.flags.watch.changed() => self.obey(&flags),
         }
+    }
+
+    fn obey(&mut self, flags: &FlagSnapshot) -> Option<Outcome> {
+        self.feed(Input::Compression(flags.compression())).or_else(|| self.feed(Input::Prefer(Wish::of(flags))))
     }
 
     fn react(&mut self, event: Event) -> Option<Outcome> {

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::control::ControlLink;
 use super::dial::{ControlStream, Dialer, Sockets, random};
-use super::driver::{Chores, Driver, EVENTS};
+use super::driver::{Chores, Driver, EVENTS, Flagged};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
 use super::lane_source::{ShadowBytes, SourceLanes};
@@ -26,6 +26,7 @@ use super::socket::Socket;
 use super::source_hands::SourceHands;
 use super::tls::Tls;
 use crate::extent::Layout;
+use crate::flag::{Constant, FlagSource};
 use crate::guest::Guest;
 use crate::message::MessageCodec;
 use crate::session::binding::{Chosen, MESSAGES, Speaks};
@@ -47,7 +48,7 @@ pub struct Endpoint {
     /// Carries messages, if this node can.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// What this node wants lanes to carry.
-    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) flags: Arc<dyn FlagSource>,
 }
 
 /// What a source wants to move, and under which name.
@@ -82,8 +83,7 @@ impl Endpoint {
             conduct: Arc::new(Conduct::new(Quarantine::default())),
             lanes: SinkConfig::default().lanes,
             codec: None,
-            // Without a sender it never changes.
-            wishes: watch::channel(Wish::default()).1,
+            flags: Arc::new(Constant::v3()),
         })
     }
 
@@ -119,17 +119,17 @@ impl Endpoint {
         self
     }
 
-    /// What this node wants lanes to carry, now and whenever it changes. Sessions under way follow at once. By default
-    /// extents, for ever.
+    /// Obeys these flags, now and whenever they change: where version 3 is off, lanes carry messages, and sessions
+    /// under way hand over at once. By default version 3 is on for ever.
     #[must_use]
-    pub fn with_wishes(mut self, wishes: watch::Receiver<Wish>) -> Self {
-        self.wishes = wishes;
+    pub fn with_flags(mut self, flags: Arc<dyn FlagSource>) -> Self {
+        self.flags = flags;
         self
     }
 
     /// What is spoken with a peer that comes now. `None`: nothing can be.
     pub(super) fn speaks(&self) -> Option<Speaks> {
-        Speaks::new(self.codec.is_some(), self.wishes.borrow().framing)
+        Speaks::new(self.codec.is_some(), Wish::of(&self.flags.snapshot()).framing)
     }
 
     /// All that can be spoken.
@@ -267,7 +267,7 @@ impl Endpoint {
             clock: Clock::start(),
             progress,
             published: Time::default(),
-            wishes: self.wishes.clone(),
+            flags: Flagged::by(&self.flags),
         };
         Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
     }

@@ -10,15 +10,15 @@ use super::allowance::Rate;
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
-use super::driver::{Chores, Driver, EVENTS, Hands, Stream};
+use super::driver::{Chores, Driver, EVENTS, Flagged, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::lane_source::{Press, ShadowBytes, Sheet, SourceLanes};
 use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
+use crate::flag::{Constant, FlagSource};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
 use crate::session::binding::{Key, Speaks};
-use crate::session::handover::Wish;
 use crate::session::leaves::{extent_digest, leaf};
 use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};
 use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, LaneId, SessionId};
@@ -199,6 +199,7 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
     let layout = Layout::new(&[4096]).unwrap();
     let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
     let (events, queue) = tokio::sync::mpsc::channel(EVENTS);
+    let flags: Arc<dyn FlagSource> = Arc::new(Constant::v3());
     let driver = Driver {
         machine: Greedy { holds: Some(hold), ..Greedy::default() },
         hands: NoHands,
@@ -211,7 +212,7 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
         clock: Clock::start(),
         progress: tokio::sync::watch::channel(Progress::default()).0,
         published: Time::default(),
-        wishes: tokio::sync::watch::channel(Wish::default()).1,
+        flags: Flagged::by(&flags),
     };
     let outcome = driver.run(vec![]).await;
     let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {

@@ -26,6 +26,8 @@ pub enum EffortPolicy {
 #[derive(Debug)]
 pub(super) struct Budget {
     policy: EffortPolicy,
+    /// Compression is switched on.
+    allowed: bool,
     step: usize,
     lean: u32,
     /// Wire bytes since the start, up to `UNHEARD`.
@@ -77,6 +79,7 @@ impl Budget {
     pub(super) fn new(policy: EffortPolicy) -> Self {
         Self {
             policy,
+            allowed: true,
             step: START,
             lean: LEVEL,
             swallowed: 0,
@@ -86,7 +89,14 @@ impl Budget {
         }
     }
 
+    pub(super) fn allow(&mut self, on: bool) {
+        self.allowed = on;
+    }
+
     pub(super) fn effort(&self) -> Effort {
+        if !self.allowed {
+            return Effort::Raw;
+        }
         match self.policy {
             EffortPolicy::Fixed(effort) => effort,
             EffortPolicy::Auto => STEPS.get(self.step).copied().unwrap_or(Effort::Balanced),

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::flag::FlagSnapshot;
 use crate::wire::{Fence, FenceEpoch, FencedLane, Framing, LaneId, TransferId};
 
 /// How far a peer may raise the epoch at a time: one that claims the last of all must not shut itself out.
@@ -23,6 +24,16 @@ pub struct Wish {
     pub framing: Framing,
     /// What version 3 applied is not to be trusted: begin again from zeros.
     pub restart: bool,
+}
+
+impl Wish {
+    /// What a node wants by its flags.
+    pub fn of(flags: &FlagSnapshot) -> Self {
+        if flags.v3() {
+            return Self::default();
+        }
+        Self { framing: Framing::Messages, restart: flags.reason().discards_applied() }
+    }
 }
 
 /// The source's part of a hand-over.

@@ -194,6 +194,8 @@ pub enum Input {
     },
     /// What this node wants the lanes to carry, from now on.
     Prefer(Wish),
+    /// Source: whether pages are compressed from now on. Zeros never travel.
+    Compression(bool),
     /// A lane has ended as it was told to, after all below `end`, and its connection waits to be another. Its
     /// [`Input::LaneDown`] follows.
     LaneEnded(FencedLane),

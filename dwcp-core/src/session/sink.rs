@@ -776,6 +776,7 @@ impl Sink {
             | Input::Paused
             | Input::Devices(_)
             | Input::Prepared(_)
+            | Input::Compression(_)
             | Input::Bandwidth(_) => {}
         }
         self.tick(now)

@@ -687,6 +687,7 @@ impl Source {
             Input::LaneEnded(fenced) => self.lane_ended(now, fenced),
             Input::Prepared(message) => self.prepared(message),
             Input::Raised(epoch) => self.leaving(now, LeavingEvent::Durable(epoch)),
+            Input::Compression(on) => self.budget.allow(on),
             Input::Prefer(wish) if self.may_leave() => self.wish(now, LeavingEvent::Wants(wish)),
             Input::Recalled { same } => self.recalled(&same),
             Input::Harvested { dirty, pending } => self.harvested(now, &dirty, pending)?,
