@@ -81,6 +81,23 @@ async fn b07_two_frames_in_one_group() {
     refused(&spoilt(&block, 4, two), &plain, Offence::BadExtent).await;
 }
 
+/// Blocks that decode to nearly nothing and make zstd build its tables each time: 200 ms for an extent, if it were taken.
+#[tokio::test]
+async fn b07_a_frame_of_hundreds_of_blocks() {
+    // One segment of 4096 bytes: 3 bytes of each dear block, the rest as a run.
+    let dear = [0x6c, 0, 0, 0, 1, 0xa8, 0xe4, 0xff, 0xe3, 0x7f, 0xe4, 0xff, 0, 0, 0, 4];
+    let run = u32::try_from(PAGE_BYTES - 3 * 250).unwrap() << 3 | 1 << 1;
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f];
+    frame.extend(&run.to_le_bytes()[..3]);
+    frame.push(b'x');
+    (0..250).for_each(|_| frame.extend(dear));
+    let last = frame.len() - dear.len();
+    frame[last] |= 1;
+    let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+    let block = [&[1, 1, 0, 5, 0, 5, 0], length.as_slice(), &frame].concat();
+    refused(&block, &[b'x'; PAGE_BYTES], Offence::BadExtent).await;
+}
+
 #[tokio::test]
 async fn b08_lz4_that_refers_to_bytes_before_its_begin() {
     let plain = plain(4);

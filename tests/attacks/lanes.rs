@@ -1,11 +1,16 @@
 //! Lanes that carry too much, or come and go.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use dwcp_core::net::Offence;
 use dwcp_core::session::SinkConfig;
 use dwcp_core::wire::*;
+use dwcp_hde::{Bases, Effort};
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 
-use crate::attacker::extent;
+use crate::attacker::{PAGES, block_of, digest_of, extent, extent_with};
 use crate::oracle::{Field, join, oracle, refused_for_now, untouched};
 
 #[tokio::test]
@@ -52,6 +57,41 @@ async fn b14_lanes_that_come_and_go() {
     assert!(field.charged().is_empty() && !field.quarantined(), "an honest peer on a bad link does that");
     untouched(&inside.guest);
     field.honest_comes_through().await;
+}
+
+/// All that 70 bytes can ask for, on four lanes without an end: pages of one byte, and an honest transfer beside it.
+#[tokio::test]
+async fn b14_lanes_that_work_without_an_end_leave_the_others_their_turns() {
+    let mut field = Field::with(SinkConfig { lane_window: 1 << 40, ..SinkConfig::default() }).await;
+    let mut inside = field.inside().await;
+    let plain = vec![0xa5; PAGES as usize * 4096];
+    let (digest, block) = (digest_of(1, 0, &plain), block_of(&plain, Effort::Fast, &Bases::none()));
+    let mut lanes = Vec::new();
+    for id in 2..=4 {
+        let mut lane = field.connect().await;
+        let joined = join(&mut lane, &inside.key, inside.session, LaneId(id)).await;
+        assert!(matches!(joined, Frame::Joined(_)), "{joined:?}");
+        lanes.push(lane);
+    }
+    lanes.push(inside.lane);
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut floods = JoinSet::new();
+    for mut lane in lanes {
+        let (block, sent) = (block.clone(), Arc::clone(&sent));
+        floods.spawn(async move {
+            for seq in 0.. {
+                let frame = extent_with(seq, 1, 0, PAGES as usize, digest, &block);
+                lane.stream.write_all(&frame).await.expect("nothing of it is forbidden");
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    // What the node says meanwhile is heard, as by an honest source.
+    floods.spawn(async move { while !matches!(inside.control.hear().await, Ok(Frame::Error(_)) | Err(_)) {} });
+    assert!(field.charged().is_empty());
+    field.honest_comes_through().await;
+    assert!(sent.load(Ordering::Relaxed) > 1000, "{sent:?} extents are no flood");
+    floods.shutdown().await;
 }
 
 #[tokio::test]
