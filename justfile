@@ -30,6 +30,10 @@ crash-states COUNT="100000":
 malformed INPUTS="1000000" SEED="1":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --malformed {{INPUTS}} {{SEED}}
 
+# Each attack of a trusted peer over TLS with so many seeds
+attacks SEEDS="50":
+    DWCP_ATTACK_SEEDS=0..{{SEEDS}} cargo test --test attacks
+
 # Thousands of connections that say nothing, and an honest peer that wants in (ulimit -n 20000)
 siege *ARGS:
     cargo bench --bench siege -- {{ARGS}}
