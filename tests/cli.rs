@@ -387,7 +387,7 @@ fn an_interrupt_leaves_both_ends_as_they_were_and_a_name_is_taken_once() {
     let mut receiver = place.listen();
     let (image, mut sending) = slow(&place, &receiver.address, "vm1");
     sending.until("progress");
-    run(place.send(&receiver.address, "vm1").arg(&image)).failed(1, &["the name vm1 is taken", "under way"]);
+    run(place.send(&receiver.address, "vm1").arg(&image)).failed(1, &["another `dwcp send`", "vm1", "transfers show"]);
     // Another name goes on beside it.
     assert_eq!(run(place.send(&receiver.address, "vm2").arg(&image)).code, 0);
 
@@ -421,7 +421,9 @@ fn a_killed_sender_has_its_name_back_at_once_and_nobody_else() {
     // The kernel may tell of the kill a moment later than of the next sender.
     let mut tries = std::iter::repeat_with(|| run(place.send(&receiver.address, "vm1").arg(&image))).take(20);
     assert!(tries.any(|said| said.code == 0), "the name stayed taken");
-    assert_eq!(receiver.lines.until("transfer")["verdict"], "interrupted");
+    let lost = receiver.lines.until("transfer");
+    assert_eq!(lost["verdict"], "interrupted");
+    assert!(lost["error"].as_str().unwrap().contains("superseded by a newer session"), "{lost}");
     assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
     receiver.stop();
     assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
@@ -957,6 +959,7 @@ fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
     let (code, err) = receiver.lines.end();
     assert_eq!(code, 1);
     assert!(err.contains("no space left") && err.contains("Nothing of it became visible"), "{err}");
+    assert!(!err.contains("ERROR"), "what happened is told once: {err}");
     assert!(fs::read(&image).unwrap() == noise(8_000_000), "the source is as it was");
     // Where there is room it is taken, whatever went before.
     let receiver = place.listen();
