@@ -64,7 +64,26 @@ fn main() {
     let (first, changed) = guests();
     bench(&mut criterion, "hde/first round", &first, &EFFORTS);
     bench(&mut criterion, "hde/changed pages", &changed, &EFFORTS[1..4]);
+    dearest(&mut criterion);
     criterion.final_summary();
+}
+
+/// What a sender can make a decoder do for an extent at most: a zstd frame for each page, with a second block that has it
+/// build three tables for three bytes.
+fn dearest(criterion: &mut Criterion) {
+    let dear = [0x6d, 0, 0, 0, 1, 0xa8, 0xe4, 0xff, 0xe3, 0x7f, 0xe4, 0xff, 0, 0, 0, 4];
+    let group =
+        [&[5, 0, 27, 0, 0, 0, 0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 0xea, 0x7f, 0x00, b'x'], dear.as_slice()];
+    let block = [&[1, 0, 1, 5, 255], group.concat().repeat(MAX_PAGES).as_slice()].concat();
+    let (mut decoder, mut scratch) = (Decoder::new(), Vec::new());
+    let mut group = criterion.benchmark_group("hde/the dearest block");
+    group.throughput(Throughput::Bytes((MAX_PAGES * PAGE_BYTES) as u64));
+    group.bench_function("decode", |bench| {
+        bench.iter(|| {
+            decoder.decode(&block, MAX_PAGES, &mut Bases::none(), &mut scratch).expect("within its bounds").len()
+        });
+    });
+    group.finish();
 }
 
 fn bench(criterion: &mut Criterion, name: &str, jobs: &[Job], efforts: &[(&str, Effort)]) {

@@ -55,6 +55,7 @@ const OF_SEND: [Exit; 9] = [
     Exit::Interrupted,
     Exit::InDoubt,
 ];
+/// Of commands that look at a node's own state, or change it.
 const OF_TRANSFERS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
 const OF_RESOLVE: [Exit; 7] =
     [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity, Exit::Unauthorised, Exit::Unreachable, Exit::InDoubt];
@@ -240,7 +241,8 @@ pub(crate) struct SendArgs {
     /// How hard to compress
     #[arg(long, value_enum, default_value_t)]
     pub(crate) effort: EffortArg,
-    /// Where this node remembers transfers in doubt [default: $XDG_STATE_HOME/dwcp or ~/.local/state/dwcp]
+    /// Where this node remembers its transfers, so that each can be gone on with, asked about or listed, and what it has
+    /// read of images [default: $XDG_STATE_HOME/dwcp or ~/.local/state/dwcp]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// How long a lost connection may stay lost
@@ -343,7 +345,7 @@ Examples:
 At a sender: sending, handing-over (given up, RUN is on its way), cut-off, in-doubt.
 At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt
 (all is here, and its sender must say that it may be used), handed-over (remembered for 7 days).
-A transfer whose sender was lost less than a minute ago counts as receiving."))]
+A transfer whose sender was lost counts as receiving for a minute yet; the line tells for how long nothing came."))]
     List(NodeArgs),
     /// Tell all that is known of one transfer, and what can be done next
     #[command(after_help = exit::help(&OF_TRANSFERS, "\
@@ -435,22 +437,23 @@ pub(crate) struct QuarantineArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuarantineCommand {
     /// Who is refused, for what, and for how long yet
-    #[command(after_help = "\
+    #[command(after_help = exit::help(&OF_TRANSFERS, "\
 Examples:
-  dwcp quarantine list --dir /var/lib/vm")]
+  dwcp quarantine list --dir /var/lib/vm"))]
     List {
         /// The directory of `dwcp receive`
         #[arg(long)]
         dir: PathBuf,
     },
     /// Let a peer in again
-    #[command(after_help = "\
+    #[command(after_help = exit::help(&OF_TRANSFERS, "\
 Examples:
   dwcp quarantine clear sha256:<of the peer> --dir /var/lib/vm
-  dwcp quarantine clear --all --dir /var/lib/vm")]
+  dwcp quarantine clear --all --dir /var/lib/vm"))]
+    #[command(group(clap::ArgGroup::new("whom").required(true).args(["peer", "all"])))]
     Clear {
-        /// Whom
-        #[arg(value_name = "FINGERPRINT", required_unless_present = "all", conflicts_with = "all")]
+        /// Whom; or --all
+        #[arg(value_name = "FINGERPRINT")]
         peer: Option<Fingerprint>,
         /// Everybody
         #[arg(long)]

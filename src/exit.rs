@@ -84,7 +84,7 @@ impl Exit {
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,
             SessionError::Unreachable { .. } | SessionError::LanesUsedUp { .. } => Self::Unreachable,
-            SessionError::Cancelled | SessionError::ShuttingDown => Self::Interrupted,
+            SessionError::Cancelled | SessionError::ShuttingDown | SessionError::Superseded => Self::Interrupted,
             SessionError::PeerAborted { reason: AbortReason::Cancelled | AbortReason::Shutdown, .. } => {
                 Self::Interrupted
             }
@@ -182,7 +182,13 @@ impl From<IdentityError> for Failure {
 
 impl From<RecordsError> for Failure {
     fn from(error: RecordsError) -> Self {
-        Self::new(Exit::Failed, error.to_string())
+        let failure = Self::new(Exit::Failed, error.to_string());
+        match error {
+            RecordsError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                failure.advise("Run as the user whose `dwcp` keeps its state there, or give this user the right to it.")
+            }
+            _ => failure,
+        }
     }
 }
 

@@ -198,6 +198,8 @@ struct Done {
     exit: Exit,
     /// Its pages wait for the next receiver, which is no failure of this one.
     parked: bool,
+    /// Another session goes on with it.
+    superseded: bool,
 }
 
 #[derive(Debug, Default)]
@@ -237,8 +239,10 @@ impl Desk<'_> {
                     None => open = false,
                 },
                 Some(done) = self.running.join_next() => {
-                    self.done(done.ok().as_ref());
-                    if self.args.once || (!open && self.running.is_empty()) {
+                    let done = done.ok();
+                    self.done(done.as_ref());
+                    let goes_on = done.is_some_and(|done| done.superseded);
+                    if self.args.once && !goes_on || (!open && self.running.is_empty()) {
                         return;
                     }
                 }
@@ -413,7 +417,7 @@ impl Desk<'_> {
         let parked = done.is_some_and(|done| done.parked);
         if exit == Exit::Ok {
             self.tally.received += 1;
-        } else {
+        } else if !done.is_some_and(|done| done.superseded) {
             *if parked { &mut self.tally.parked } else { &mut self.tally.failed } += 1;
             // A doubt is what an operator must hear of, whatever else fails later.
             self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
@@ -484,6 +488,23 @@ struct Accepted<'a> {
     bytes: u64,
 }
 
+/// What was told last of a transfer's speed.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    at: Instant,
+    pages: u64,
+}
+
+impl Pace {
+    /// Plain bytes a second since then; now is the next then.
+    fn to(&mut self, pages: u64) -> u64 {
+        let ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let bytes = pages.saturating_sub(self.pages).saturating_mul(4096);
+        *self = Self { at: Instant::now(), pages };
+        bytes.saturating_mul(1000) / ms
+    }
+}
+
 /// Follows one transfer to its end.
 struct Watch {
     report: Report,
@@ -523,16 +544,15 @@ impl Watch {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
-        let mut told = started;
+        let mut told = Pace { at: started, pages: 0 };
         let outcome = loop {
             tokio::select! {
                 outcome = session.outcome() => break outcome,
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
                     bars.sink(&now);
-                    if told.elapsed() >= EVENT_EVERY {
-                        told = Instant::now();
-                        self.report.event("progress", &Step::of(&transfer, &now));
+                    if told.at.elapsed() >= EVENT_EVERY {
+                        self.report.event("progress", &Step::at_sink(&transfer, &now, told.to(now.pages_settled)));
                     }
                 }
                 Some(ends) = superseded.recv() => {
@@ -558,8 +578,14 @@ impl Watch {
         let failure = |what: &str, advice: String| {
             self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
         };
-        let parked = matches!(outcome.error, Some(SessionError::ShuttingDown)) && outcome.owner == Owner::Source;
+        let at_source = outcome.owner == Owner::Source;
+        let parked = at_source && matches!(outcome.error, Some(SessionError::ShuttingDown));
+        let superseded = at_source && matches!(outcome.error, Some(SessionError::Superseded));
         match exit {
+            _ if superseded => self.report.say(&format!(
+                "transfer {transfer} ({name}): this session was superseded, because its sender came back with a newer \
+                 one, which goes on with what is stored; nothing to do"
+            )),
             _ if parked => {
                 self.report.say(&format!("transfer {transfer} ({name}) is parked: it goes on when this receiver is started again and its sender comes back within a day"));
                 self.report.event("parked", &Parked { transfer: transfer.to_owned() });
@@ -587,6 +613,6 @@ impl Watch {
             ),
         }
         self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
-        Done { transfer: *id, exit, parked }
+        Done { transfer: *id, exit, parked, superseded }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dwcp_core::Guest;
 use dwcp_core::guest::{ImageSource, Rounds};
-use dwcp_core::net::{Endpoint, Offering, Session, Transfer};
+use dwcp_core::net::{Endpoint, Offering, Records, Session, Transfer};
 use dwcp_core::session::{
     EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
 };
@@ -48,23 +48,25 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     let mut restarts = Restarts::default();
+    let mut earlier = Progress::default();
     while let Some(words) = comes_back(&outcome) {
         report.warn(words);
         let again = match restarts.count(session.progress().borrow().pages_held) {
             Ok(wait) => dial_again(&args, &image, &endpoint, &transfer, &mut interrupts, wait).await,
             Err(failure) => Err(failure),
         };
+        earlier = together(&earlier, &session.progress().borrow());
         session = match again {
             Ok(session) => session,
             Err(failure) => {
                 report.trouble(&failure);
-                let figures = Figures::of(&session.progress().borrow(), started.elapsed());
+                let figures = Figures::of(&earlier, started.elapsed());
                 return summarise(&args, report, Some(&watch.transfer), &figures, Some(&failure));
             }
         };
         outcome = watch.until_over(&mut session, &mut interrupts).await;
     }
-    let progress = session.progress().borrow().clone();
+    let progress = together(&earlier, &session.progress().borrow());
     let exit = Exit::of(&outcome);
     if outcome.owner == Owner::Sink {
         image.forget();
@@ -81,20 +83,31 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     summarise(&args, report, Some(&watch.transfer), &figures, failure.as_ref())
 }
 
+/// Two sessions of one transfer as if they were one: all that both looked at and sent, over the time of both.
+fn together(earlier: &Progress, later: &Progress) -> Progress {
+    Progress {
+        pages_read: earlier.pages_read + later.pages_read,
+        pages_resent: earlier.pages_resent + later.pages_resent,
+        wire_bytes: earlier.wire_bytes + later.wire_bytes,
+        rounds: [earlier.rounds.as_slice(), &later.rounds].concat(),
+        ..later.clone()
+    }
+}
+
 struct Begun {
     endpoint: Endpoint,
     transfer: Transfer,
     /// It was never offered before.
     fresh: bool,
-    /// Until the end: another sender of this name would be another transfer.
-    offering: Option<Offering>,
+    /// Until the end: there is no other sender of this name to this receiver.
+    offering: Offering,
     image: Image,
     session: Session,
     interrupts: Interrupts,
 }
 
 /// What was never taken need not be sent again with the same words: they would fail again.
-fn forget_unwanted(endpoint: &Endpoint, id: TransferId, fresh: bool, offering: Option<Offering>, report: &Report) {
+fn forget_unwanted(endpoint: &Endpoint, id: TransferId, fresh: bool, offering: Offering, report: &Report) {
     drop(offering);
     if fresh && let Err(error) = endpoint.records().withdraw(id) {
         report.warn(&format!("warning: {error}; `dwcp transfers abort {id}` removes what is remembered of it"));
@@ -156,9 +169,9 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let first = transfer.id;
     let key = offer_key(args)?;
     let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
+    let Some(offering) = offering else { return Err(under_way(args, &key, endpoint.records(), &state_dir)) };
     transfer.id = id;
-    // Without an offering nobody would forget them.
-    if let Some(words) = words.filter(|_| offering.is_some())
+    if let Some(words) = words
         && let Err(failure) = words.remember(endpoint.records(), id)
     {
         report.warn(&format!("warning: {}; `dwcp transfers resume` will not know how to send it again", failure.what));
@@ -173,6 +186,20 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
             Err(failure)
         }
     }
+}
+
+/// Another `dwcp send` of this node is at the same.
+fn under_way(args: &SendArgs, key: &str, records: &Records, state_dir: &Path) -> Failure {
+    let offers = records.offers().unwrap_or_default();
+    let theirs = offers.iter().find(|offered| offered.busy && offered.key == key).map(|offered| offered.transfer);
+    let (name, to) = (&args.name, &args.to);
+    let which = theirs.map_or(String::new(), |transfer| format!(", as transfer {transfer}"));
+    let show = theirs.map_or("list".to_owned(), |transfer| format!("show {transfer}"));
+    Failure::new(Exit::Failed, format!("another `dwcp send` of this node is sending {name} to {to} just now{which}"))
+        .advise(format!(
+            "Wait for that one, or end it with Ctrl-C where it runs; see `dwcp transfers {show} --state-dir {}`.",
+            state_dir.display()
+        ))
 }
 
 /// A session that sends the image from its beginning; what the receiver holds of it does not travel.
@@ -324,8 +351,9 @@ struct Started<'a> {
 pub(crate) struct Step<'a> {
     transfer: &'a str,
     phase: String,
-    round: usize,
-    pages_left: u64,
+    /// Only a source counts rounds, and what is left of one.
+    round: Option<usize>,
+    pages_left: Option<u64>,
     bytes_wire: u64,
     /// Bytes that the receiver has on its disk, whatever happens to it.
     bytes_durable: u64,
@@ -339,14 +367,21 @@ impl<'a> Step<'a> {
         Self {
             transfer,
             phase: format!("{:?}", progress.phase).to_lowercase(),
-            round: progress.rounds.len() + 1,
-            pages_left: progress.pages_left,
+            round: Some(progress.rounds.len() + 1),
+            pages_left: Some(progress.pages_left),
             bytes_wire: progress.wire_bytes,
             bytes_durable: progress.pages_durable * 4096,
             mb_s: progress.plain_rate / 1_000_000,
             lanes: progress.lanes,
             reconnects: progress.reconnects,
         }
+    }
+}
+
+impl<'a> Step<'a> {
+    /// What a sink sees of it, at so many plain bytes a second.
+    pub(crate) fn at_sink(transfer: &'a str, progress: &Progress, rate: u64) -> Self {
+        Self { round: None, pages_left: None, mb_s: rate / 1_000_000, ..Self::of(transfer, progress) }
     }
 }
 
@@ -477,6 +512,16 @@ fn resolve_command(transfer: &str, state_dir: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_sent_before_a_restart_counts() {
+        let first = Progress { pages_read: 600, wire_bytes: 4096 * 300, pages_resent: 1, ..Progress::default() };
+        let second = Progress { pages_held: 500, pages_read: 500, wire_bytes: 4096 * 250, ..Progress::default() };
+        assert_eq!(together(&Progress::default(), &first), first);
+        let both = together(&first, &second);
+        assert_eq!((both.pages_read, both.wire_bytes, both.pages_resent, both.pages_held), (1100, 4096 * 550, 1, 500));
+        assert!((both.saved() - 0.5).abs() < 1e-9);
+    }
 
     #[test]
     fn restarts_that_bring_pages_are_not_counted() {

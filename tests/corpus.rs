@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use dwcp_core::session::Phase;
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Bind, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame,
     ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Frame, GuestKind, Hello, HelloAck, Join, Joined, LaneId, Name, Offer,
@@ -39,6 +40,21 @@ fn session_ops() {
 #[test]
 fn flag_document() {
     replay("flag_document", dwcp_sim::check_flag_document, flag_seeds);
+}
+
+/// Seeds that come nowhere teach a fuzzer nothing.
+#[test]
+fn the_seeds_of_operations_come_far() {
+    for (name, script) in operation_seeds() {
+        let [source, sink] = dwcp_sim::reach(&script);
+        match name {
+            "source-moves" => assert_eq!(source, Phase::Handing),
+            "sink-takes" | "sink-is-paused-twice" => assert_eq!(sink, Phase::Handing),
+            _ if name.ends_with("when-ready") => assert_eq!(sink, Phase::Handing, "{name}"),
+            _ if name.starts_with("source") => assert_ne!(source, Phase::Offered, "{name}"),
+            _ => assert_eq!(sink, Phase::Copying, "{name}"),
+        }
+    }
 }
 
 fn replay(target: &str, body: fn(&[u8]), seeds: fn() -> Seeds) {
@@ -228,35 +244,46 @@ fn block_seeds() -> Seeds {
 
 /// Scripts in the language of [`dwcp_sim::run_operations`]: two bytes of limits, then operations.
 fn operation_seeds() -> Seeds {
-    const SOURCE: u8 = 0;
+    const LIMITS: [u8; 2] = [15, 3];
+    /// Set where the sink is meant.
     const SINK: u8 = 0x80;
     const FRAME: u8 = 0;
-    const OWED: u8 = 10;
-    const ENCODE: u8 = 14;
-    const APPLY: u8 = 16;
-    const LANE_UP: u8 = 18;
-    const LANE_JOIN: u8 = 19;
-    const LANE_DOWN: u8 = 21;
-    const HARVESTED: u8 = 22;
-    const CONTROL_DOWN: u8 = 24;
-    const CONTROL_UP: u8 = 25;
+    const OWED: u8 = 7;
+    const ENCODE: u8 = 13;
+    const APPLY: u8 = 18;
+    const LANE_UP: u8 = 20;
+    const LANE_JOIN: u8 = 22;
+    const LANE_DOWN: u8 = 24;
+    const HARVESTED: u8 = 25;
+    const TROUBLE: u8 = 26;
+    const CONTROL_UP: u8 = 27;
     const TICK: u8 = 31;
-    let begin = vec![15, 3, SOURCE | HARVESTED, 0, 0, SOURCE | FRAME, 0, 1, SOURCE | LANE_UP, 1, 0x1f];
-    let sent = [[SOURCE | ENCODE].repeat(12), vec![SOURCE | FRAME, 1, 1, 5, 1, 5]].concat();
-    let round = vec![SOURCE | HARVESTED, 3, 9, SOURCE | ENCODE, SOURCE | FRAME, 1, 1, 6, 1, 6];
-    let paused = vec![SOURCE | HARVESTED, 0, 0, SOURCE | OWED, SOURCE | OWED, SOURCE | HARVESTED, 0, 0];
-    let ready = vec![SOURCE | FRAME, 4, 1, 1, 1, SOURCE | OWED, SOURCE | FRAME, 5, 1];
-    let death = vec![SOURCE | LANE_DOWN, 1, SOURCE | FRAME, 3, 1, 4, SOURCE | LANE_UP, 2, 0x1f, SOURCE | ENCODE];
-    let cut = vec![SOURCE | CONTROL_DOWN, 0, SOURCE | TICK, 9, SOURCE | CONTROL_UP, SOURCE | OWED, SOURCE | OWED];
-    let received = [vec![15, 3, SINK | LANE_JOIN, 1], [SINK | APPLY, 1].repeat(6)].concat();
-    let taken = vec![SINK | FRAME, 7, 1, 1, 0, 1, 6, SINK | OWED, SINK | OWED];
-    let ran = vec![SINK | FRAME, 10, 1, 1, SINK | OWED, SINK | OWED, SINK | CONTROL_DOWN, 1];
+    // Kinds of trouble.
+    const RETIRE: u8 = 4;
+    const SUPERSEDED: u8 = 5;
+    const CUT: u8 = 8;
+    let acked = [[ENCODE].repeat(12).as_slice(), &[FRAME, 3, 1], &[OWED; 3], &[TICK, 9]].concat();
+    let begin = [LIMITS.as_slice(), &[FRAME, 2, LANE_UP, 1, 0x1f], &[OWED; 3], &acked].concat();
+    let round = [[HARVESTED, 3, 9].as_slice(), &acked, &acked].concat();
+    let ready = [[FRAME, 20, 1, 1, 1, 1].as_slice(), &[OWED; 3]].concat();
+    let death = [LANE_DOWN, 1, FRAME, 16, 1, 4, LANE_UP, 2, 0x1f, ENCODE];
+    let cut = [TROUBLE, CUT, TICK, 9, CONTROL_UP, OWED, OWED];
+    let received = [LIMITS.as_slice(), &[SINK | LANE_JOIN, 1], &[SINK | APPLY, 1].repeat(6)].concat();
+    let paused = [[SINK | FRAME, 6, 1, 1, 1, 1, 1].as_slice(), &[SINK | OWED; 3]].concat();
+    let ran = [[SINK | FRAME, 18, 1, 1, 1, 1].as_slice(), &[SINK | OWED; 3], &[SINK | TROUBLE, CUT]].concat();
+    let retired = [SINK | TROUBLE, RETIRE, SINK | OWED];
+    let superseded = [SINK | TROUBLE, CUT, SINK | TROUBLE, SUPERSEDED];
     vec![
-        ("source-moves", [begin.clone(), sent.clone(), round.clone(), paused.clone(), ready].concat()),
-        ("source-loses-a-lane", [begin.clone(), sent.clone(), death].concat()),
-        ("source-loses-control", [begin, sent, round, paused, cut].concat()),
-        ("sink-takes", [received.clone(), taken.clone(), ran].concat()),
-        ("sink-is-paused-twice", [received, taken.clone(), taken].concat()),
+        ("source-moves", [begin.as_slice(), &round, &ready, &[FRAME, 26, 1, 1]].concat()),
+        ("source-loses-a-lane", [begin.as_slice(), &death, &round].concat()),
+        ("source-loses-control", [begin.as_slice(), &round, &cut].concat()),
+        ("source-retires", [begin.as_slice(), &[TROUBLE, RETIRE]].concat()),
+        ("sink-takes", [received.as_slice(), &paused, &ran].concat()),
+        ("sink-is-paused-twice", [received.as_slice(), &paused, &paused].concat()),
+        ("sink-retires", [received.as_slice(), &retired].concat()),
+        ("sink-retires-when-ready", [received.as_slice(), &paused, &retired].concat()),
+        ("sink-is-superseded", [received.as_slice(), &superseded].concat()),
+        ("sink-is-superseded-when-ready", [received.as_slice(), &paused, &superseded].concat()),
     ]
 }
 

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt;
 
 mod attacker;
 
-use attacker::{PAGES, Raw, extent, offer};
+use attacker::{PAGES, Raw, extent, hello, offer};
 
 struct Honest {
     listener: Listener,
@@ -432,18 +432,7 @@ async fn offers_changed_on_the_way() {
 async fn no_common_version() {
     let honest = Honest::sink().await;
     let mut control = honest.attack().await;
-    control
-        .say(&Frame::Hello(Hello {
-            version_min: 4,
-            version_max: 9,
-            role: Role::Source,
-            features: 0,
-            required: 0,
-            limits: PeerLimits { extent_pages: 1, lanes: 1 },
-            nonce: [0; 32],
-            resume: None,
-        }))
-        .await;
+    control.say(&Frame::Hello(Hello { version_min: 4, version_max: 9, ..hello() })).await;
     assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
 }
 
@@ -453,18 +442,7 @@ async fn a_session_is_not_resumed_without_its_key() {
     let honest = Honest::sink().await;
     let mut control = honest.attack().await;
     let claim = ResumeClaim { session: SessionId([3; 16]), attempt: 1, mac: Digest([0; 32]) };
-    control
-        .say(&Frame::Hello(Hello {
-            version_min: 3,
-            version_max: 3,
-            role: Role::Source,
-            features: 0,
-            required: 0,
-            limits: PeerLimits { extent_pages: 1, lanes: 1 },
-            nonce: [0; 32],
-            resume: Some(claim),
-        }))
-        .await;
+    control.say(&Frame::Hello(Hello { resume: Some(claim), ..hello() })).await;
     assert_eq!(control.hear_error().await.code, ErrorCode::Unknown);
 }
 

@@ -87,6 +87,7 @@ fn what_is_under_way_is_told_at_both_ends_and_nobody_takes_it_away() {
     assert_eq!((&entry["name"], &entry["to"]), (&"vm1".into(), &(*receiver.address).into()));
     assert!(entry["command"].as_str().unwrap().contains("--as vm1"), "{entry}");
     let entry = at_sink(&place, "receiving");
+    assert!(entry["quiet_s"].as_u64().unwrap() < 60, "{entry}");
     assert_eq!((entry["transfer"].as_str(), &entry["peer"]), (Some(id), &(*place.sender).into()));
     let held = entry["bytes_held"].as_u64().unwrap();
     assert!(held > 0 && held < 16_000_000 && entry["bytes"] == 16_000_000, "{entry}");
@@ -226,7 +227,7 @@ fn a_doubt_is_told_at_both_ends_and_resumed_by_asking() {
     receiver.lines.kill();
     at_sink(&place, "in-doubt");
     let people = sink(&place, &["list"]).out;
-    assert!(people.contains("in doubt: stored here") && people.contains(&place.sender), "{people}");
+    assert!(people.contains("in-doubt: stored here") && people.contains(&place.sender), "{people}");
     for said in [source(&place, &["abort", id]), sink(&place, &["abort", id])] {
         said.failed(1, &["is in doubt", "dwcp resolve"]);
     }

@@ -193,11 +193,12 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Whether the block claims more than its extent may hold: more pages, bytes or memory. It is found before any of
+    /// Whether the block claims more than its extent may hold: more pages, bytes, memory or work. It is found before any of
     /// that is spent. Everything else is a block that cannot be decoded.
     pub fn is_excess(&self) -> bool {
         let frame = |reason: &FrameFault| {
-            matches!(reason, FrameFault::ContentSize | FrameFault::Window | FrameFault::NotOneFrame | FrameFault::Magic)
+            use FrameFault::{Blocks, ContentSize, Magic, NotOneFrame, Window};
+            matches!(reason, Blocks | ContentSize | Magic | NotOneFrame | Window)
         };
         match self {
             Self::PageCount { .. }
@@ -234,6 +235,9 @@ pub enum FrameFault {
     /// The group holds more or less than one frame.
     #[error("group is not exactly one zstd frame")]
     NotOneFrame,
+    /// More blocks than one a page and one more: each can cost the time of thousands of plain bytes.
+    #[error("zstd frame has more than one block a page and one more")]
+    Blocks,
 }
 
 /// The receiver holds no old content of the page that was asked for.

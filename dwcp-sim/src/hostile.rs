@@ -1,8 +1,9 @@
 //! The bodies of the fuzz targets: arbitrary bytes of a peer against everything that reads them.
 //! `cargo test` replays the corpora through the same functions.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,13 +97,21 @@ pub fn check_block(data: &[u8]) {
     let Some((&count, block)) = data.split_first() else { return };
     let pages = usize::from(count) + 1;
     let _ = dwcp_hde::needs_bases(block, pages);
-    let old = vec![0xa5; pages * PAGE_BYTES];
-    for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &old)] {
-        let mut scratch = Vec::new();
-        if let Ok(plain) = dwcp_hde::Decoder::new().decode(block, pages, &mut bases, &mut scratch) {
-            assert_eq!(plain.len(), pages * PAGE_BYTES);
+    DECODER.with_borrow_mut(|(decoder, scratch)| {
+        for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &OLD)] {
+            if let Ok(plain) = decoder.decode(block, pages, &mut bases, scratch) {
+                assert_eq!(plain.len(), pages * PAGE_BYTES);
+            }
         }
-    }
+    });
+}
+
+/// The old content of every page of a block.
+static OLD: [u8; dwcp_hde::MAX_PAGES * PAGE_BYTES] = [0xa5; dwcp_hde::MAX_PAGES * PAGE_BYTES];
+
+thread_local! {
+    /// Kept from one block to the next, as a lane's worker keeps its own: a new one costs more than most blocks.
+    static DECODER: RefCell<(dwcp_hde::Decoder, Vec<u8>)> = const { RefCell::new((dwcp_hde::Decoder::new(), Vec::new())) };
 }
 
 /// Outputs that one input may give: an extent per few pages and a frame per lane are far below.
@@ -313,7 +322,9 @@ struct Driven<M> {
 
 impl<M: Machine> Driven<M> {
     fn new(machine: M, layout: &Layout) -> Self {
-        let root = leaves::Tree::new(layout).root(&Leaves::new(layout));
+        // Hashing a guest of zeros costs more than most scripts.
+        static ROOT: OnceLock<Digest> = OnceLock::new();
+        let root = *ROOT.get_or_init(|| leaves::Tree::new(layout).root(&Leaves::new(layout)));
         Self {
             hint: Hint {
                 attempt: 0,
@@ -438,6 +449,8 @@ impl<M: Machine> Driven<M> {
             0 => Input::SessionLost,
             1 => Input::PersistFailed { text: "fuzz".into() },
             2 => Input::Cancel,
+            4 => Input::Retire,
+            again @ 5..=6 => Input::Superseded { again: again == 5 },
             3 => Input::GuestFailed(dwcp_core::GuestError::Other("fuzz".into())),
             odd => Input::ControlDown { clean: odd % 8 == 7 },
         }

@@ -56,7 +56,7 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
         report.say(&format!("no transfer is known in {}", place.records_folder().display()));
     }
     for entry in &entries {
-        report.say(&format!("{}  {}  {}", entry.id, entry.name, entry.sentence()));
+        report.say(&format!("{}  {}  {}", entry.id, entry.name, entry.standing()));
         report.event("transfer", entry);
     }
     let (transfers, damaged) = (entries.len(), damaged.len());

@@ -35,6 +35,21 @@ pub(super) enum State {
     HandedOver,
 }
 
+impl State {
+    /// As in a JSON line.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sending => "sending",
+            Self::CutOff => "cut-off",
+            Self::Receiving => "receiving",
+            Self::Parked => "parked",
+            Self::HandingOver => "handing-over",
+            Self::InDoubt => "in-doubt",
+            Self::HandedOver => "handed-over",
+        }
+    }
+}
+
 /// At which end we look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,6 +76,8 @@ pub(super) struct Entry {
     bytes_held: Option<u64>,
     /// Seconds until this node forgets it.
     kept_s: Option<u64>,
+    /// Seconds since something of it was last written here, while it is received.
+    quiet_s: Option<u64>,
     root: Option<String>,
     /// What was typed at the sender, and in which folder.
     command: Option<String>,
@@ -181,6 +198,7 @@ impl Entry {
             bytes: None,
             bytes_held: None,
             kept_s: None,
+            quiet_s: None,
             root: None,
             command: None,
             folder: None,
@@ -204,6 +222,9 @@ impl Entry {
             bytes: Some(parked.bytes),
             bytes_held: Some(parked.held_bytes.min(parked.bytes)),
             kept_s: (!parked.busy).then(|| until(parked.kept_until())),
+            quiet_s: parked
+                .busy
+                .then(|| receive::now().duration_since(parked.written).map_or(0, |quiet| quiet.as_secs())),
             ..Self::new(parked.transfer, parked.name.as_str(), End::Sink, state)
         }
     }
@@ -215,28 +236,36 @@ impl Entry {
         Self { to, command: Some(words.line()), folder: Some(words.folder().display().to_string()), ..self }
     }
 
-    /// Its state in a sentence.
-    pub(super) fn sentence(&self) -> String {
+    /// Its state in a word, as `--help`, the README and `--json` have it, and in a sentence.
+    pub(super) fn standing(&self) -> String {
+        format!("{}: {}", self.state.word(), self.sentence())
+    }
+
+    fn sentence(&self) -> String {
         let (peer, to) = (self.peer.as_deref().unwrap_or("-"), self.to.as_deref().unwrap_or("its receiver"));
         let held = || format!("{} of {}", bytes(self.bytes_held), bytes(self.bytes));
         match (self.state, self.at) {
-            (State::Sending, _) => format!("sending to {to}"),
-            (State::CutOff, _) => format!("cut off on its way to {to}: send it again with the same words"),
-            (State::Receiving, _) => format!("receiving from {peer}: {} are durable here", held()),
+            (State::Sending, _) => format!("to {to}"),
+            (State::CutOff, _) => format!("on its way to {to}; send it again with the same words"),
+            (State::Receiving, _) => format!("from {peer}, {} are durable here{}", held(), self.quiet()),
             (State::Parked, _) => {
-                format!(
-                    "cut off: {} are here; goes on when its sender {peer} comes back within {}",
-                    held(),
-                    self.kept()
-                )
+                format!("{} are here; goes on when its sender {peer} comes back within {}", held(), self.kept())
             }
             (State::HandingOver, End::Source) => format!("given up here to {to}, which is told so just now"),
             (State::HandingOver, End::Sink) => format!("stored here; its sender {peer} is about to hand it over"),
-            (State::InDoubt, End::Source) => format!("in doubt: given up here to {peer}; ask it again"),
+            (State::InDoubt, End::Source) => format!("given up here to {peer}; ask it again"),
             (State::InDoubt, End::Sink) => {
-                format!("in doubt: stored here; waits for its sender {peer} to say that it may be used")
+                format!("stored here; waits for its sender {peer} to say that it may be used")
             }
-            (State::HandedOver, _) => format!("handed over by {peer}; remembered for {}", self.kept()),
+            (State::HandedOver, _) => format!("by {peer}; remembered for {}", self.kept()),
+        }
+    }
+
+    /// A sender that was lost is one that says nothing, until its session is given up.
+    fn quiet(&self) -> String {
+        match self.quiet_s {
+            Some(seconds @ QUIET..) => format!(", nothing came for {seconds} s: its sender may be gone"),
+            _ => String::new(),
         }
     }
 
@@ -254,7 +283,7 @@ impl Entry {
         let known = [
             ("transfer", Some(self.transfer.clone())),
             ("name", Some(self.name.clone())),
-            ("state", Some(self.sentence())),
+            ("state", Some(self.standing())),
             ("peer", self.peer.clone()),
             ("receiver", self.to.clone()),
             ("size", self.bytes.map(|count| format!("{count} bytes"))),
@@ -279,6 +308,10 @@ impl Entry {
                 let again = self.to.as_ref().map(|to| format!("dwcp send --to {to} --as {} {words} ...", self.name));
                 again.into_iter().chain([abort]).collect()
             }
+            (State::Receiving, _) if self.quiet_s >= Some(QUIET) => vec![
+                format!("at its sender, if that has ended: dwcp transfers resume {id}"),
+                "or wait: a sender that is gone is given up after a minute, and its transfer is parked".to_owned(),
+            ],
             (State::Receiving, _) => vec!["Ctrl-C at its sender, or at this receiver".to_owned()],
             (State::Parked, _) => vec![format!("at its sender: dwcp transfers resume {id}"), abort],
             (State::HandingOver, _) => vec!["wait: it takes a moment while both ends run".to_owned()],
@@ -294,6 +327,10 @@ impl Entry {
         }
     }
 }
+
+/// Seconds without a write after which a sender that runs is no longer taken for granted. Its connection is found dead
+/// after 10 s of silence, and an honest one stores groups of pages several times a second.
+const QUIET: u64 = 10;
 
 /// By the operator's word.
 fn fenced(id: &str, words: &str) -> String {

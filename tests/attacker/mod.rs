@@ -25,6 +25,33 @@ use tokio_rustls::TlsStream;
 /// Of the guest that attackers offer.
 pub(crate) const PAGES: u64 = 64;
 
+/// What both verifiers are asked about signatures.
+macro_rules! any_signature {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
 /// Trusts everybody: it is the attacker.
 #[derive(Debug)]
 struct Anybody;
@@ -41,27 +68,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
         Ok(rustls::client::danger::ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
+    any_signature!();
 }
 
 /// Asks whoever connects for a certificate and takes any: it is the attacker.
@@ -79,27 +86,7 @@ impl rustls::server::danger::ClientCertVerifier for Anybody {
         Ok(rustls::server::danger::ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
+    any_signature!();
 }
 
 /// A connection on which any bytes and frames can be said.
@@ -208,16 +195,7 @@ impl Raw {
 
     /// Shakes hands as a source; `spoil` may change the hello.
     pub(crate) async fn hello(&mut self, spoil: impl FnOnce(&mut Hello)) -> (HelloAck, Hello) {
-        let mut hello = Hello {
-            version_min: 3,
-            version_max: 3,
-            role: Role::Source,
-            features: 0,
-            required: 0,
-            limits: PeerLimits { extent_pages: 256, lanes: 4 },
-            nonce: [7; 32],
-            resume: None,
-        };
+        let mut hello = hello();
         spoil(&mut hello);
         self.say(&Frame::Hello(hello.clone())).await;
         match self.hear().await.unwrap() {
@@ -229,6 +207,20 @@ impl Raw {
     pub(crate) async fn bind(&mut self, hello: &Hello, ack: &HelloAck) {
         let mac = binding::offers_mac(&self.key(binding::CONNECTION_LABEL), Speaker::Source, hello, ack);
         self.say(&Frame::Bind(Bind { mac })).await;
+    }
+}
+
+/// Of a source that has no session yet.
+pub(crate) fn hello() -> Hello {
+    Hello {
+        version_min: 3,
+        version_max: 3,
+        role: Role::Source,
+        features: 0,
+        required: 0,
+        limits: PeerLimits { extent_pages: 256, lanes: 4 },
+        nonce: [7; 32],
+        resume: None,
     }
 }
 

@@ -12,8 +12,9 @@ use dwcp_core::{Layout, RegionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::attacker::{Raw, offer};
+use crate::attacker::{Raw, hello, offer};
 use crate::oracle::{Field, refused_for_now};
+use crate::seeds::{Chance, seeds};
 
 /// Silent, with the begin of a TLS record, and authenticated but silent.
 // spec: H-9
@@ -21,11 +22,14 @@ use crate::oracle::{Field, refused_for_now};
 async fn b16_slow_connections_are_cut_and_charged_to_nobody() {
     let field = Field::new().await;
     let mut held = Vec::new();
-    for byte in 0..60 {
+    let mut chance = Chance::new(1);
+    for _ in 0..60 {
         let mut socket = TcpStream::connect(field.address).await.unwrap();
-        if byte % 2 == 0 {
-            socket.write_all(&[0x16, 3, 1]).await.unwrap();
-        }
+        // The begin of a ClientHello of 512 bytes, none of it or nearly all.
+        let mut begin = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+        begin.resize(500, 0);
+        begin.truncate(if chance.percent(50) { 0 } else { chance.magnitude(1, 500) as usize });
+        socket.write_all(&begin).await.unwrap();
         held.push(socket);
     }
     let mut silent = Vec::new();
@@ -106,45 +110,47 @@ fn most_of_an_address() -> usize {
 
 #[tokio::test]
 async fn b24_an_offer_changed_on_the_way() {
-    let field = Field::new().await;
-    let mut control = field.connect().await;
-    let (ack, mut hello) = control.hello(|_| {}).await;
-    hello.nonce = [8; 32];
-    control.bind(&hello, &ack).await;
-    assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
-    charged_once(field, Offence::BadProof).await;
+    for mut chance in seeds() {
+        let field = Field::new().await;
+        let mut control = field.connect().await;
+        let (ack, mut hello) = control.hello(|_| {}).await;
+        match chance.below(3) {
+            0 => hello.nonce = chance.bytes(),
+            1 => hello.features ^= 1 << chance.below(16),
+            _ => hello.limits.lanes += 1,
+        }
+        control.bind(&hello, &ack).await;
+        assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
+        charged_once(field, Offence::BadProof).await;
+    }
 }
 
 #[tokio::test]
 async fn b26_a_hello_of_a_mebibyte() {
-    let field = Field::new().await;
-    let mut control = field.connect().await;
-    control.bytes(&FrameHeader::new(FrameType::Hello, 1 << 20).encode()).await;
-    assert_eq!(control.hear_error().await.code, ErrorCode::Malformed);
-    assert_eq!(field.charged(), BTreeMap::from([(Offence::Malformed, 1)]));
-    assert!(!field.quarantined(), "the first time");
-    field.honest_comes_through().await;
+    for mut chance in seeds() {
+        let field = Field::new().await;
+        let mut control = field.connect().await;
+        let length = chance.magnitude(limits::MAX_HANDSHAKE_BYTES as u64 + 1, 1 << 24) as u32;
+        control.bytes(&FrameHeader::new(FrameType::Hello, length).encode()).await;
+        assert_eq!(control.hear_error().await.code, ErrorCode::Malformed);
+        assert_eq!(field.charged(), BTreeMap::from([(Offence::Malformed, 1)]));
+        assert!(!field.quarantined(), "the first time");
+        field.honest_comes_through().await;
+    }
 }
 
 #[tokio::test]
 async fn b22_a_session_claimed_without_its_key() {
-    let mut field = Field::new().await;
-    let inside = field.inside().await;
-    let mut control = field.connect().await;
-    let claim = ResumeClaim { session: inside.session, attempt: 1, mac: Digest([0; 32]) };
-    let hello = Hello {
-        version_min: 3,
-        version_max: 3,
-        role: Role::Source,
-        features: 0,
-        required: 0,
-        limits: PeerLimits { extent_pages: 1, lanes: 1 },
-        nonce: [0; 32],
-        resume: Some(claim),
-    };
-    control.say(&Frame::Hello(hello)).await;
-    assert_eq!(control.hear_error().await.code, ErrorCode::Unknown, "told as if it were not known");
-    charged_once(field, Offence::BadProof).await;
+    for chance in seeds() {
+        let mut field = Field::new().await;
+        let mut inside = field.inside(chance).await;
+        let mut control = field.connect().await;
+        let (attempt, mac) = (inside.chance.number(), Digest(inside.chance.bytes()));
+        let claim = ResumeClaim { session: inside.session, attempt, mac };
+        control.say(&Frame::Hello(Hello { resume: Some(claim), ..hello() })).await;
+        assert_eq!(control.hear_error().await.code, ErrorCode::Unknown, "told as if it were not known");
+        charged_once(field, Offence::BadProof).await;
+    }
 }
 
 async fn charged_once(field: Field, expected: Offence) {

@@ -2,7 +2,8 @@
 //!
 //! The ids are those of the table in `docs/reliability.md`. Every attack is held against one oracle, [`oracle`]: the
 //! honest end ends with a typed error, counts exactly one offence of the expected kind, applies nothing, quarantines by
-//! how bad it was, and the honest transfer comes through whole.
+//! how bad it was, and the honest transfer comes through whole. Each runs once for each of [`seeds`], which vary what the
+//! attacker says, where and when.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,6 +24,7 @@ mod extents;
 mod lanes;
 mod oracle;
 mod quarantine;
+mod seeds;
 mod sinks;
 mod switch_over;
 

@@ -10,9 +10,11 @@ use dwcp_core::session::binding::{self, Key};
 use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, SourceConfig};
 use dwcp_core::wire::*;
 use dwcp_core::{Layout, RegionId};
+use dwcp_hde::{Bases, Effort};
 use tokio::sync::mpsc;
 
-use crate::attacker::{PAGES, Raw, offer};
+use crate::attacker::{PAGES, Raw, block_of, digest_of, extent_with, offer};
+use crate::seeds::{Chance, seeds};
 
 /// A node, an attacker that it trusts, and an honest source whose transfer is under way.
 pub(crate) struct Field {
@@ -32,11 +34,17 @@ struct Honest {
     _source: Endpoint,
 }
 
-/// An attacker with an accepted offer and one joined lane.
+/// An attacker with an accepted offer and a lane that has carried what an honest one would.
 pub(crate) struct Inside {
     pub(crate) control: Raw,
     pub(crate) lane: Raw,
+    pub(crate) lane_id: LaneId,
+    /// Number of the lane's next extent.
+    pub(crate) seq: u64,
     pub(crate) credit: u64,
+    pub(crate) chance: Chance,
+    /// Lanes that joined before it.
+    _others: Vec<Raw>,
     pub(crate) session: SessionId,
     pub(crate) key: Key,
     pub(crate) guest: Arc<Memory>,
@@ -78,8 +86,8 @@ impl Field {
         Raw::connect(self.address, Some(&self.attacker), b"dwcp/3").await.unwrap()
     }
 
-    /// A control connection with an accepted offer, and one lane.
-    pub(crate) async fn inside(&mut self) -> Inside {
+    /// A control connection with an accepted offer, and a lane, not always the first one.
+    pub(crate) async fn inside(&mut self, mut chance: Chance) -> Inside {
         let mut control = self.connect().await;
         let (ack, hello) = control.hello(|_| {}).await;
         control.bind(&hello, &ack).await;
@@ -87,9 +95,20 @@ impl Field {
         let (guest, at_node) = self.accepted().await;
         assert!(matches!(control.hear().await.unwrap(), Frame::Accept(_)));
         let key = control.key(binding::SESSION_LABEL);
-        let mut lane = self.connect().await;
-        let Frame::Joined(joined) = join(&mut lane, &key, ack.session, LaneId(1)).await else { panic!() };
-        Inside { control, lane, credit: joined.credit, session: ack.session, key, guest, at_node }
+        let (mut id, mut lanes) = (0, Vec::new());
+        for _ in 0..chance.between(1, 3) {
+            id += u16::try_from(chance.between(1, 1000)).unwrap();
+            let mut lane = self.connect().await;
+            let Frame::Joined(joined) = join(&mut lane, &key, ack.session, LaneId(id)).await else { panic!() };
+            lanes.push((lane, joined.credit));
+        }
+        let (lane, credit) = lanes.pop().unwrap();
+        let others = lanes.into_iter().map(|(lane, _)| lane).collect();
+        let (session, lane_id) = (ack.session, LaneId(id));
+        let mut inside =
+            Inside { control, lane, lane_id, seq: 0, credit, chance, _others: others, session, key, guest, at_node };
+        inside.begins_honestly().await;
+        inside
     }
 
     /// The attacker's next session at the node.
@@ -117,6 +136,42 @@ impl Field {
             let both = [&guest, &self.honest.guest].map(|guest| guest.peek(RegionId(0), word * 8));
             assert_eq!(both[0], both[1], "word {word}");
         }
+    }
+}
+
+impl Inside {
+    /// Some of what an honest source says; the guest is zeros afterwards, too.
+    async fn begins_honestly(&mut self) {
+        for _ in 0..self.chance.below(5) {
+            match self.chance.below(3) {
+                0 => self.control.say(&Frame::Ping(Ping { id: self.chance.word() })).await,
+                1 => {
+                    // Optional frames of a later version: charged, and skipped.
+                    let body = u16::try_from(self.chance.below(300)).unwrap();
+                    let [low, high] = body.to_le_bytes();
+                    let mut frame = vec![low, high, 0, 0, 0x99, 0, 0, 0];
+                    frame.resize(8 + usize::from(body), 7);
+                    self.lane.bytes(&frame).await;
+                }
+                _ => {
+                    let zeros = vec![0; 4096 * usize::from(self.chance.percent(80))];
+                    let page = self.chance.place(1, PAGES);
+                    let block = block_of(&zeros, Effort::Fast, &Bases::none());
+                    self.extent(page, zeros.len() / 4096, digest_of(1, page, &zeros), &block).await;
+                }
+            }
+        }
+    }
+
+    /// Sends an extent of this transfer, with the number that is due.
+    pub(crate) async fn extent(&mut self, page: u32, pages: usize, digest: Digest, block: &[u8]) {
+        self.lane.bytes(&extent_with(self.seq, 1, page, pages, digest, block)).await;
+        self.seq += 1;
+    }
+
+    /// What the lane carried, as a PAUSE tells it.
+    pub(crate) fn finals(&self) -> Vec<(LaneId, u64)> {
+        if self.seq == 0 { Vec::new() } else { vec![(self.lane_id, self.seq)] }
     }
 }
 
@@ -154,13 +209,20 @@ fn times_until_quarantine(offence: Offence) -> u64 {
     if ambiguous.contains(&offence) { 3 } else { 1 }
 }
 
-/// Attacks from inside a session, as often as it takes to be quarantined, and holds each time against what must be.
+/// Attacks from inside a session with each seed, as often as it takes to be quarantined, and holds each time against
+/// what must be.
 pub(crate) async fn oracle(config: SinkConfig, expected: Offence, attack: impl AsyncFn(&mut Inside)) {
+    for chance in seeds() {
+        attacked(config.clone(), expected, &attack, chance).await;
+    }
+}
+
+async fn attacked(config: SinkConfig, expected: Offence, attack: &impl AsyncFn(&mut Inside), mut chance: Chance) {
     let mut field = Field::with(config).await;
     let times = times_until_quarantine(expected);
     for time in 1..=times {
         assert!(!field.quarantined(), "after {} times", time - 1);
-        let mut inside = field.inside().await;
+        let mut inside = field.inside(chance).await;
         attack(&mut inside).await;
         let told = inside.control.hear_error().await;
         let outcome = inside.at_node.outcome().await;
@@ -172,6 +234,7 @@ pub(crate) async fn oracle(config: SinkConfig, expected: Offence, attack: impl A
         assert_eq!(told.code, code, "what the peer is told is what is known here");
         assert_eq!(field.charged(), BTreeMap::from([(expected, time)]), "exactly one more");
         untouched(&inside.guest);
+        chance = inside.chance;
     }
     assert!(field.quarantined());
     refused_for_now(&field).await;

@@ -111,6 +111,7 @@ fn an_operator_lists_and_clears_while_the_receiver_runs() {
     quarantine(&["list"]).failed(1, &["no `dwcp receive` ever stored images", "--dir"]);
     let receiver = place.listen();
     assert!(quarantine(&["list"]).out.contains("nobody is in quarantine"));
+    quarantine(&["clear"]).failed(2, &["FINGERPRINT", "--all"]);
     quarantine(&["clear", &place.sender]).failed(1, &["is not in quarantine", "dwcp quarantine list"]);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

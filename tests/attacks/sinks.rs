@@ -11,9 +11,18 @@ use dwcp_core::{Layout, RegionId};
 use tokio::net::TcpListener;
 
 use crate::attacker::Raw;
+use crate::seeds::{Chance, seeds};
 
-/// A sink that takes an offer and then says `lie`, which may name the transfer.
-async fn told(lie: impl FnOnce(&Offer) -> Vec<Frame> + Send + 'static, expected: Offence) {
+type Lie = fn(&Offer, &mut Chance) -> Vec<Frame>;
+
+/// A sink that takes an offer and then says `lie`, which may name the transfer; with each seed.
+async fn told(lie: Lie, expected: Offence) {
+    for chance in seeds() {
+        told_once(lie, expected, chance).await;
+    }
+}
+
+async fn told_once(lie: Lie, expected: Offence, mut chance: Chance) {
     let (own, liar) = (Identity::generate("source").unwrap(), Identity::generate("liar").unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().unwrap().to_string();
@@ -22,7 +31,7 @@ async fn told(lie: impl FnOnce(&Offer) -> Vec<Frame> + Send + 'static, expected:
         let mut control = Raw::accept(listener.accept().await.unwrap().0, &liar).await.unwrap();
         control.greet().await;
         let Frame::Offer(offer) = control.hear().await.unwrap() else { panic!("no OFFER") };
-        for frame in lie(&offer) {
+        for frame in lie(&offer, &mut chance) {
             control.say(&frame).await;
         }
         (control.hear_error().await, liar)
@@ -48,35 +57,46 @@ fn accepted(offer: &Offer) -> Frame {
 
 #[tokio::test]
 async fn b18_acknowledges_what_it_was_never_sent() {
-    let ack = Frame::Ack(Ack { durable: 0, lanes: vec![(LaneId(1), 1_000_000)] });
-    told(|offer| vec![accepted(offer), ack], Offence::OutOfPlace).await;
+    let ack = |offer: &Offer, chance: &mut Chance| {
+        let lane = LaneId(u16::try_from(chance.between(1, 4)).unwrap());
+        let lanes = vec![(lane, chance.magnitude(1_000_000, u64::MAX / 4))];
+        vec![accepted(offer), Frame::Ack(Ack { durable: chance.below(2), lanes })]
+    };
+    told(ack, Offence::OutOfPlace).await;
 }
 
 #[tokio::test]
 async fn b19_ready_before_it_has_anything() {
-    let ready = |offer: &Offer| {
+    let ready = |offer: &Offer, chance: &mut Chance| {
         let Offer { transfer, epoch, .. } = *offer;
-        let (root, device_digest) = (Digest([1; 32]), Digest([2; 32]));
-        vec![accepted(offer), Frame::Ready(Ready { transfer, epoch, attempt: 1, root, device_digest })]
+        let (root, device_digest, attempt) = (Digest(chance.bytes()), Digest(chance.bytes()), chance.number());
+        vec![accepted(offer), Frame::Ready(Ready { transfer, epoch, attempt, root, device_digest })]
     };
     told(ready, Offence::OutOfPlace).await;
 }
 
 #[tokio::test]
 async fn b20_running_of_another_transfer() {
-    let running = |offer: &Offer| {
-        vec![accepted(offer), Frame::Running(Running { transfer: TransferId([9; 16]), epoch: offer.epoch })]
+    let running = |offer: &Offer, chance: &mut Chance| {
+        vec![accepted(offer), Frame::Running(Running { transfer: TransferId(chance.bytes()), epoch: offer.epoch })]
     };
     told(running, Offence::OutOfPlace).await;
 }
 
 #[tokio::test]
 async fn b06_accept_of_another_transfer() {
-    told(|_| vec![Frame::Accept(Accept { transfer: TransferId([9; 16]) })], Offence::OutOfPlace).await;
+    let accept = |_: &Offer, chance: &mut Chance| vec![Frame::Accept(Accept { transfer: TransferId(chance.bytes()) })];
+    told(accept, Offence::OutOfPlace).await;
 }
 
 #[tokio::test]
 async fn b03_have_of_pages_beyond_the_guest() {
-    let have = Frame::Have(Have { region: RegionId(0), first: 1 << 30, leaves: vec![Digest([0; 32]); 4] });
-    told(|_| vec![have], Offence::OutOfPlace).await;
+    let have = |_: &Offer, chance: &mut Chance| {
+        // The guest has 256 pages in one region.
+        let leaves = vec![Digest(chance.bytes()); chance.between(1, 8) as usize];
+        let first = u32::try_from(chance.magnitude(257 - leaves.len() as u64, u64::from(u32::MAX) - 8)).unwrap();
+        let other = Frame::Have(Have { region: RegionId(1), first: 0, leaves: leaves.clone() });
+        vec![if chance.percent(20) { other } else { Frame::Have(Have { region: RegionId(0), first, leaves }) }]
+    };
+    told(have, Offence::OutOfPlace).await;
 }

@@ -95,3 +95,23 @@ pub(super) const EMPTY_EXTENTS: Rate = Rate { burst: 32_768, per_second: 16_384 
 pub(super) fn flood(lane: crate::wire::LaneId, position: u64, what: &str) -> SessionError {
     SessionError::PeerViolation { code: crate::wire::ErrorCode::Flood, lane, position, what: what.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // spec: H-11
+    #[test]
+    fn who_connects_without_an_end_waits_for_nobody_but_itself() {
+        let conduct = Conduct::new(Quarantine::default());
+        let [churns, honest] = [1, 2].map(|byte| Fingerprint([byte; 32]));
+        let most = Duration::from_millis(2500);
+        let waits: Vec<_> = (0..20_000).filter_map(|_| conduct.turn(churns, most)).collect();
+        // The burst, what may wait for its turn, and what was earned while this test ran.
+        let (least, earned) = (8192 + 640, 256 * 60);
+        assert!((least..least + earned).contains(&waits.len()), "{} let in", waits.len());
+        assert!(waits.iter().all(|wait| *wait <= most));
+        assert_eq!(conduct.turn(honest, most), Some(Duration::ZERO));
+        assert!(conduct.offences().charged.is_empty(), "a bad link does the same");
+    }
+}

@@ -16,7 +16,7 @@ use super::endpoint::LaneThreads;
 use super::handshake::{ReadError, read_header};
 use super::lane_source::Terms;
 use super::message_sink;
-use crate::extent::FlatPage;
+use crate::extent::{FlatPage, MAX_EXTENT_PAGES};
 use crate::guest::Guest;
 use crate::message::MessageCodec;
 use crate::session::verify::{Checked, ExtentCheck, Workbench, malformed};
@@ -158,8 +158,12 @@ async fn receive(
                 // nothing may stop this worker, or a burial would deny what was applied.
                 let Ok(place) = events.reserve().await else { return Ok(Ended::Closed) };
                 let applied = WORKBENCH.with_borrow_mut(|bench| unpacker.apply(bench, bytes))?;
+                let pages = applied.pages;
                 place.send(Event::Input(Input::Applied(applied)));
                 failpoint!("sink.lane.applied");
+                if unpacker.turn.is_over(pages) {
+                    tokio::task::yield_now().await;
+                }
             }
             // An optional frame of a later version: charged, and skipped. spec: W-7
             None => {}
@@ -174,6 +178,28 @@ thread_local! {
     static WORKBENCH: RefCell<Workbench> = RefCell::default();
 }
 
+/// What a lane may apply before the others on its thread come: its peer decides how many pages stand in a byte, so that
+/// no number of bytes is a bound of its time.
+#[derive(Debug, Default)]
+struct Turn {
+    pages: usize,
+}
+
+impl Turn {
+    /// Counts an extent. Each is worth some of a page: there is work in its head, too.
+    fn is_over(&mut self, pages: u16) -> bool {
+        self.pages += usize::from(pages) + EXTENT_WORTH;
+        let over = self.pages >= MAX_EXTENT_PAGES;
+        if over {
+            self.pages = 0;
+        }
+        over
+    }
+}
+
+/// Pages whose check takes about as long as the rest of an extent.
+const EXTENT_WORTH: usize = 4;
+
 /// A worker's state. Its buffers are its endpoint's.
 struct Unpacker {
     shared: Arc<SinkLanes>,
@@ -184,6 +210,7 @@ struct Unpacker {
     check: ExtentCheck,
     clock: Clock,
     empty: Allowance,
+    turn: Turn,
 }
 
 impl Unpacker {
@@ -193,6 +220,7 @@ impl Unpacker {
             check: ExtentCheck::new(lane, epoch),
             empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
             clock,
+            turn: Turn::default(),
             shared,
             lane,
             granted,
@@ -258,5 +286,22 @@ impl Unpacker {
 
     fn fault(&self, code: ErrorCode, what: String) -> SessionError {
         SessionError::PeerViolation { code, lane: self.lane, position: self.check.next_seq(), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_an_extent_of_the_largest_kind_or_many_small_ones() {
+        let extents = |pages| {
+            let mut turn = Turn::default();
+            (1..).find(|_| turn.is_over(pages))
+        };
+        assert_eq!([256, 252, 251, 16, 1, 0].map(extents), [1, 1, 2, 13, 52, 64].map(Some));
+        let mut turn = Turn::default();
+        let turns = (0..1000).filter(|_| turn.is_over(64)).count();
+        assert_eq!(turns, 250, "what a turn began does not count in the next");
     }
 }

@@ -492,6 +492,9 @@ pub enum SessionError {
     /// This node shuts down. The peer may come back to the next one.
     #[error("this node is being stopped; what is stored of the transfer waits for its sender")]
     ShuttingDown,
+    /// Sink: its source lost this session and has come with another one, which goes on with what is stored.
+    #[error("superseded by a newer session of the same transfer, which goes on with what is stored")]
+    Superseded,
     /// The peer forgot the session before the switch-over.
     #[error("the peer was restarted and no longer knows this transfer; start it again")]
     PeerRestarted,
@@ -500,7 +503,14 @@ pub enum SessionError {
 impl SessionError {
     /// Whether it says nothing against the pages that arrived.
     pub(crate) fn spares_pages(&self) -> bool {
-        matches!(self, Self::PeerAborted { .. } | Self::Unreachable { .. } | Self::Cancelled | Self::ShuttingDown)
+        matches!(
+            self,
+            Self::PeerAborted { .. }
+                | Self::Unreachable { .. }
+                | Self::Cancelled
+                | Self::ShuttingDown
+                | Self::Superseded
+        )
     }
 
     /// A violation found in a control frame.

@@ -28,8 +28,8 @@ use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time}
 use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES, MAX_LANE_IDS};
 use crate::wire::{
-    AbortReason, Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, FencedLane, Frame,
-    Framing, Have, LaneId, Offer, Pause, Ping, Ready, Run, Running,
+    Accept, Ack, Buried, Credit, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, FencedLane, Frame, Framing, Have,
+    LaneId, Offer, Pause, Ping, Ready, Run, Running,
 };
 
 /// What a sink is told at the start.
@@ -632,17 +632,14 @@ impl Sink {
             return Ok(());
         }
         match self.state {
-            State::Ready if again => {
-                let text = "its source offers it again".into();
-                Err(SessionError::PeerAborted { reason: AbortReason::Cancelled, text })
-            }
-            State::Ready | State::Starting | State::RecordingRan | State::Ended => Ok(()),
+            State::Ready if !again => Ok(()),
+            State::Starting | State::RecordingRan | State::Ended => Ok(()),
             // Who asks later is answered by the record.
             State::Running => {
                 self.finish(Owner::Sink, None);
                 Ok(())
             }
-            _ => Err(SessionError::Cancelled),
+            _ => Err(SessionError::Superseded),
         }
     }
 
@@ -683,7 +680,7 @@ impl Sink {
         {
             self.say(frame);
         }
-        let by_source = matches!(error, SessionError::PeerAborted { .. });
+        let by_source = matches!(error, SessionError::PeerAborted { .. } | SessionError::Superseded);
         match self.state {
             State::Running | State::RecordingRan => self.finish(Owner::Sink, Some(error)),
             State::Starting => self.finish(Owner::InDoubt, Some(error)),

@@ -1,6 +1,6 @@
 //! Single zstd frames through the C library: one frame per group, content size always present, never a window above 1 MiB.
 
-use crate::FrameFault;
+use crate::{FrameFault, PAGE_BYTES};
 use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective, SafeResult, Strategy};
 
 /// Windows up to 1 MiB: no group is larger, so a larger window could only cost memory.
@@ -172,24 +172,45 @@ fn check_frame(frame: &[u8], plain: usize) -> Result<(), FrameFault> {
         }
         rest
     };
-    let content = content_size(descriptor >> 6, single_segment, rest)?;
+    let (content, blocks) = content_size(descriptor >> 6, single_segment, rest)?;
     if u64::try_from(plain) != Ok(content) {
         return Err(FrameFault::ContentSize);
     }
-    if zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
-        return Err(FrameFault::NotOneFrame);
-    }
-    Ok(())
+    check_blocks(blocks, plain / PAGE_BYTES + 1)
 }
 
-/// The content size field, whose width the descriptor's top bits tell.
-fn content_size(width: u8, single_segment: bool, field: &[u8]) -> Result<u64, FrameFault> {
+/// The content size field, whose width the descriptor's top bits tell, and what follows it.
+fn content_size(width: u8, single_segment: bool, field: &[u8]) -> Result<(u64, &[u8]), FrameFault> {
     match width {
-        0 if single_segment => field.first().map(|byte| u64::from(*byte)),
+        0 if single_segment => field.split_first().map(|(byte, rest)| (u64::from(*byte), rest)),
         0 => return Err(FrameFault::ContentSize),
-        1 => field.first_chunk().map(|bytes| u64::from(u16::from_le_bytes(*bytes)) + 256),
-        2 => field.first_chunk().map(|bytes| u64::from(u32::from_le_bytes(*bytes))),
-        _ => field.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+        1 => field.split_first_chunk().map(|(bytes, rest)| (u64::from(u16::from_le_bytes(*bytes)) + 256, rest)),
+        2 => field.split_first_chunk().map(|(bytes, rest)| (u64::from(u32::from_le_bytes(*bytes)), rest)),
+        _ => field.split_first_chunk().map(|(bytes, rest)| (u64::from_le_bytes(*bytes), rest)),
     }
     .ok_or(FrameFault::Short)
 }
+
+/// Walks over the blocks of a frame (RFC 8878, section 3.1.1.2): no more than `most`, and nothing behind the last. A block
+/// can ask for four tables of up to 2048 entries in some 20 bytes, so that their number is what decoding costs.
+fn check_blocks(mut blocks: &[u8], most: usize) -> Result<(), FrameFault> {
+    for _ in 0..most {
+        let (&[low, middle, high], rest) = blocks.split_first_chunk().ok_or(FrameFault::NotOneFrame)?;
+        let header = u32::from_le_bytes([low, middle, high, 0]);
+        let size = usize::try_from(header >> 3).unwrap_or(usize::MAX);
+        let stored = match header >> 1 & 3 {
+            RUN_BLOCK => 1,
+            RESERVED_BLOCK => return Err(FrameFault::NotOneFrame),
+            _ => size,
+        };
+        blocks = rest.get(stored..).ok_or(FrameFault::NotOneFrame)?;
+        if header & 1 == 1 {
+            return if blocks.is_empty() { Ok(()) } else { Err(FrameFault::NotOneFrame) };
+        }
+    }
+    Err(FrameFault::Blocks)
+}
+
+/// Types of a block: one byte that is repeated, and one that does not exist.
+const RUN_BLOCK: u32 = 1;
+const RESERVED_BLOCK: u32 = 3;

@@ -75,6 +75,74 @@ fn frames_with_a_wrong_header_never_reach_zstd() {
     }
 }
 
+/// One page in so many blocks, each of 16 bytes that ask for three tables of 256 and 512 entries to decode 3 bytes.
+fn one_page_of_blocks(blocks: usize) -> Vec<u8> {
+    let last_of = |count: usize, last: bool| u32::try_from(count << 3).unwrap() | u32::from(last);
+    let header = |header: u32| header.to_le_bytes()[..3].to_vec();
+    let mut frame = [&[0x28, 0xb5, 0x2f, 0xfd], HEADER.as_slice()].concat();
+    // The plain bytes that no dear block makes, as one run.
+    frame.extend(header(last_of(PAGE_BYTES - 3 * (blocks - 1), blocks == 1) | 1 << 1));
+    frame.push(b'x');
+    for block in 2..=blocks {
+        // No literals, one sequence, three tables with one rare symbol each, states of zero and the end mark.
+        let dear = [0, 1, 0xa8, 0xe4, 0xff, 0xe3, 0x7f, 0xe4, 0xff, 0, 0, 0, 4];
+        frame.extend(header(last_of(dear.len(), block == blocks) | 2 << 1));
+        frame.extend(dear);
+    }
+    frame
+}
+
+// spec: K-5
+#[test]
+fn a_frame_has_a_block_a_page_and_one_more() {
+    let mut scratch = Vec::new();
+    for blocks in [1, 2] {
+        let block = one_group(ZSTD, 1, &one_page_of_blocks(blocks));
+        let plain = Decoder::new().decode(&block, 1, &mut Bases::none(), &mut scratch).unwrap();
+        assert_eq!(plain, [b'x'; PAGE_BYTES]);
+    }
+    for blocks in [3, 4, 250] {
+        let error = refuse(&one_group(ZSTD, 1, &one_page_of_blocks(blocks)), 1);
+        assert_eq!(error, DecodeError::Frame { at: AT, reason: FrameFault::Blocks });
+        assert!(error.is_excess());
+    }
+}
+
+// spec: K-5
+#[test]
+fn honest_frames_stay_far_below_a_block_a_page() {
+    // Two kinds of content in turn, 8 KiB each: what makes zstd begin a new block where it can.
+    let text = |i: usize| b"in the beginning was the page table "[(i + i / 997 % 3) % 36];
+    let noise = |i: usize| u8::try_from(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 & 0x3f).unwrap();
+    let plain: Vec<u8> =
+        (0..crate::MAX_PAGES * PAGE_BYTES).map(|i| if i >> 13 & 1 == 0 { text(i) } else { noise(i) }).collect();
+    for level in 1..=12 {
+        for pages in [1, 2, 4, 16, 64, 256] {
+            let plain = &plain[..pages * PAGE_BYTES];
+            let mut frame = vec![0; zstd_safe::compress_bound(plain.len())];
+            let bytes = zstd_safe::compress(frame.as_mut_slice(), plain, level).unwrap();
+            let blocks = blocks_of(&frame[..bytes]);
+            assert!(blocks <= pages.div_ceil(2), "level {level}: {blocks} blocks of {pages} pages");
+        }
+    }
+}
+
+/// Blocks of a frame that zstd wrote, and whose end it finds at the same place.
+fn blocks_of(frame: &[u8]) -> usize {
+    let single = frame[4] & 0x20 != 0;
+    let size = [usize::from(single), 2, 4, 8][usize::from(frame[4] >> 6)];
+    let (mut at, mut blocks) = (5 + usize::from(!single) + size, 0);
+    loop {
+        let header = u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], 0]);
+        at += 3 + if header >> 1 & 3 == 1 { 1 } else { usize::try_from(header >> 3).unwrap() };
+        blocks += 1;
+        if header & 1 == 1 {
+            assert_eq!(zstd_safe::find_frame_compressed_size(frame), Ok(at));
+            return blocks;
+        }
+    }
+}
+
 // spec: K-4, K-6
 #[test]
 fn bombs_stop_at_the_extent() {

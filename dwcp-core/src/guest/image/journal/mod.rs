@@ -175,7 +175,8 @@ impl Keeper {
             return Ok(());
         }
         if let Err(error) = log.append(&group) {
-            tracing::error!(%error, "the journal of an image cannot be kept");
+            // Whoever stages the image fails of it, and tells why.
+            tracing::info!(%error, "the journal of an image cannot be kept");
             let failed = Failed::from(error);
             self.noted().failed = Some(failed);
             return Err(failed.into());

@@ -1,0 +1,159 @@
+//! Images arrive, or are refused, as an operator is told.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use crate::operator::{Place, Receiver, noise, run, slow};
+
+fn blocks(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks()
+}
+
+#[test]
+fn a_sparse_image_arrives_byte_for_byte_and_sparse() {
+    let place = Place::new();
+    let receiver = Receiver::start(place.receive().arg("--once"));
+    let image = place.sparse("vm.mem");
+    let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap(), "the bytes differ");
+    assert!(blocks(&place.stored("vm1")) <= blocks(&image) + 64, "the image is not sparse");
+    assert_eq!(place.stored("vm1").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+    let summary = said.send_summary();
+    assert_eq!(summary["verdict"], "ok");
+    assert_eq!(summary["root_source"], summary["root_sink"]);
+    assert_eq!(summary["root_source"].as_str().unwrap().len(), 64);
+    assert_eq!((&summary["rounds"], &summary["resent_pages"]), (&1.into(), &0.into()));
+    assert_eq!(summary["bytes_guest"], 20_000_123);
+    let wire = summary["bytes_wire"].as_u64().unwrap();
+    assert!((300_000..400_000).contains(&wire), "{wire} bytes on the wire");
+    for field in ["saved_pct", "mb_s", "downtime_ms"] {
+        assert!(summary[field].is_number(), "{field}: {summary}");
+    }
+    let (code, err) = receiver.lines.end();
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
+#[test]
+fn without_json_people_get_sentences_and_no_bars() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let said = run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem")));
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(said.out.contains("verified") && said.out.contains("20.0 MB"), "{}", said.out);
+    assert!(!said.out.contains('\u{1b}'), "no escape sequences");
+    receiver.stop();
+}
+
+#[test]
+fn a_sender_opens_no_more_lanes_than_the_receiver_takes() {
+    let place = Place::new();
+    let receiver = Receiver::start(place.receive().args(["--lanes", "2"]));
+    let image = place.sparse("vm.mem");
+    // An image stands still anyway: no downtime is too little for it.
+    let said = run(place.send(&receiver.address, "vm1").args(["--lanes", "8", "--downtime", "1ms"]).arg(&image));
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "nobody complains of lanes");
+    receiver.stop();
+}
+
+#[test]
+fn snapshots_travel_as_rounds() {
+    let place = Place::new();
+    let paths = ["t0.mem", "t1.mem", "t2.mem"].map(|name| place.path(name));
+    let mut image = noise(4_000_001);
+    fs::write(&paths[0], &image).unwrap();
+    image[1_000_000..1_100_000].fill(1);
+    fs::write(&paths[1], &image).unwrap();
+    image[2_000_000..2_050_000].fill(0);
+    fs::write(&paths[2], &image).unwrap();
+    let receiver = place.listen();
+    let mut command = place.send(&receiver.address, "vm1");
+    let said = run(command.arg("--json").args(paths.iter().flat_map(|path| [Path::new("--round"), path])));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(image == fs::read(place.stored("vm1")).unwrap(), "the last snapshot is there");
+    let summary = said.summary();
+    assert_eq!(summary["rounds"], 3);
+    assert!(summary["resent_pages"].as_u64().unwrap() >= 36, "{summary}");
+
+    fs::write(&paths[1], &image[1..]).unwrap();
+    let mut command = place.send(&receiver.address, "vm2");
+    run(command.args(paths.iter().flat_map(|path| [Path::new("--round"), path]))).failed(1, &["one size"]);
+    receiver.stop();
+}
+
+#[test]
+fn nothing_is_overwritten_without_replace() {
+    let place = Place::new();
+    let image = place.sparse("vm.mem");
+    fs::write(place.stored("vm1"), "old").unwrap();
+    let mut receiver = place.listen();
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    said.failed(1, &["exists already", "--replace", "The source is intact"]);
+    assert_eq!(receiver.lines.until("refused")["name"], "vm1");
+    assert_eq!(fs::read(place.stored("vm1")).unwrap(), b"old");
+    receiver.stop();
+    let receiver = Receiver::start(place.receive().arg("--replace"));
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
+    assert_eq!(place.visible(), ["vm1"]);
+    receiver.stop();
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_is_noticed() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (image, mut sending) = slow(&place, &receiver.address, "vm1");
+    sending.until("progress");
+    File::options().write(true).open(&image).unwrap().write_all_at(b"changed", 15_000_000).unwrap();
+    let summary = sending.until("summary");
+    let (code, err) = sending.end();
+    assert_eq!((code, &summary["verdict"]), (1, &"failed".into()), "{err}");
+    assert!(err.contains("slow.mem changed while it was being sent"), "{err}");
+    // An interrupt before the receiver is done with it would be an interrupted transfer.
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert!(place.visible().is_empty(), "{:?}", place.visible());
+}
+
+/// A disk that is really full, without being root: a small file system in a name space of our own.
+#[test]
+fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
+    let can = Command::new("unshare").args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+        return;
+    }
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(8_000_000)).unwrap();
+    let small = |more: &[&str]| {
+        let mut small = Command::new("unshare");
+        small.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\""]).arg(place.path("in"));
+        let receive = place.receive();
+        Receiver::start(small.arg(receive.get_program()).args(receive.get_args()).args(more))
+    };
+    // Before a byte of it travels.
+    let receiver = small(&[]);
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    said.failed(1, &["no space left", "8000000 bytes", "--sparse"]);
+    receiver.stop();
+    // On the way, when the space is only taken as pages come.
+    let receiver = small(&["--once", "--sparse"]);
+    let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    said.failed(1, &["no space left", "send it again", "The source is intact"]);
+    assert_eq!(said.send_summary()["verdict"], "failed");
+    let (code, err) = receiver.lines.end();
+    assert_eq!(code, 1);
+    assert!(err.contains("no space left") && err.contains("Nothing of it became visible"), "{err}");
+    assert!(!err.contains("ERROR"), "what happened is told once: {err}");
+    assert!(fs::read(&image).unwrap() == noise(8_000_000), "the source is as it was");
+    // Where there is room it is taken, whatever went before.
+    let receiver = place.listen();
+    assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    receiver.stop();
+}
