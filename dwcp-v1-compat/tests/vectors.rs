@@ -8,7 +8,7 @@ use dwcp_v1_compat::wire::{
 
 fn vector(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/vectors/{name}.bin", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read(path).unwrap()
 }
 
 fn content(packet: &[u8], expected: Expected, base: &[u8]) -> Vec<u8> {

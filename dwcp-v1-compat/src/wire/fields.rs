@@ -40,18 +40,18 @@ pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
 
 /// Bytes of a field or header that arrives in pieces.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Partial<const N: usize> {
+pub(crate) struct Partial<const N: usize> {
     bytes: [u8; N],
     have: usize,
 }
 
 impl<const N: usize> Partial<N> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { bytes: [0; N], have: 0 }
     }
 
     /// Takes from the front of `input` until `need` bytes are there (at most `N`). Those, once they are.
-    pub(super) fn fill(&mut self, need: usize, input: &mut &[u8]) -> Option<&[u8]> {
+    pub(crate) fn fill(&mut self, need: usize, input: &mut &[u8]) -> Option<&[u8]> {
         let need = need.min(N);
         let missing = need.saturating_sub(self.have);
         let (taken, rest) = input.split_at_checked(missing).unwrap_or((input, &[]));
@@ -63,16 +63,16 @@ impl<const N: usize> Partial<N> {
         if self.have < need { None } else { self.bytes.get(..need) }
     }
 
-    pub(super) fn have(&self) -> usize {
+    pub(crate) fn have(&self) -> usize {
         self.have
     }
 
     /// What is there.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.have).unwrap_or_default()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.have = 0;
     }
 }

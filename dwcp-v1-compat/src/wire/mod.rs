@@ -23,4 +23,5 @@ mod tests;
 
 pub use self::chunk::{ChunkHeader, Framing, Span};
 pub use self::content::{ContentDecoder, ContentError, Expected, Piece};
+pub(crate) use self::fields::Partial;
 pub use self::packet::{FrameFault, PACKET_HEADER_BYTES, PackError, Packer, PacketError, PacketHeader, Tier, Unpacker};
