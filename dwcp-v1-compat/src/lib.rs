@@ -3,5 +3,6 @@
 //! v1 has no magic, version, handshake, message id, checksum over a message, acknowledgement, length bound or end marker, and
 //! is always in clear text. What it cannot say is reported as unknown, never as success.
 
+pub mod detect;
 pub mod message;
 pub mod wire;
