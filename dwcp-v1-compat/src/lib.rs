@@ -5,4 +5,6 @@
 
 pub mod detect;
 pub mod message;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod wire;

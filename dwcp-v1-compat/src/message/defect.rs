@@ -253,10 +253,10 @@ impl Defect {
 pub struct DefectCounts([u64; DefectKind::ALL.len()]);
 
 impl DefectCounts {
-    /// Counts one.
-    pub fn add(&mut self, kind: DefectKind) {
+    /// Counts so many.
+    pub fn add(&mut self, kind: DefectKind, times: u64) {
         for (count, known) in self.0.iter_mut().zip(DefectKind::ALL) {
-            *count += u64::from(known == kind);
+            *count += times * u64::from(known == kind);
         }
     }
 

@@ -522,9 +522,9 @@ fn what_no_v1_peer_has_is_refused() {
 #[test]
 fn defects_are_counted_by_kind() {
     let mut counts = DefectCounts::default();
-    counts.add(DefectKind::Torn);
-    counts.add(DefectKind::Torn);
-    counts.add(DefectKind::Id);
+    counts.add(DefectKind::Torn, 1);
+    counts.add(DefectKind::Torn, 1);
+    counts.add(DefectKind::Id, 1);
     assert_eq!(counts.of(DefectKind::Torn), 2);
     assert_eq!(counts.all().map(|(_, count)| count).sum::<u64>(), 3);
 }

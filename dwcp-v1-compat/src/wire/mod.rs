@@ -24,4 +24,6 @@ mod tests;
 pub use self::chunk::{ChunkHeader, Framing, Span};
 pub use self::content::{ContentDecoder, ContentError, Expected, Piece};
 pub(crate) use self::fields::Partial;
+#[cfg(feature = "net")]
+pub(crate) use self::packet::most_packet_bytes;
 pub use self::packet::{FrameFault, PACKET_HEADER_BYTES, PackError, Packer, PacketError, PacketHeader, Tier, Unpacker};

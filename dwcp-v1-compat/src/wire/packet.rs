@@ -254,6 +254,8 @@ pub struct Unpacker {
     packet_bytes: u64,
     plain: Box<[u8]>,
     ready: std::ops::Range<usize>,
+    /// zstd had no room for all that it could make.
+    more: bool,
 }
 
 impl Unpacker {
@@ -276,6 +278,7 @@ impl Unpacker {
             packet_bytes: 0,
             plain: vec![0; 2 * STEP].into_boxed_slice(),
             ready: 0..0,
+            more: false,
         })
     }
 
@@ -297,6 +300,7 @@ impl Unpacker {
         self.head.clear();
         (self.header, self.content) = (None, None);
         (self.at, self.packet_bytes, self.ready) = (0, packet_bytes, 0..0);
+        self.more = false;
         Ok(())
     }
 
@@ -385,8 +389,12 @@ impl Unpacker {
         Ok(())
     }
 
-    /// One call of the decoder.
+    /// One call of the decoder, unless it could do nothing: after 16 such calls zstd takes us for stuck.
     fn step(&mut self, packed: &mut &[u8]) -> Result<(), PacketError> {
+        let full = self.ready.len() == self.plain.len();
+        if full || (packed.is_empty() && !self.more) {
+            return Ok(());
+        }
         if self.ready.start > 0 {
             self.plain.copy_within(self.ready.clone(), 0);
             self.ready = 0..self.ready.len();
@@ -395,6 +403,7 @@ impl Unpacker {
         let mut output = OutBuffer::around_pos(&mut *self.plain, self.ready.end);
         let done = self.frames.decompress_stream(&mut output, &mut input);
         self.ready.end = output.pos();
+        self.more = self.ready.end == self.plain.len();
         let used = input.pos();
         *packed = packed.get(used..).unwrap_or_default();
         let left = done.map_err(|_| PacketError::Corrupt { at: self.at })?;
@@ -434,7 +443,7 @@ impl std::fmt::Debug for Unpacker {
 
 /// The longest packet of `content` plain bytes: what zstd adds to bytes that it cannot compress, three bytes for each
 /// 128 KiB, and twice that for other encoders.
-pub(super) fn most_packet_bytes(content: u64) -> u64 {
+pub(crate) fn most_packet_bytes(content: u64) -> u64 {
     HEADER + content.saturating_add(content >> 14).saturating_add(1024)
 }
 

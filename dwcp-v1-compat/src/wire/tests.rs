@@ -183,6 +183,25 @@ fn the_largest_expansion_goes_through_the_fixed_buffer() {
 }
 
 #[test]
+fn a_decoder_that_is_asked_in_vain_goes_on() {
+    let content = bytes(700_000, 7);
+    let packet = packet(false, &content);
+    let mut decoder = ContentDecoder::new(MOST).unwrap();
+    decoder.begin(u64::try_from(packet.len()).unwrap(), Expected::default()).unwrap();
+    let mut made = Vec::new();
+    for piece in packet.chunks(100) {
+        let asked = std::iter::once(piece).chain([[].as_slice(); 40]);
+        for mut bytes in asked {
+            while let Some(Piece::Bytes(bytes)) = decoder.next(&mut bytes).unwrap() {
+                made.extend_from_slice(bytes);
+            }
+        }
+    }
+    decoder.finish().unwrap();
+    assert!(made == content);
+}
+
+#[test]
 fn frames_that_a_header_of_18_bytes_holds_whole_do_not_stall() {
     // Three blocks of 128 KiB, each one repeated byte, in 12 bytes: more than the buffer takes at a time.
     let block = |last: bool| {
