@@ -350,7 +350,8 @@ async fn one_connection_too_many_is_hung_up_on_and_counted() {
     let writer = legacy::dial_and_write(address, streams);
     let options = ReceiveOptions { most_connections: 2, ..amst16() };
     let mut landing = BytesLanding::new(1 << 20);
-    let received = receive(Arrivals::listen(listener, LOCAL), &mut landing, &options).await.unwrap();
+    let arrivals = Arrivals::fixed(accept(&listener, LOCAL, 3, SOON).await.unwrap());
+    let received = receive(arrivals, &mut landing, &options).await.unwrap();
     writer.join().unwrap();
     assert_eq!(received.bytes, 100_000);
     assert!(landing.into_bytes() == data);
