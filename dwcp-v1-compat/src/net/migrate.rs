@@ -125,7 +125,7 @@ where
     F: Future<Output = Result<Vec<S>, TransferError>> + Send + 'static,
     C: FnOnce() -> F + Send + 'static,
 {
-    blocks_of(guest.as_ref(), disk.block_bytes)?;
+    blocks_of(guest.as_ref(), disk.block_bytes, MOST_SENT_BLOCK)?;
     send_stopped(guest, options, connect, move |guest, options| spool_disk(guest, disk.block_bytes, options)).await
 }
 
@@ -205,7 +205,7 @@ fn spool_memory(guest: &dyn Guest, options: &MigrateOptions) -> Result<Spool, Tr
 
 fn spool_disk(guest: &dyn Guest, block_bytes: u32, options: &MigrateOptions) -> Result<Spool, TransferError> {
     let mut spool = Spool::new(&options.spool, MAX_AMST16_BYTES)?;
-    let (blocks, total) = (blocks_of(guest, block_bytes)?, guest.layout().bytes());
+    let (blocks, total) = (blocks_of(guest, block_bytes, MOST_SENT_BLOCK)?, guest.layout().bytes());
     let mut packer = Packer::new()?;
     let (mut plain, mut packet, mut head) =
         (vec![0; usize::try_from(block_bytes).unwrap_or(0)], Vec::new(), Vec::new());
@@ -225,12 +225,15 @@ fn spool_disk(guest: &dyn Guest, block_bytes: u32, options: &MigrateOptions) -> 
     Ok(spool)
 }
 
+/// A block is held in memory when it is sent, plain and compressed.
+const MOST_SENT_BLOCK: u64 = 4 << 20;
+
 /// Blocks of a guest's disk.
-fn blocks_of(guest: &dyn Guest, block_bytes: u32) -> Result<u32, TransferError> {
-    // Each is held in memory when it is sent.
-    const MOST: u32 = 16 << 20;
-    if !(4096..=MOST).contains(&block_bytes) || !block_bytes.is_multiple_of(4096) {
-        return Err(TransferError::Config("a block of a disk is 4 KiB to 16 MiB, a multiple of 4096 bytes"));
+fn blocks_of(guest: &dyn Guest, block_bytes: u32, most: u64) -> Result<u32, TransferError> {
+    if !(4096..=most).contains(&u64::from(block_bytes)) || !block_bytes.is_multiple_of(4096) {
+        return Err(TransferError::Config(
+            "a block of a disk is a multiple of 4096 bytes, up to 4 MiB to send and 256 MiB to receive",
+        ));
     }
     if !is_aligned(guest.layout()) {
         return Err(TransferError::Config("only the last region of a disk may end within a page"));
@@ -427,7 +430,7 @@ struct DiskReader {
 
 impl DiskReader {
     fn new(guest: Arc<dyn Guest>, disk: DiskOptions, baseline: Option<Baseline>) -> Result<Self, TransferError> {
-        let count = blocks_of(guest.as_ref(), disk.block_bytes)?;
+        let count = blocks_of(guest.as_ref(), disk.block_bytes, MAX_PACKET_CONTENT)?;
         let block_bytes = u64::from(disk.block_bytes);
         let most = u32::try_from(most_packet_bytes(block_bytes)).unwrap_or(u32::MAX);
         Ok(Self {
