@@ -34,7 +34,7 @@ malformed INPUTS="1000000" SEED="1":
 siege *ARGS:
     cargo bench --bench siege -- {{ARGS}}
 
-# One target for so many seconds: hello, frame, extent_block, session_ops (nightly, cargo install cargo-fuzz)
+# One target for so many seconds: hello, frame, extent_block, session_ops, v1_open, v1_chunks, v1_packet (nightly, cargo install cargo-fuzz)
 fuzz TARGET TIME="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536
 

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod props;
 pub mod rng;
 pub mod specimens;
+pub mod v1;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +38,7 @@ const PEER: Fingerprint = Fingerprint([1; 32]);
 pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};
 pub use self::props::{Ending, Property, Report, Violation};
+pub use self::v1::{check_v1_chunks, check_v1_open, check_v1_packet};
 pub use self::world::World;
 
 /// Runs a seed; when a property does not hold, runs it again with a trace.
