@@ -14,6 +14,8 @@ use dwcp_core::wire::{
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
 use dwcp_hde::{Bases, Effort, Encoder};
+use dwcp_v1_compat::wire::blocks::BlockHeader;
+use dwcp_v1_compat::wire::{ChunkHeader, Span};
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
@@ -55,6 +57,21 @@ fn the_seeds_of_operations_come_far() {
             _ => assert_eq!(sink, Phase::Copying, "{name}"),
         }
     }
+}
+
+#[test]
+fn v1_open() {
+    replay("v1_open", dwcp_sim::check_v1_open, v1_open_seeds);
+}
+
+#[test]
+fn v1_chunks() {
+    replay("v1_chunks", dwcp_sim::check_v1_chunks, v1_chunk_seeds);
+}
+
+#[test]
+fn v1_packet() {
+    replay("v1_packet", dwcp_sim::check_v1_packet, v1_packet_seeds);
 }
 
 fn replay(target: &str, body: fn(&[u8]), seeds: fn() -> Seeds) {
@@ -310,5 +327,65 @@ fn flag_seeds() -> Seeds {
         ("half-written", looks(&[&on, &killed[..30], &killed])),
         ("expires", looks(&[&on, "", "{", "null", "[]", "{}", &on])),
         ("unknown-key", looks(&[&on.replace("enabled", "enable"), &on])),
+    ]
+}
+
+/// What an unmodified peer of version 1 wrote.
+fn v1_vector(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/dwcp-v1-compat/tests/vectors");
+    fs::read(PathBuf::from(folder).join(format!("{name}.bin"))).unwrap()
+}
+
+fn v1_open_seeds() -> Seeds {
+    let start = |name: &str| v1_vector(name)[..24].to_vec();
+    vec![
+        ("mst8", start("mst8-1stream-order-0-2-1")),
+        ("amst16", start("amst16-1stream")),
+        ("tls", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]),
+        ("http", b"GET / HTTP/1.1".to_vec()),
+    ]
+}
+
+/// As [`dwcp_sim::check_v1_chunks`] reads them: options, then a connection, a length, and so many bytes; no bytes are its end.
+fn v1_chunk_seeds() -> Seeds {
+    const CHUNK: usize = 1024;
+    let number = |value: usize| u32::try_from(value).unwrap();
+    let message = |options: u8, connections: usize| {
+        let mut script = vec![options];
+        for id in 0..10_000_usize.div_ceil(CHUNK) {
+            let (at, length) = (id * CHUNK, CHUNK.min(10_000 - id * CHUNK));
+            let span = Span { offset: number(at), total: 10_000 };
+            let mut bytes = Vec::new();
+            let span = (options & 1 != 0).then_some(span);
+            ChunkHeader { id: number(id), length: number(length), span }.encode(&mut bytes);
+            bytes.resize(bytes.len() + length, 7);
+            let connection = u8::try_from(id % connections).unwrap();
+            // A piece ends with the header, as a driver reads it.
+            let (head, data) = bytes.split_at(if options & 1 == 0 { 8 } else { 16 });
+            for piece in std::iter::once(head).chain(data.chunks(200)) {
+                script.extend_from_slice(&[connection, u8::try_from(piece.len()).unwrap()]);
+                script.extend_from_slice(piece);
+            }
+        }
+        script.extend((0..4_u8).flat_map(|connection| [connection, 0]));
+        script
+    };
+    vec![("mst8", message(0, 4)), ("amst16", message(1, 3)), ("amst16-window", message(3, 2))]
+}
+
+/// As [`dwcp_sim::check_v1_packet`] reads them: options, then a packet or a list of blocks.
+fn v1_packet_seeds() -> Seeds {
+    let with = |options: u8, bytes: &[u8]| [&[options], bytes].concat();
+    let block = v1_vector("hde16-disk-block7-tier1");
+    let mut list = Vec::new();
+    for id in [7, 3] {
+        BlockHeader { id, packet_bytes: u32::try_from(block.len()).unwrap() }.encode(&mut list);
+        list.extend_from_slice(&block);
+    }
+    vec![
+        ("full-tier0", with(0, &v1_vector("hde16-full-tier0"))),
+        ("full-tier2", with(0xf9, &v1_vector("hde16-full-tier2"))),
+        ("delta-tier1", with(0xfb, &v1_vector("hde16-delta-tier1"))),
+        ("blocks", with(0xfc, &list)),
     ]
 }

@@ -43,7 +43,7 @@ struct Citation {
 
 fn citations() -> Vec<Citation> {
     let mut citations = Vec::new();
-    let files = rust_files(&["dwcp-core", "dwcp-hde", "dwcp-sim", "src", "tests", "benches", "fuzz"]);
+    let files = rust_files(&["dwcp-core", "dwcp-hde", "dwcp-sim", "dwcp-v1-compat", "src", "tests", "benches", "fuzz"]);
     // This file only talks about citations.
     for path in files.into_iter().filter(|path| path != "tests/spec.rs") {
         let text = text_of(&path);

@@ -21,13 +21,13 @@ fn is_comment(line: &str) -> bool {
 }
 
 fn product_files() -> Vec<String> {
-    let all = rust_files(&["dwcp-core/src", "dwcp-hde/src", "dwcp-sim/src", "src"]);
+    let all = rust_files(&["dwcp-core/src", "dwcp-hde/src", "dwcp-sim/src", "dwcp-v1-compat/src", "src"]);
     all.into_iter().filter(|path| !tree::is_test_file(path)).collect()
 }
 
 #[test]
 fn imports_go_one_way() {
-    const RULES: [(&str, &[&str], &str); 5] = [
+    const RULES: [(&str, &[&str], &str); 8] = [
         (
             "dwcp-core/src/wire",
             &[
@@ -65,6 +65,21 @@ fn imports_go_one_way() {
         ),
         ("dwcp-core/src", &["qemu", "v1_compat", "dwcp_sim", "dwcp_control"], "core knows no other end"),
         ("src", &["dwcp_sim"], "the product does not contain the simulator"),
+        (
+            "dwcp-v1-compat/src/wire",
+            &["crate::message", "crate::detect", "crate::net", "tokio", "std::net", "std::io", "std::fs"],
+            "wire knows bytes only",
+        ),
+        (
+            "dwcp-v1-compat/src/message",
+            &["crate::detect", "crate::net", "tokio", "std::net", "std::io", "std::fs", "std::thread", "Instant"],
+            "a message is pure: no socket, no file, no clock, no thread",
+        ),
+        (
+            "dwcp-v1-compat/src/detect",
+            &["crate::net", "tokio", "std::io", "std::fs", "std::thread", "Instant", "TcpStream"],
+            "detection is pure: addresses and bytes, no socket, no clock",
+        ),
     ];
     let mut faults = Vec::new();
     for (folder, banned, why) in RULES {
@@ -92,10 +107,11 @@ fn names(line: &str, word: &str) -> bool {
 
 #[test]
 fn only_manifests_that_may_name_a_crate_do() {
-    const RULES: [(&str, &[&str]); 3] = [
+    const RULES: [(&str, &[&str]); 4] = [
         ("dwcp-hde/Cargo.toml", &["tokio", "rustls", "dwcp-core"]),
         ("dwcp-core/Cargo.toml", &["dwcp-sim", "clap", "anyhow", "dwcp-v1-compat", "dwcp-qemu"]),
         ("dwcp-sim/Cargo.toml", &["tokio", "rustls", "clap"]),
+        ("dwcp-v1-compat/Cargo.toml", &["dwcp-sim", "clap", "anyhow", "dwcp-hde"]),
     ];
     for (manifest, banned) in RULES {
         let text = read(manifest);
@@ -154,7 +170,9 @@ fn nothing_is_left_for_later_or_badly_named() {
 #[test]
 fn every_public_async_function_says_whether_it_is_cancel_safe() {
     let (mut found, mut faults) = (0, Vec::new());
-    for path in product_files().into_iter().filter(|path| path.starts_with("dwcp-core/src")) {
+    let libraries = ["dwcp-core/src", "dwcp-v1-compat/src"];
+    let in_library = |path: &String| libraries.iter().any(|folder| path.starts_with(folder));
+    for path in product_files().into_iter().filter(in_library) {
         let lines = product_lines(&path);
         for (at, (number, line)) in lines.iter().enumerate() {
             if !line.trim_start().starts_with("pub async fn ") {
@@ -174,7 +192,7 @@ fn every_public_async_function_says_whether_it_is_cancel_safe() {
 
 #[test]
 fn links_lead_somewhere() {
-    let mut documents = files(&["docs", "tests/vectors", "tests/data", "dwcp-hde"], ".md");
+    let mut documents = files(&["docs", "tests/vectors", "tests/data", "dwcp-hde", "dwcp-v1-compat"], ".md");
     let top = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
     documents.extend(top.iter().filter(|name| root().join(name).exists()).map(|name| (*name).to_owned()));
     let mut faults = Vec::new();

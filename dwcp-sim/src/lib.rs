@@ -26,6 +26,7 @@ pub mod plan;
 pub mod props;
 pub mod rng;
 pub mod specimens;
+pub mod v1;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +40,7 @@ pub use self::flags::check_flag_document;
 pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};
 pub use self::props::{Ending, Property, Report, Violation};
+pub use self::v1::{check_v1_chunks, check_v1_open, check_v1_packet};
 pub use self::world::World;
 
 /// Runs a seed; when a property does not hold, runs it again with a trace.

@@ -1,5 +1,7 @@
 //! The bodies of the fuzz targets, on bytes that proptest makes up.
 
+#![expect(clippy::unwrap_used, reason = "tests outside a #[test] function")]
+
 use dwcp_core::wire::{FrameHeader, FrameType};
 use proptest::prelude::*;
 
@@ -8,6 +10,23 @@ fn framed(body: &[u8], frame: FrameType) -> Vec<u8> {
     let mut bytes = FrameHeader::new(frame, u32::try_from(body.len()).unwrap_or(u32::MAX)).encode().to_vec();
     bytes.extend_from_slice(body);
     bytes
+}
+
+type Body = fn(&[u8]);
+
+fn v1_seeds() -> Vec<(Body, Vec<u8>)> {
+    let bodies: [(&str, Body); 3] = [
+        ("v1_open", dwcp_sim::check_v1_open),
+        ("v1_chunks", dwcp_sim::check_v1_chunks),
+        ("v1_packet", dwcp_sim::check_v1_packet),
+    ];
+    let seeds_of = |(target, body): (&str, Body)| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(move |file| (body, std::fs::read(file).unwrap()))
+    };
+    bodies.into_iter().flat_map(seeds_of).collect()
 }
 
 /// More with `PROPTEST_CASES=1000000`.
@@ -29,6 +48,21 @@ proptest! {
     #[test]
     fn blocks(data in proptest::collection::vec(prop_oneof![0_u8..8, any::<u8>()], 0..200)) {
         dwcp_sim::check_block(&data);
+    }
+
+    /// The seeds of version 1, which are valid, with bytes changed and cut off.
+    #[test]
+    fn version_1(seed: prop::sample::Index, damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in 0_usize..12_000,
+    ) {
+        let seeds = v1_seeds();
+        let (body, mut bytes) = seeds[seed.index(seeds.len())].clone();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut);
+        body(&bytes);
     }
 
     #[test]

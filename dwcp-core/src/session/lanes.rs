@@ -153,7 +153,7 @@ impl Lanes {
         let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open).filter(has_room);
         free.filter_map(|lane| {
             let pages = lane.extent_pages().min(page_limit);
-            let room = self.leaks_credit || lane.charged + worst_case(pages) <= lane.credit;
+            let room = self.leaks_credit || lane.charged + self.worst_case(pages) <= lane.credit;
             room.then(|| (lane.delivery(pages), lane.id, pages))
         })
         .min_by_key(|&(delivery, id, _)| (delivery, id))
@@ -162,10 +162,9 @@ impl Lanes {
 
     /// Hands an extent to a lane; returns its sequence number there.
     pub(super) fn hand(&mut self, id: LaneId, extent: Extent, slots: Vec<Option<SlotId>>, now: Time) -> Option<u64> {
-        let leaks = self.leaks_credit;
+        let charge = if self.leaks_credit { 0 } else { self.worst_case(extent.pages()) };
         let lane = self.get_mut(id)?;
         let seq = lane.next_seq;
-        let charge = if leaks { 0 } else { worst_case(extent.pages()) };
         lane.next_seq += 1;
         lane.charged += charge;
         lane.flight_bytes += charge;
@@ -322,6 +321,15 @@ impl Lanes {
     /// Whether this lane is still to come.
     pub(super) fn is_opening(&self, id: LaneId) -> bool {
         self.lanes.iter().any(|lane| lane.id == id && lane.state == LaneState::Opening)
+    }
+
+    /// Bytes of a frame of so many pages at most. In a message each run has a head of its own, and each chunk.
+    fn worst_case(&self, pages: usize) -> u64 {
+        let plain = u64::try_from(pages * PAGE_BYTES).unwrap_or(u64::MAX);
+        match self.framing {
+            Framing::Extents => worst_case(pages),
+            Framing::Messages => plain + plain / 16 + 65_536 / u64::from(MAX_MESSAGE_EXTENTS),
+        }
     }
 
     /// Lanes that carry extents.

@@ -1,0 +1,124 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dwcp_core::session::Time;
+
+use super::*;
+use crate::message::ConnectionId;
+use crate::wire::Framing;
+
+fn at(seconds: u64) -> Time {
+    Time::after_epoch(Duration::from_secs(seconds))
+}
+
+fn peer(last: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, last])
+}
+
+const fn id(connection: u32) -> ConnectionId {
+    ConnectionId(connection)
+}
+
+fn sight(framing: Framing, bytes: &[u8]) -> Vec<Sight> {
+    let mut opening = Opening::new(framing);
+    bytes.iter().map(|byte| opening.feed(*byte)).collect()
+}
+
+#[test]
+fn openings_are_told_apart_a_byte_at_a_time() {
+    let last = |framing, bytes: &[u8]| *sight(framing, bytes).last().unwrap();
+    let hello = [0x16, 3, 1, 0, 200, 1, 0, 0];
+    assert_eq!(sight(Framing::Mst8, &hello)[..6], [[Sight::More; 5].as_slice(), &[Sight::Tls]].concat());
+    let mst8 = [0, 0, 0, 2, 0, 4, 0, 0];
+    assert_eq!(sight(Framing::Mst8, &mst8), [[Sight::More; 7].as_slice(), &[Sight::V1]].concat());
+    assert_eq!(last(Framing::Amst16, &mst8), Sight::More);
+    let amst16 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9, 0, 0];
+    assert_eq!(last(Framing::Amst16, &amst16), Sight::V1);
+    // The header of one with the lengths of the other: an mst8 chunk of no bytes.
+    assert_eq!(last(Framing::Mst8, &amst16), Sight::Garbage);
+    for garbage in [b"GET / HT".as_slice(), b"SSH-2.0-", &[0x40], &[2], &[0x16, 2], &[0x16, 3, 0], &[0xff]] {
+        assert_eq!(last(Framing::Amst16, garbage), Sight::Garbage, "{garbage:02x?}");
+    }
+    let three_gib = [0, 0, 0, 0, 0xc0, 0, 0, 0];
+    assert_eq!(last(Framing::Mst8, &three_gib), Sight::Garbage);
+}
+
+#[test]
+fn a_verdict_stays_and_keeps_the_bytes_that_were_looked_at() {
+    let mut opening = Opening::new(Framing::Mst8);
+    for byte in [0, 0, 0, 2, 0, 4, 0, 0] {
+        opening.feed(byte);
+    }
+    assert_eq!(opening.feed(0xff), Sight::V1);
+    assert_eq!((opening.sight(), opening.bytes()), (Sight::V1, [0, 0, 0, 2, 0, 4, 0, 0].as_slice()));
+}
+
+#[test]
+fn silent_connections_of_a_transfer_are_held_to_its_end_and_others_have_a_deadline() {
+    let mut groups = Groups::new(GroupsConfig::default());
+    for connection in 0..3 {
+        let standing = groups.accepted(at(0), id(connection), peer(1)).unwrap();
+        assert_eq!(standing, Standing::Watched { until: at(5) });
+    }
+    groups.accepted(at(1), id(3), peer(2)).unwrap();
+    let Route::Start(group) = groups.spoke(id(1), Sight::V1) else { panic!("no group") };
+    // Opened later, and by another name of the same address.
+    let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
+    assert_eq!(groups.accepted(at(2), id(4), mapped), Ok(Standing::Held(group)));
+    assert_eq!(groups.spoke(id(4), Sight::V1), Route::Join(group));
+    assert_eq!(groups.deadline(), Some(at(6)), "that of the other address");
+    assert_eq!(groups.expired(at(6)), Some(id(3)));
+    assert_eq!(groups.expired(at(1000)), None);
+    assert_eq!(groups.ended(group), [id(0), id(2)]);
+    assert_eq!((groups.load(), groups.deadline()), ((0, 0), None));
+    let counts = groups.counts();
+    assert_eq!((counts.started, counts.joined, counts.held, counts.silent), (1, 1, 3, 1));
+}
+
+#[test]
+fn a_node_that_speaks_tls_goes_on_beside_a_transfer_of_its_address() {
+    let mut groups = Groups::new(GroupsConfig::default());
+    groups.accepted(at(0), id(0), peer(1)).unwrap();
+    let Route::Start(group) = groups.spoke(id(0), Sight::V1) else { panic!("no group") };
+    groups.accepted(at(0), id(1), peer(1)).unwrap();
+    assert_eq!(groups.spoke(id(1), Sight::Tls), Route::Tls);
+    groups.accepted(at(0), id(2), peer(1)).unwrap();
+    assert_eq!(groups.spoke(id(2), Sight::Garbage), Route::Close(TurnedAway::Garbage));
+    assert_eq!(groups.ended(group), []);
+    assert_eq!((groups.counts().tls, groups.counts().garbage), (1, 1));
+    assert_eq!(groups.spoke(id(2), Sight::V1), Route::Close(TurnedAway::Unknown));
+    groups.accepted(at(9), id(3), peer(1)).unwrap();
+    assert!(matches!(groups.spoke(id(3), Sight::V1), Route::Start(next) if next != group), "a new transfer");
+}
+
+#[test]
+fn transfers_and_connections_are_bounded() {
+    let config = GroupsConfig { most_groups: 2, most_connections: 3, most_waiting: 5, ..GroupsConfig::default() };
+    let mut groups = Groups::new(config);
+    let mut next = 0;
+    let mut accept = |groups: &mut Groups, last| {
+        next += 1;
+        groups.accepted(at(0), id(next), peer(last)).map(|_| id(next))
+    };
+    for _ in 0..3 {
+        accept(&mut groups, 1).unwrap();
+    }
+    assert_eq!(accept(&mut groups, 1), Err(TurnedAway::WaitingOfAddress));
+    accept(&mut groups, 2).unwrap();
+    let last = accept(&mut groups, 3).unwrap();
+    assert_eq!(accept(&mut groups, 4), Err(TurnedAway::Waiting));
+    groups.closed(last);
+    let four = accept(&mut groups, 4).unwrap();
+    assert!(matches!(groups.spoke(four, Sight::V1), Route::Start(_)));
+    let Route::Start(group) = groups.spoke(id(1), Sight::V1) else { panic!("no group") };
+    assert_eq!(groups.spoke(id(2), Sight::V1), Route::Join(group));
+    assert_eq!(groups.spoke(id(3), Sight::V1), Route::Join(group));
+    let more = accept(&mut groups, 1).unwrap();
+    assert_eq!(groups.spoke(more, Sight::V1), Route::Close(TurnedAway::Connections));
+    groups.left(group);
+    let more = accept(&mut groups, 1).unwrap();
+    assert_eq!(groups.spoke(more, Sight::V1), Route::Join(group), "a place is free again");
+    let third = accept(&mut groups, 7).unwrap();
+    assert_eq!(groups.spoke(third, Sight::V1), Route::Close(TurnedAway::Groups));
+    assert_eq!(groups.counts().turned_away, 4);
+}

@@ -1,0 +1,222 @@
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use dwcp_core::session::Time;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::error::TransferError;
+use super::landing::Landing;
+use super::tally::Tally;
+use crate::message::{ConnectionId, Deadlines, Incoming, IncomingConfig, Received, Shape, Status};
+
+/// What one read takes at most: a few of v1's chunks.
+const READ: usize = 256 * 1024;
+
+/// The connections of a message: those that are there, and those that come while it is taken.
+#[derive(Debug)]
+pub struct Arrivals<S> {
+    /// Connections that are there.
+    pub ready: Vec<S>,
+    /// Connections that come. `None`: no more will.
+    pub more: Option<mpsc::Receiver<S>>,
+}
+
+impl<S> Arrivals<S> {
+    /// These and no others.
+    pub fn fixed(ready: Vec<S>) -> Self {
+        Self { ready, more: None }
+    }
+}
+
+/// How a message is taken.
+#[derive(Clone, Debug)]
+pub struct ReceiveOptions {
+    /// What is known of it.
+    pub shape: Shape,
+    /// Connections at a time, 256 at most; more are hung up on.
+    pub most_connections: u16,
+    /// How long what may take.
+    pub deadlines: Deadlines,
+    /// Where it is counted.
+    pub tally: Tally,
+}
+
+/// Takes one message, whose bytes go to `landing` as they come.
+///
+/// A success means no more than [`Received::assurance`] says. After an error `landing` holds a part of the message.
+///
+/// # Errors
+/// The message has a [`Defect`](crate::message::Defect), or `landing` refused it.
+///
+/// Cancel safe: all connections are closed, and `landing` holds a part of the message.
+pub async fn receive<S>(
+    arrivals: Arrivals<S>,
+    landing: &mut dyn Landing,
+    options: &ReceiveOptions,
+) -> Result<Received, TransferError>
+where
+    S: AsyncRead + Unpin + Send,
+{
+    let ReceiveOptions { shape, most_connections, deadlines, ref tally } = *options;
+    let config = IncomingConfig { shape, most_connections, window: landing.window(), deadlines };
+    let incoming = Incoming::new(config, Time::default()).map_err(TransferError::Config)?;
+    let Arrivals { ready, more } = arrivals;
+    let mut taking = Taking { incoming, open: Vec::new(), next: 0, turn: 0, start: Instant::now(), begun: false };
+    let done = taking.run(ready, more, landing, tally).await;
+    match &done {
+        Ok(received) => tally.count_received(received.bytes),
+        Err(TransferError::Defect(defect)) => tally.defect(defect.kind()),
+        Err(_) => {}
+    }
+    done
+}
+
+enum Event<S> {
+    Arrived(Option<S>),
+    /// So many bytes of the connection at this index. `None`: it broke.
+    Read(usize, Option<usize>),
+    Tick,
+}
+
+struct Taking<S> {
+    incoming: Incoming,
+    open: Vec<(ConnectionId, S)>,
+    /// The next connection's number.
+    next: u32,
+    /// Which connection is asked first, so that each has its turn.
+    turn: usize,
+    start: Instant,
+    /// The landing knows the length.
+    begun: bool,
+}
+
+impl<S: AsyncRead + Unpin + Send> Taking<S> {
+    async fn run(
+        &mut self,
+        ready: Vec<S>,
+        mut more: Option<mpsc::Receiver<S>>,
+        landing: &mut dyn Landing,
+        tally: &Tally,
+    ) -> Result<Received, TransferError> {
+        let mut buffer = vec![0; READ];
+        for stream in ready {
+            self.arrived(stream, tally);
+        }
+        loop {
+            if let Some(received) = self.incoming.received() {
+                return Ok(received);
+            }
+            let due = self.start + self.incoming.deadline().since_epoch();
+            let event = tokio::select! {
+                stream = arrival(&mut more) => Event::Arrived(stream),
+                (index, read) = self.read_any(&mut buffer) => Event::Read(index, read),
+                () = sleep_until(due) => Event::Tick,
+            };
+            let now = self.now();
+            match event {
+                Event::Arrived(Some(stream)) => self.arrived(stream, tally),
+                Event::Arrived(None) => more = None,
+                Event::Read(index, read) => self.read(now, index, read, &buffer, landing)?,
+                Event::Tick => {
+                    if self.incoming.tick(now)? == Status::Done && self.incoming.received().is_none() {
+                        return Err(TransferError::Config("a message ended that had no length"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::after_epoch(self.start.elapsed())
+    }
+
+    /// One too many is hung up on: whoever it is, the message goes on without it.
+    fn arrived(&mut self, stream: S, tally: &Tally) {
+        let id = ConnectionId(self.next);
+        match self.incoming.connect(self.now(), id) {
+            Ok(()) => {
+                self.next = self.next.wrapping_add(1);
+                self.open.push((id, stream));
+            }
+            Err(defect) => tally.defect(defect.kind()),
+        }
+    }
+
+    /// The next connection that has something to say and may say it.
+    async fn read_any(&mut self, buffer: &mut [u8]) -> (usize, Option<usize>) {
+        let Self { incoming, open, turn, .. } = self;
+        poll_fn(|cx| {
+            let count = open.len();
+            for step in 0..count {
+                let index = (*turn + step) % count;
+                let Some((id, stream)) = open.get_mut(index) else { continue };
+                let wanted = incoming.wanted(*id).min(buffer.len());
+                let Some(room) = buffer.get_mut(..wanted).filter(|room| !room.is_empty()) else { continue };
+                let mut room = ReadBuf::new(room);
+                if let Poll::Ready(done) = Pin::new(stream).poll_read(cx, &mut room) {
+                    *turn = index + 1;
+                    return Poll::Ready((index, done.ok().map(|()| room.filled().len())));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn read(
+        &mut self,
+        now: Time,
+        index: usize,
+        read: Option<usize>,
+        buffer: &[u8],
+        landing: &mut dyn Landing,
+    ) -> Result<(), TransferError> {
+        let Some(id) = self.open.get(index).map(|(id, _)| *id) else { return Ok(()) };
+        let bytes = match read {
+            Some(0) => {
+                self.open.swap_remove(index);
+                return Ok(self.incoming.fin(now, id)?);
+            }
+            None => {
+                self.open.swap_remove(index);
+                return Ok(self.incoming.lost(now, id)?);
+            }
+            Some(length) => buffer.get(..length).unwrap_or_default(),
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = self.incoming.take(now, id, rest)?;
+            if let Some(total) = self.incoming.total().filter(|_| !self.begun) {
+                self.begun = true;
+                landing.begin(total)?;
+            }
+            if let Some(piece) = taken.piece {
+                let bytes = rest.get(piece.range.clone()).unwrap_or_default();
+                if !piece.again {
+                    landing.put(piece.at, bytes)?;
+                } else if !landing.same(piece.at, bytes)? {
+                    return Err(self.incoming.differs(id, &piece).into());
+                }
+            }
+            if taken.used == 0 {
+                return Err(TransferError::Config("more was read of a connection than may be taken"));
+            }
+            rest = rest.get(taken.used..).unwrap_or_default();
+        }
+        if landing.window().is_some() {
+            let used = landing.advance(self.incoming.front())?;
+            self.incoming.used(used);
+        }
+        Ok(())
+    }
+}
+
+async fn arrival<S>(more: &mut Option<mpsc::Receiver<S>>) -> Option<S> {
+    match more {
+        Some(more) => more.recv().await,
+        None => pending().await,
+    }
+}
