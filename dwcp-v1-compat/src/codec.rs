@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_twice_or_out_of_turn() {
-        let wire = message(&[(5, pages(1, 40)), (99, pages(2, 1))]);
+        let wire = message(&[(5, pages(1, 200)), (99, pages(2, 1))]);
         assert!(read(&[wire.as_slice(), &wire].concat()).is_err(), "two messages");
         assert!(read(&wire[16 + CHUNK_BYTES..]).is_err(), "the first chunk is missing");
     }
