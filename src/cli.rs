@@ -9,6 +9,7 @@ use dwcp_core::net::Fingerprint;
 use dwcp_core::wire::{Name, TransferId};
 
 use crate::demo::{DemoArgs, PartArgs};
+use crate::dual::FlagOptions;
 use crate::exit::{self, Exit};
 use crate::flag::FlagArgs;
 use crate::units::{self, Bandwidth, Percent};
@@ -192,6 +193,8 @@ pub(crate) struct ReceiveArgs {
     /// End after one transfer, with its exit code
     #[arg(long)]
     pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) flag: FlagOptions,
     /// Connections that one transfer may use besides the control connection, 1 to 64
     #[arg(long, default_value = "16", value_parser = units::lanes)]
     pub(crate) lanes: NonZeroU16,
@@ -248,6 +251,8 @@ pub(crate) struct SendArgs {
     /// How long a lost connection may stay lost
     #[arg(long, default_value = "30s", value_parser = units::duration)]
     pub(crate) reconnect_limit: Duration,
+    #[command(flatten)]
+    pub(crate) flag: FlagOptions,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,

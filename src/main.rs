@@ -3,6 +3,7 @@
 mod bars;
 mod cli;
 mod demo;
+mod dual;
 mod exit;
 mod flag;
 mod identity;

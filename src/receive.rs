@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::bars::Bars;
 use crate::cli::ReceiveArgs;
+use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
@@ -34,6 +35,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?.with_lanes(args.lanes.get());
+    let endpoint = dual(endpoint, &args.flag)?;
     let endpoint = endpoint.with_quarantine(records.join(QUARANTINE))?;
     let mut names = HashMap::new();
     let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);
@@ -545,12 +547,14 @@ impl Watch {
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
         let mut told = Pace { at: started, pages: 0 };
+        let mut handovers = Handovers::default();
         let outcome = loop {
             tokio::select! {
                 outcome = session.outcome() => break outcome,
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
                     bars.sink(&now);
+                    handovers.tell(&self.report, &transfer, &now);
                     if told.at.elapsed() >= EVENT_EVERY {
                         self.report.event("progress", &Step::at_sink(&transfer, &now, told.to(now.pages_settled)));
                     }

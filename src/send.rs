@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::bars::Bars;
 use crate::cli::{EffortArg, SendArgs};
+use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
@@ -155,7 +156,7 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     check(args)?;
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
-    let endpoint = identity::endpoint(&args.credentials)?.with_records(&state_dir)?;
+    let endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
     for record in state::standing(endpoint.records(), Standing::GaveUp)? {
         report.warn(&format!(
             "warning: transfer {} ({}) is in doubt, unless another `dwcp send` hands it over just now; see: {}",
@@ -360,6 +361,9 @@ pub(crate) struct Step<'a> {
     mb_s: u64,
     lanes: u16,
     reconnects: u64,
+    /// What is spoken now: v3 or v1.
+    version: String,
+    handovers: u64,
 }
 
 impl<'a> Step<'a> {
@@ -374,6 +378,8 @@ impl<'a> Step<'a> {
             mb_s: progress.plain_rate / 1_000_000,
             lanes: progress.lanes,
             reconnects: progress.reconnects,
+            version: progress.framing.to_string(),
+            handovers: progress.handovers,
         }
     }
 }
@@ -392,6 +398,7 @@ impl Watch<'_> {
         let bytes = progress.borrow().guest_bytes;
         self.report.event("started", &Started { transfer: &self.transfer, name: &self.name, bytes });
         let mut told = Instant::now();
+        let mut handovers = Handovers::default();
         let mut interrupted = false;
         // Since when the receiver has the last word, and was not heard to say it.
         let mut handing = None;
@@ -404,6 +411,7 @@ impl Watch<'_> {
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
                     bars.source(&now);
+                    handovers.tell(self.report, &self.transfer, &now);
                     handing = handing.or_else(|| (now.phase == Phase::Handing).then(Instant::now));
                     if told.elapsed() >= EVENT_EVERY {
                         told = Instant::now();

@@ -96,7 +96,9 @@ pub(super) struct Crash {
 /// Bytes per second until a crash in the first round: fast enough for a demo, slow enough to be hit in its
 /// middle.
 pub(super) fn limit(args: &DemoArgs) -> Option<u64> {
-    let Moment::Share(_) = args.at else { return None };
+    if args.at == Moment::SwitchOver && args.downgrade_at.is_none() {
+        return None;
+    }
     let half = args.size / 2;
     Some(args.bandwidth.map_or(half, |rate| rate.0.get().min(half)))
 }
@@ -206,7 +208,7 @@ fn tell(watch: &Watch, text: &str, event: &str, mut fields: serde_json::Value, v
 }
 
 /// How much of the first round the sink has, in percent, once it has begun.
-fn share(figures: &Figures, bytes: u64) -> Option<u64> {
+pub(super) fn share(figures: &Figures, bytes: u64) -> Option<u64> {
     let first = figures.rounds.is_empty();
     match figures.phase.as_str() {
         "offered" => None,
@@ -215,7 +217,7 @@ fn share(figures: &Figures, bytes: u64) -> Option<u64> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

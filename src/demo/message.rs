@@ -39,6 +39,8 @@ pub(super) struct NodeStart {
     pub(super) records: PathBuf,
     /// Started again after a crash: what is here may be in the middle of a transfer.
     pub(super) again: bool,
+    /// The flag document that it obeys.
+    pub(super) flags: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +86,8 @@ pub(super) enum Order {
     Go,
     /// Source: end it.
     Cancel,
+    /// Source: as fast as it was asked to be, from now on.
+    Hurry,
     /// Guest: serve again, because the node that paused it is gone and had not given up.
     Run,
     /// Client: tell what was written since the last mark.
@@ -161,6 +165,19 @@ pub(super) struct Figures {
     pub(super) wire_rate: u64,
     pub(super) downtime_us: Option<u64>,
     pub(super) root: Option<String>,
+    /// Hand-overs between versions.
+    pub(super) handed: Vec<Handed>,
+    pub(super) pages_disputed: u64,
+}
+
+/// One hand-over, as the source measured it from the moment at which it saw the flag.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Handed {
+    /// v1 or v3.
+    pub(super) to: String,
+    pub(super) restart: bool,
+    pub(super) last_extent_us: u64,
+    pub(super) settled_us: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +206,17 @@ impl Figures {
             wire_rate: progress.wire_rate,
             downtime_us: progress.downtime.map(micros),
             root: progress.root.map(|root| root.to_string()),
+            handed: progress
+                .handover_log
+                .iter()
+                .map(|handed| Handed {
+                    to: handed.to.to_string(),
+                    restart: handed.restart,
+                    last_extent_us: micros(handed.last_extent),
+                    settled_us: micros(handed.settled),
+                })
+                .collect(),
+            pages_disputed: progress.pages_disputed,
         }
     }
 }

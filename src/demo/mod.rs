@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod control;
 mod crash;
+mod downgrade;
 mod entry;
 #[cfg(feature = "sim")]
 mod fault;
@@ -52,11 +53,18 @@ Examples:
   dwcp demo --crash sink
   dwcp demo --crash source --at 30%
   dwcp demo --crash sink --at switch-over
+  dwcp demo --downgrade-at 40%
+  dwcp demo --downgrade-at 40% --reason integrity
   dwcp demo --json | tail -n 1
 
 --crash kills a node with -9 and starts it again; the migration finishes by itself, from the first page
 or, after the switch-over began, by one question. Before a crash in the first round the link is limited
 to half of --size a second, or the guest would have moved before.
+
+--downgrade-at switches version 3 off for both nodes while pages flow (the flag document of
+`dwcp flag`), waits until the transfer goes on as version 1, and switches it on again: the same
+connections carry both, and the guest runs on. With the reason integrity or security the destination
+throws away what version 3 applied and begins from zeros. Until then the link is limited, as above.
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
@@ -88,6 +96,12 @@ pub(crate) struct DemoArgs {
     /// is given up and not yet running again
     #[arg(long, default_value = "60%", value_name = "WHEN", requires = "crash")]
     at: Moment,
+    /// When so much of the guest has been sent once, go back to version 1, and later forward again
+    #[arg(long, value_name = "WHEN", conflicts_with = "crash")]
+    downgrade_at: Option<units::Percent>,
+    /// Why version 3 is switched off: integrity and security begin again from zeros
+    #[arg(long, default_value = "performance", value_name = "REASON", requires = "downgrade_at")]
+    reason: dwcp_core::flag::Reason,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     json: bool,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::live::LiveGuest;
 use super::message::{Event, Figures, NodeStart, Order, Owner, SinkStart, SourceStart, orders, report};
+use crate::dual::{FlagOptions, dual};
 
 /// The name under which the guest travels.
 const NAME: &str = "demo";
@@ -39,7 +40,7 @@ pub(super) async fn source() -> anyhow::Result<()> {
     let told = match given_up(&endpoint)? {
         Some(record) => {
             let session = endpoint.ask(&start.to, &record, config(&start, None)).await?;
-            follow(session, &guest, &mut orders).await
+            follow(session, &guest, &mut orders, None).await
         }
         None => migrate(&start, &endpoint, &guest, &mut orders).await?,
     };
@@ -79,7 +80,7 @@ async fn migrate(
     loop {
         let moved: Arc<dyn Guest> = Arc::<LiveGuest>::clone(guest);
         let session = endpoint.send(&start.to, transfer.clone(), moved, config(start, limit)).await?;
-        let told = follow(session, guest, orders).await;
+        let told = follow(session, guest, orders, start.bandwidth.and_then(NonZeroU64::new)).await;
         match &told.outcome.error {
             Some(SessionError::PeerRestarted) if start.crash => {
                 limit = None;
@@ -138,7 +139,7 @@ pub(super) async fn sink() -> anyhow::Result<()> {
             Incoming::Ask(ask) => ask.accept(moved, SinkConfig::default()),
             _ => continue,
         };
-        let told = follow(session, &guest, &mut orders).await;
+        let told = follow(session, &guest, &mut orders, None).await;
         runs |= told.outcome.owner != session::Owner::Source;
         told.report();
     }
@@ -149,7 +150,10 @@ pub(super) async fn sink() -> anyhow::Result<()> {
 fn endpoint(start: &NodeStart) -> anyhow::Result<Endpoint> {
     let identity = Identity::from_pem(&start.identity)?;
     let trusted: Fingerprint = start.trust.parse()?;
-    Ok(Endpoint::new(&identity, &Trust::fingerprints([trusted]))?.with_records(&start.records)?.with_lanes(MAX_LANES))
+    let endpoint = Endpoint::new(&identity, &Trust::fingerprints([trusted]))?;
+    let endpoint = endpoint.with_records(&start.records)?.with_lanes(MAX_LANES);
+    dual(endpoint, &FlagOptions { flags: start.flags.clone(), node: None })
+        .map_err(|failure| anyhow::anyhow!(failure.what))
 }
 
 /// How a session ended, and its last figures.
@@ -172,7 +176,12 @@ impl Told {
 }
 
 /// Tells how a session goes, until it is over.
-async fn follow(mut session: Session, guest: &LiveGuest, orders: &mut mpsc::Receiver<Order>) -> Told {
+async fn follow(
+    mut session: Session,
+    guest: &LiveGuest,
+    orders: &mut mpsc::Receiver<Order>,
+    full: Option<NonZeroU64>,
+) -> Told {
     let mut progress = session.progress();
     let outcome = loop {
         tokio::select! {
@@ -183,6 +192,7 @@ async fn follow(mut session: Session, guest: &LiveGuest, orders: &mut mpsc::Rece
             }
             Some(order) = orders.recv() => match order {
                 Order::Cancel => session.cancel(),
+                Order::Hurry => session.set_bandwidth(full),
                 Order::Go => guest.let_go(),
                 _ => {}
             },

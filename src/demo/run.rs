@@ -11,6 +11,7 @@ use super::DemoArgs;
 use super::child::{Child, Said, Who};
 use super::clock::now;
 use super::crash::{self, Victim};
+use super::downgrade;
 use super::message::{Event, Figures, Order, Owner, Verified};
 use super::phases::Phases;
 use super::scene::Scene;
@@ -63,6 +64,7 @@ async fn course(
     let at_rate = args.bandwidth.map_or(0, |rate| args.size / rate.0 * 3);
     let limit = MOVE_LIMIT + Duration::from_secs(at_rate);
     let crash = crash::pull((args, scene), watch, cast, say, limit).await?;
+    let downgrade = downgrade::play((args, scene), watch, cast, limit).await?;
     let mut ending = transfer(scene, watch, cast, limit).await?;
     if let Some(crash) = crash.as_ref().filter(|_| ending.figures.rounds.is_empty()) {
         // A node that only asks has moved nothing: what its predecessor told still holds.
@@ -70,7 +72,7 @@ async fn course(
     }
     let verified = if ending.owner == Owner::InDoubt { None } else { Some(verify(watch, cast).await?) };
     let sink = watch.seen.sink.take().map(|over| over.figures);
-    Ok(Findings { ending, sink, verified, crash })
+    Ok(Findings { ending, sink, verified, crash, downgrade })
 }
 
 /// How the transfer ended, as its source says or, when that is dead, as its record does.

@@ -15,6 +15,7 @@ use super::DemoArgs;
 use super::arena::Arena;
 use super::child::{Child, Said, Who};
 use super::crash::{self, Moment};
+use super::downgrade;
 use super::message::{ClientStart, GuestPlace, GuestStart, NodeStart, Opening, SinkStart, SourceStart};
 use super::store;
 
@@ -68,6 +69,8 @@ pub(super) struct Scene {
     /// The memory of both guests lives as long as somebody holds or maps it.
     _memory: [OwnedFd; 2],
     folder: Folder,
+    /// What both nodes obey, if version 3 is to be switched off on the way.
+    pub(super) flags: Option<PathBuf>,
 }
 
 impl Scene {
@@ -80,7 +83,11 @@ impl Scene {
         let keys =
             |own: &Identity, peer: &Identity| Keys { identity: own.to_pem(), peer: peer.fingerprint().to_string() };
         let (keys_a, keys_b) = (keys(&a, &b), keys(&b, &a));
-        Ok(Self { guest_a, guest_b, keys_a, keys_b, _memory: [memory_a, memory_b], folder })
+        let flags = args.downgrade_at.map(|_| folder.join("flags.json"));
+        if let Some(flags) = &flags {
+            downgrade::write(flags, 1, true, &args.reason)?;
+        }
+        Ok(Self { guest_a, guest_b, keys_a, keys_b, _memory: [memory_a, memory_b], folder, flags })
     }
 
     pub(super) async fn guest(&self, who: Who, said: &mpsc::Sender<Said>) -> anyhow::Result<Child> {
@@ -119,10 +126,11 @@ impl Scene {
         again: bool,
         said: &mpsc::Sender<Said>,
     ) -> anyhow::Result<Child> {
+        let limited = !again && (args.crash.is_some() || args.downgrade_at.is_some());
         let start = SourceStart {
             node: self.node(&self.guest_a, &self.keys_a, "records-a", again),
             crash: args.crash.is_some(),
-            until_crash: args.crash.filter(|_| !again).and_then(|_| crash::limit(args)),
+            until_crash: limited.then(|| crash::limit(args)).flatten(),
             to,
             lanes: args.lanes,
             downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),
@@ -145,6 +153,7 @@ impl Scene {
             trust: keys.peer.clone(),
             records: self.folder.join(records),
             again,
+            flags: self.flags.clone(),
         }
     }
 

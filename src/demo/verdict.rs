@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::DemoArgs;
 use super::crash::Crash;
+use super::downgrade::{Downgrade, Leg};
 use super::message::{Figures, Owner, Verified};
 use super::run::Ending;
 use crate::exit::{Exit, Failure};
@@ -58,6 +59,7 @@ pub(super) struct Findings {
     pub(super) sink: Option<Figures>,
     pub(super) verified: Option<Verified>,
     pub(super) crash: Option<Crash>,
+    pub(super) downgrade: Option<Downgrade>,
 }
 
 /// Rounds below which a migration shows nothing that a copy of a stopped guest would not.
@@ -67,7 +69,8 @@ impl Findings {
     fn verdict(&self, args: &DemoArgs) -> Verdict {
         // A crash after GIVE_UP leaves one word to be said: whoever says it has moved no pages.
         let asked = self.crash.as_ref().is_some_and(|crash| crash.flowing.is_none());
-        let missed = args.crash.is_some() && self.crash.is_none();
+        let back_and_forth = self.downgrade.as_ref().is_some_and(|downgrade| downgrade.forward.is_some());
+        let missed = args.crash.is_some() && self.crash.is_none() || args.downgrade_at.is_some() && !back_and_forth;
         // What a crash has to prove is proved by it.
         let least = if self.crash.is_some() { 1 } else { MIN_ROUNDS };
         let Ending { owner, converged, figures, .. } = &self.ending;
@@ -124,6 +127,12 @@ struct Summary<'a> {
     pages_again_ms: Option<f64>,
     away_writes: Option<u64>,
     away_gap_ms: Option<u64>,
+    downgrade_at_pct: Option<u64>,
+    reason: Option<&'a str>,
+    last_v3_ms: Option<f64>,
+    v1_settled_ms: Option<f64>,
+    v3_settled_ms: Option<f64>,
+    pages_disputed: Option<u64>,
 }
 
 /// Tells what was found and what to think of it.
@@ -150,9 +159,10 @@ pub(super) fn unknown(report: &Report, failure: &Failure) -> Exit {
     failure.exit
 }
 
-fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Summary<'a> {
-    let Findings { ending, sink, verified, crash } = findings;
-    let crash = crash.as_ref();
+fn summary<'a>(args: &'a DemoArgs, findings: &'a Findings, verdict: Verdict) -> Summary<'a> {
+    let Findings { ending, sink, verified, crash, downgrade } = findings;
+    let (crash, downgrade) = (crash.as_ref(), downgrade.as_ref());
+    let settled = |leg: &Leg| millis(leg.handed.settled_us);
     let figures = &ending.figures;
     let verified = verified.as_ref();
     Summary {
@@ -180,13 +190,19 @@ fn summary<'a>(args: &DemoArgs, findings: &'a Findings, verdict: Verdict) -> Sum
         crash_at_pct: crash.and_then(|crash| crash.at),
         restart_ms: crash.map(|crash| precise(crash.restart)),
         pages_again_ms: crash.and_then(|crash| crash.flowing).map(precise),
-        away_writes: crash.and_then(|crash| crash.writes),
-        away_gap_ms: crash.map(|crash| crash.gap_ms),
+        away_writes: crash.and_then(|crash| crash.writes).or(downgrade.map(|downgrade| downgrade.writes)),
+        away_gap_ms: crash.map(|crash| crash.gap_ms).or(downgrade.map(|downgrade| downgrade.gap_ms)),
+        downgrade_at_pct: downgrade.map(|downgrade| downgrade.at),
+        reason: downgrade.map(|_| args.reason.as_str()),
+        last_v3_ms: downgrade.map(|downgrade| millis(downgrade.back.handed.last_extent_us)),
+        v1_settled_ms: downgrade.map(|downgrade| settled(&downgrade.back)),
+        v3_settled_ms: downgrade.and_then(|downgrade| downgrade.forward.as_ref()).map(settled),
+        pages_disputed: downgrade.map(|downgrade| downgrade.pages_disputed),
     }
 }
 
 fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
-    let Findings { ending, sink, verified, crash } = findings;
+    let Findings { ending, sink, verified, crash, downgrade } = findings;
     let figures = &ending.figures;
     let mut lines = Vec::new();
     if !figures.rounds.is_empty() {
@@ -207,6 +223,7 @@ fn text(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
         findings.speed(),
     ));
     lines.extend(crash.iter().flat_map(of_crash));
+    lines.extend(downgrade.iter().flat_map(|downgrade| of_downgrade(args, downgrade)));
     if let Some(micros) = figures.downtime_us {
         let budget = args.downtime.as_millis();
         let limit = if over_budget(args, figures) { "ABOVE the budget of" } else { "budget" };
@@ -246,6 +263,30 @@ fn of_crash(crash: &Crash) -> [String; 2] {
     ]
 }
 
+/// What going back and forward cost.
+fn of_downgrade(args: &DemoArgs, downgrade: &Downgrade) -> Vec<String> {
+    let Downgrade { at, back, forward, writes, gap_ms, .. } = downgrade;
+    let zeros = if back.handed.restart { ", which threw away what version 3 had applied" } else { "" };
+    let leg = |leg: &Leg| {
+        format!(
+            "{:.1} ms after the source saw the flag ({:.1} ms after it was written)",
+            millis(leg.handed.settled_us),
+            precise(leg.heard)
+        )
+    };
+    let mut lines = vec![format!(
+        "to version 1   at {at} %, reason {}: {}{zeros}; last extent of version 3 after {:.1} ms",
+        args.reason.as_str(),
+        leg(back),
+        millis(back.handed.last_extent_us)
+    )];
+    lines.extend(forward.as_ref().map(|forward| format!("to version 3   {}", leg(forward))));
+    lines.push(format!(
+        "meanwhile      the guest ran on: {writes} writes acknowledged; the client waited {gap_ms} ms at most"
+    ));
+    lines
+}
+
 /// The verdict in one line.
 fn sentence(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
     let error = findings.ending.error.as_deref().unwrap_or("the transfer ended");
@@ -261,6 +302,9 @@ fn sentence(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
         ),
         Verdict::NotExercised if args.crash.is_some() && findings.crash.is_none() => {
             format!("NOT EXERCISED: nothing was lost, but the guest had moved before {}; lower --at", args.at)
+        }
+        Verdict::NotExercised if args.downgrade_at.is_some() && findings.downgrade.as_ref().is_none_or(|downgrade| downgrade.forward.is_none()) => {
+            "NOT EXERCISED: nothing was lost, but the guest had moved before it went back and forth; lower --downgrade-at".to_owned()
         }
         Verdict::NotExercised => format!(
             "NOT EXERCISED: nothing was lost, but {} rounds with {} pages sent again prove little; raise --write-rate \

@@ -162,7 +162,7 @@ fn damaged(path: &Path, why: &str) -> Failure {
     ))
 }
 
-fn this_host() -> Result<NodeName, Failure> {
+pub(crate) fn this_host() -> Result<NodeName, Failure> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(|error| error.to_string());
     let name = name.and_then(|name| NodeName::new(name.trim()).map_err(|error| error.to_string()));
     name.map_err(|why| {
