@@ -71,7 +71,9 @@ impl Handovers {
     /// Tells of those that are new.
     pub(crate) fn tell(&mut self, report: &Report, transfer: &str, progress: &Progress) {
         while self.told < progress.handovers {
-            let stats = usize::try_from(self.told).ok().and_then(|index| progress.handover_log.get(index));
+            let after = usize::try_from(progress.handovers - self.told).unwrap_or(usize::MAX);
+            let kept = &progress.handover_log;
+            let stats = kept.len().checked_sub(after).and_then(|index| kept.get(index));
             self.told += 1;
             let to = stats.map_or(progress.framing, |stats| stats.to).to_string();
             let within = stats.map_or(String::new(), |stats| format!(" within {} ms", stats.settled.as_millis()));

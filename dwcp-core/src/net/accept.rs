@@ -388,7 +388,7 @@ impl First {
             let text = format!("an offer of {epoch} where {fence} is due; the sender's state is older than its peer's");
             return Err(Fenced::Past(text));
         }
-        records.raise_fence(self.peer, epoch).map_err(Fenced::Unknown)
+        records.raise_fence(self.peer, epoch).map(drop).map_err(Fenced::Unknown)
     }
 
     /// A source never offers what it gave up: its offer takes back what was promised to it. spec: O-6

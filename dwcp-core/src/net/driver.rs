@@ -204,7 +204,9 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         let now = self.clock.now();
         self.machine.handle(now, input);
         let outcome = self.drain();
-        if outcome.is_some() || now.since(self.published) >= PUBLISH {
+        // Who waits for a hand-over waits for nothing else.
+        let handed = self.machine.progress().handovers != self.progress.borrow().handovers;
+        if outcome.is_some() || handed || now.since(self.published) >= PUBLISH {
             self.published = now;
             self.progress.send_replace(self.machine.progress().clone());
         }
@@ -430,11 +432,7 @@ fn recall(guest: &dyn Guest, held: &Leaves) -> DirtyMap {
 }
 
 fn raise(records: &Records, peer: Fingerprint, least: FenceEpoch) -> Input {
-    let raised = records.fence(peer).and_then(|fence| {
-        let epoch = fence.max(least);
-        records.raise_fence(peer, epoch).map(|()| epoch)
-    });
-    match raised {
+    match records.raise_fence(peer, least) {
         Ok(epoch) => Input::Raised(epoch),
         Err(error) => Input::PersistFailed { text: error.to_string() },
     }

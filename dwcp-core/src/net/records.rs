@@ -221,19 +221,29 @@ impl Records {
         epoch.map(FenceEpoch).filter(|&epoch| epoch >= FIRST_EPOCH).ok_or_else(none)
     }
 
-    /// Raises the epoch of this node and a peer, durably. It never falls.
+    /// Raises the epoch of this node and a peer to at least this, durably, and tells what it is. It never falls, whoever
+    /// raises it at the same time, in whatever process.
     ///
     /// # Errors
     /// It cannot be written: take nothing of that epoch.
-    pub fn raise_fence(&self, peer: Fingerprint, epoch: FenceEpoch) -> Result<(), RecordsError> {
-        let Some(store) = self.store.as_ref().filter(|_| epoch > FIRST_EPOCH) else { return Ok(()) };
-        if self.fence(peer)? >= epoch {
-            return Ok(());
+    pub fn raise_fence(&self, peer: Fingerprint, least: FenceEpoch) -> Result<FenceEpoch, RecordsError> {
+        let Some(store) = self.store.as_ref().filter(|_| least > FIRST_EPOCH) else { return Ok(least) };
+        let fence = self.fence(peer)?;
+        if fence >= least {
+            return Ok(fence);
         }
         let place = fence_name(peer);
-        let text = format!("{FENCE_TITLE}{}\n", epoch.0);
-        let written = store.write(&place, text.as_bytes()).and_then(|()| store.names.sync());
-        written.map_err(|source| store.failed(&place, source))
+        let at = |source| store.failed(&place, source);
+        // All transfers of a pair hand over at the same moment.
+        let lock = store.names.create(FENCE_LOCK).or_else(|_| store.names.open(FENCE_LOCK)).map_err(at)?;
+        lock.wait_lock().map_err(at)?;
+        let fence = self.fence(peer)?;
+        if fence >= least {
+            return Ok(fence);
+        }
+        let text = format!("{FENCE_TITLE}{}\n", least.0);
+        store.write(&place, text.as_bytes()).and_then(|()| store.names.sync()).map_err(at)?;
+        Ok(least)
     }
 
     /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose
@@ -323,6 +333,8 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// The first epoch of every pair of peers. Later ones belong to hand-overs.
 pub(super) const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
+/// Who holds it may raise fences.
+const FENCE_LOCK: &str = "fences.lock";
 const FENCE_TITLE: &str = "dwcp fence 1\nepoch ";
 
 fn fence_name(peer: Fingerprint) -> String {
@@ -501,6 +513,24 @@ mod tests {
         fs::remove_file(records.path(id).unwrap()).unwrap();
         assert!(records.withdraw(id).unwrap() && records.withdraw(id).unwrap());
         assert_eq!((records.offers().unwrap(), records.noted(id).unwrap()), (vec![], None));
+    }
+
+    // spec: O-7
+    #[test]
+    fn fences_raised_at_the_same_time_end_at_the_highest() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Fingerprint([7; 32]);
+        let raise = |epoch| {
+            // As many processes would.
+            let records = Records::open(dir.path()).unwrap();
+            std::thread::spawn(move || records.raise_fence(peer, FenceEpoch(epoch)).unwrap())
+        };
+        let threads: Vec<_> = (2..40).map(|number| (number, raise(2 + number % 9))).collect();
+        for (number, thread) in threads {
+            let raised = thread.join().unwrap();
+            assert!((FenceEpoch(2 + number % 9)..=FenceEpoch(10)).contains(&raised), "{raised}");
+        }
+        assert_eq!(Records::open(dir.path()).unwrap().fence(peer).unwrap(), FenceEpoch(10));
     }
 
     // spec: O-7

@@ -63,7 +63,7 @@ pub struct Progress {
     pub epoch: FenceEpoch,
     /// Hand-overs from one framing to another, or to the same from zeros.
     pub handovers: u64,
-    /// Source: the first hundred of them.
+    /// Source: the last ten of them, the latest last.
     pub handover_log: Vec<HandoverStats>,
     /// Source: pages that it believed to be at the sink, where the sink's tree differed at a hand-over.
     pub pages_disputed: u64,

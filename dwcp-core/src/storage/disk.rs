@@ -160,4 +160,8 @@ impl File for fs::File {
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
     }
+
+    fn wait_lock(&self) -> io::Result<()> {
+        fs::File::lock(self)
+    }
 }

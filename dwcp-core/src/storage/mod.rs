@@ -129,6 +129,12 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// As the system says.
     fn lock(&self) -> io::Result<bool>;
+
+    /// The same, and waits for whoever has it now.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn wait_lock(&self) -> io::Result<()>;
 }
 
 /// What has a name.

@@ -498,4 +498,8 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> File for FileOf<T> {
     fn lock(&self) -> io::Result<bool> {
         Ok(true)
     }
+
+    fn wait_lock(&self) -> io::Result<()> {
+        Ok(())
+    }
 }

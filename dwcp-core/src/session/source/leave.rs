@@ -16,7 +16,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(250);
 /// How long the sink may take to answer. The guest runs meanwhile, so this only bounds an ill sink.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Hand-overs that are kept for the report.
-const MAX_HANDOVERS_KEPT: usize = 100;
+const MAX_HANDOVERS_KEPT: usize = 10;
 
 /// What is only measured, and when to lose patience.
 #[derive(Debug, Default)]
@@ -201,10 +201,11 @@ impl Source {
         // A wish of long ago whose lane 0 was lost meanwhile is measured all the same: that is what a user waits.
         let last_extent = clock.last_extent.map_or(Duration::ZERO, |at| at.since(clock.wished));
         let settled = now.since(clock.wished);
-        if self.progress.handover_log.len() < MAX_HANDOVERS_KEPT {
-            let stats = HandoverStats { to: fence.framing, restart: fence.restart, last_extent, settled };
-            self.progress.handover_log.push(stats);
+        if self.progress.handover_log.len() >= MAX_HANDOVERS_KEPT {
+            self.progress.handover_log.remove(0);
         }
+        let stats = HandoverStats { to: fence.framing, restart: fence.restart, last_extent, settled };
+        self.progress.handover_log.push(stats);
         // Measures begin anew with what the new framing can do.
         self.converge.restart(now);
     }
