@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    log(cli.verbose);
+    // A process of the demo tells the command that started it, and outlives its folder for a moment.
+    let part = matches!(cli.command, Command::DemoPart(_));
+    log(if part { tracing::Level::ERROR } else { level(cli.verbose) });
     let report = Report::new(cli.command.json());
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -89,12 +91,15 @@ async fn run(command: Command, report: &Report) -> Exit {
     result.unwrap_or_else(|failure| report.failed(&failure))
 }
 
-fn log(verbose: u8) {
-    let level = match verbose {
+fn level(verbose: u8) -> tracing::Level {
+    match verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
-    };
+    }
+}
+
+fn log(level: tracing::Level) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(report::colours())

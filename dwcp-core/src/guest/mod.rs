@@ -40,7 +40,7 @@ pub trait Guest: Send + Sync + 'static {
     fn layout(&self) -> &Layout;
 
     /// Copies pages of one region from page `first` on. `into` is a multiple of
-    /// [`PAGE_BYTES`](crate::PAGE_BYTES); bytes past the end of a region are set to zero.
+    /// [`PAGE_BYTES`]; bytes past the end of a region are set to zero.
     ///
     /// # Errors
     /// The memory or file cannot be read.
