@@ -110,8 +110,9 @@ impl End {
         loop {
             tokio::select! {
                 biased;
-                Ok(fenced) = &mut self.order, if self.told.is_none() => {
-                    self.told = Some(fenced);
+                fenced = &mut self.order, if self.told.is_none() => {
+                    // Without anybody to tell its end, this worker is being stopped.
+                    self.told = Some(fenced.map_err(|_| ReadError::Closed)?);
                     if over(&self.told) {
                         return Ok(None);
                     }
