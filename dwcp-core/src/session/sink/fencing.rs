@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::handover::{FARTHEST_EPOCH, FencingAction, FencingEvent, Wish};
 use super::super::{Output, SessionError, Time};
-use super::{Lane, LaneState, Sink, State};
+use super::lanes::{Lane, LaneState};
+use super::{Sink, State};
 use crate::wire::limits::{MAX_HANDOVER_NODES, MAX_LANE_IDS};
 use crate::wire::{ErrorCode, Fence, FencedLane, Frame, Framing, HandedLane, Handover, LaneId, Message, Prefer};
 
