@@ -35,7 +35,6 @@ pub(super) async fn receive(
     let share = Share::of(&shared.threads);
     stream.get_mut().0.read_ahead(share.bytes);
     let (mut next_seq, mut told) = (0, None);
-    let mut wire = Vec::new();
     loop {
         if let Some(fenced) = told.filter(|fenced: &FencedLane| next_seq >= fenced.end) {
             return Ok(Ended::Reached { stream: Box::new(stream), fenced });
@@ -54,10 +53,10 @@ pub(super) async fn receive(
                 Err(_) => return Ok(Ended::Closed),
             },
         };
-        // Bounded by what was granted before it was announced. spec: V-6
-        wire.clear();
-        wire.resize(usize::try_from(message.bytes).unwrap_or(0), 0);
-        if stream.read_exact(&mut wire).await.is_err() {
+        // Bounded by what was granted before it was announced (V-6), and no memory is taken before bytes come.
+        let mut wire = Vec::new();
+        let read = (&mut stream).take(message.bytes.into()).read_to_end(&mut wire).await;
+        if read.is_err() || u32::try_from(wire.len()) != Ok(message.bytes) {
             return Ok(Ended::Closed);
         }
         failpoint!("sink.lane.read");

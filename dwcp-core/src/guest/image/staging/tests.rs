@@ -139,6 +139,23 @@ fn zero_pages_stay_holes_and_become_zero_again() {
     assert!(is_zero(&read));
 }
 
+// spec: V-5
+#[test]
+fn what_is_not_to_be_trusted_is_zeros_again_also_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let staging = go_on(dir.path(), &offer(1));
+    for (region, page) in [(0, 5), (0, 6), (1, 9)] {
+        receive(&staging, region, page, 3);
+    }
+    staging.clear().unwrap();
+    let bytes = [(0, 5), (0, 6), (1, 9)].map(|(region, page)| byte(&staging, region, page));
+    assert_eq!((bytes, staging.durable()), ([0; 3], 0));
+    receive(&staging, 0, 6, 4);
+    drop(staging);
+    let next = go_on(dir.path(), &offer(2));
+    assert_eq!(held(&next), [(0, 6, leaf(&[4; PAGE_BYTES]))]);
+}
+
 #[test]
 fn nothing_is_overwritten_without_replace() {
     let dir = tempfile::tempdir().unwrap();
