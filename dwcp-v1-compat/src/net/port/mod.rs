@@ -12,6 +12,8 @@
 mod look;
 mod policy;
 mod spoken;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
