@@ -1,7 +1,7 @@
 //! The command line: its words, their meaning, and nothing else.
 
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +12,7 @@ use crate::demo::{DemoArgs, PartArgs};
 use crate::dual::FlagOptions;
 use crate::exit::{self, Exit};
 use crate::flag::FlagArgs;
+use crate::legacy::{ReceiveV1Args, SendV1Args};
 use crate::units::{self, Bandwidth, Percent};
 
 /// Moves live, changing state between hosts: guests, memory and disk images.
@@ -147,17 +148,24 @@ is. Move the new one to its place, then start `dwcp receive` again. Peers that t
 
 /// Who we are and whom we talk to.
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("peers").required(true).args(["trust", "trust_ca"])))]
+#[command(group(clap::ArgGroup::new("peers").args(["trust", "trust_ca"])))]
 pub(crate) struct Credentials {
     /// Our key and certificate, made by `dwcp identity new`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) identity: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "v1")]
+    pub(crate) identity: Option<PathBuf>,
     /// Fingerprint of a peer that we talk to; may be repeated
-    #[arg(long, value_name = "FINGERPRINT")]
+    #[arg(long, value_name = "FINGERPRINT", required_unless_present_any = ["trust_ca", "v1"])]
     pub(crate) trust: Vec<Fingerprint>,
     /// Talk to peers whose certificate was signed by an authority in this PEM file
     #[arg(long, value_name = "FILE")]
     pub(crate) trust_ca: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// The file of our key; version 1 alone has none.
+    pub(crate) fn identity(&self) -> &Path {
+        self.identity.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -165,12 +173,15 @@ pub(crate) struct Credentials {
 Examples:
   dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of the sender> --dir /var/lib/vm
   dwcp receive --listen 127.0.0.1:0 --identity b.id --trust sha256:<of the sender> --dir . --once --json
+  dwcp receive ... --v1 amst16 --allow-plaintext-v1 10.0.0.7 --v1-as vm1 --v1-size 4GiB
 
 An image becomes visible under its name only after both ends agreed on its digest. What the receiver
 has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
 Ctrl-C and SIGTERM are a good end: nothing new is taken, what has come whole is handed over if that can be
 done within --grace, the rest is parked and goes on with the next `dwcp receive`; its sender waits for that.
-Once more leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is."))]
+Once more leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is.
+With --v1 the same port takes version 1 in clear text as well, from the addresses that are named: what comes so is as
+good as its line says (\"length unverified\", \"unverified\"), is stored under --v1-as, and nobody proved who sent it."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]
@@ -201,6 +212,8 @@ pub(crate) struct ReceiveArgs {
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten, next_help_heading = "Version 1")]
+    pub(crate) legacy: ReceiveV1Args,
 }
 
 #[derive(Debug, Args)]
@@ -210,10 +223,13 @@ Examples:
   dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 \\
             --round t0.mem --round t1.mem --round t2.mem
   dwcp send ... --bandwidth 100mbit --json --as disk disk.img
+  dwcp send --v1 amst16 --allow-plaintext-v1 10.0.0.7 --to 10.0.0.7:9876 --as vm1 vm1.mem
 
 Ctrl-C cancels and leaves everything as it was; a second one leaves at once. Nobody may write to
 the files until the receiver has them. That is noticed by their times, and nothing is switched over; only stores
-through a shared mapping (the memory file of a VM that runs) may go unnoticed."))]
+through a shared mapping (the memory file of a VM that runs) may go unnoticed.
+With --v1 a peer that was never updated gets the image in clear text, compressed at its fastest. It acknowledges nothing:
+exit code 0 means sent, not arrived. Neither identity nor trust is used then, and nothing is gone on with."))]
 #[command(group(clap::ArgGroup::new("image").required(true).args(["file", "rounds"])))]
 pub(crate) struct SendArgs {
     /// Host and port of `dwcp receive`
@@ -256,6 +272,8 @@ pub(crate) struct SendArgs {
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten, next_help_heading = "Version 1")]
+    pub(crate) legacy: SendV1Args,
 }
 
 /// How hard to compress.

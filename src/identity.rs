@@ -44,7 +44,7 @@ struct Summary<'a> {
 
 /// A node as the command line describes it.
 pub(crate) fn endpoint(credentials: &Credentials) -> Result<Endpoint, Failure> {
-    let identity = load(&credentials.identity)?;
+    let identity = load(credentials.identity())?;
     let trust = match &credentials.trust_ca {
         Some(path) => {
             let text = fs::read_to_string(path)
@@ -58,11 +58,15 @@ pub(crate) fn endpoint(credentials: &Credentials) -> Result<Endpoint, Failure> {
 
 /// Who we are.
 pub(crate) fn fingerprint(credentials: &Credentials) -> Result<Fingerprint, Failure> {
-    Ok(load(&credentials.identity)?.fingerprint())
+    Ok(load(credentials.identity())?.fingerprint())
 }
 
 /// Reads an identity that nobody else can read.
 fn load(path: &Path) -> Result<Identity, Failure> {
+    if path.as_os_str().is_empty() {
+        let failure = Failure::new(Exit::Usage, "no identity is named, and version 3 needs one");
+        return Err(failure.advise("Name it with --identity, and the peers with --trust or --trust-ca."));
+    }
     let shown = path.display();
     let unreadable = |error: io::Error| {
         let failure = failed(format!("cannot read the identity {shown}: {error}"));

@@ -8,6 +8,7 @@ mod exit;
 mod flag;
 mod identity;
 mod interrupt;
+mod legacy;
 mod place;
 mod quarantine;
 mod receive;
@@ -79,6 +80,7 @@ fn misused(error: &clap::Error) -> ExitCode {
 async fn run(command: Command, report: &Report) -> Exit {
     let result = match command {
         Command::Identity(args) => identity::run(args, report),
+        Command::Send(args) if args.legacy.shared.v1.is_some() => return legacy::send(&args, report).await,
         Command::Send(args) => return send::run(args, Words::of_process(), report).await,
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,

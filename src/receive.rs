@@ -20,6 +20,7 @@ use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
+use crate::legacy::Port;
 use crate::report::{Received, Report};
 use crate::send::{EVENT_EVERY, Step};
 use crate::state::{self, Shown};
@@ -40,6 +41,8 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let mut names = HashMap::new();
     let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);
     recover(&args.dir, &folder, &endpoint, report, &mut names)?;
+    let (endpoint, legacy) = Port::open(&args, endpoint, &folder, &records, report)?;
+    names.extend(legacy.as_ref().map(Port::name));
     let mut interrupts = Interrupts::watch()?;
     let mut listener = endpoint.listen(&args.listen).await?;
     let address = listener.local_addr().to_string();
@@ -56,10 +59,12 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         held: HashMap::new(),
         waiting: HashMap::new(),
         running: JoinSet::new(),
+        legacy,
         stopped,
         tally: Tally::default(),
     };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
+    desk.stop_legacy().await;
     Ok(desk.close())
 }
 
@@ -174,6 +179,8 @@ struct Desk<'a> {
     /// Offers for the end of the session that holds their name.
     waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
+    /// What comes over version 1, if that is taken.
+    legacy: Option<Port>,
     stopped: watch::Receiver<Stop>,
     tally: Tally,
 }
@@ -215,6 +222,26 @@ struct Tally {
     interrupted: bool,
 }
 
+impl Tally {
+    fn count(&mut self, exit: Exit, parked: bool) {
+        if exit == Exit::Ok {
+            self.received += 1;
+            return;
+        }
+        *if parked { &mut self.parked } else { &mut self.failed } += 1;
+        // A doubt is what an operator must hear of, whatever else fails later.
+        self.exit = self.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
+    }
+}
+
+/// The end of what comes over version 1.
+async fn over_legacy(legacy: &mut Option<Port>) -> Exit {
+    match legacy {
+        Some(port) => port.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 #[derive(Serialize)]
 struct Refused<'a> {
     transfer: String,
@@ -245,6 +272,12 @@ impl Desk<'_> {
                     self.done(done.as_ref());
                     let goes_on = done.is_some_and(|done| done.superseded);
                     if self.args.once && !goes_on || (!open && self.running.is_empty()) {
+                        return;
+                    }
+                }
+                exit = over_legacy(&mut self.legacy), if open => {
+                    self.tally.count(exit, false);
+                    if self.args.once {
                         return;
                     }
                 }
@@ -417,12 +450,8 @@ impl Desk<'_> {
             self.waiting.remove(&done.transfer)
         });
         let parked = done.is_some_and(|done| done.parked);
-        if exit == Exit::Ok {
-            self.tally.received += 1;
-        } else if !done.is_some_and(|done| done.superseded) {
-            *if parked { &mut self.tally.parked } else { &mut self.tally.failed } += 1;
-            // A doubt is what an operator must hear of, whatever else fails later.
-            self.tally.exit = self.tally.exit.filter(|&worst| worst == Exit::InDoubt).or(Some(exit));
+        if !done.is_some_and(|done| done.superseded) {
+            self.tally.count(exit, parked);
         }
         self.tidy();
         if let Some(incoming) = next.filter(|_| !self.tally.interrupted) {
@@ -441,6 +470,16 @@ impl Desk<'_> {
                 }
             }
             Err(error) => tracing::warn!(%error, "what was cut off long ago cannot be removed"),
+        }
+    }
+
+    async fn stop_legacy(&mut self) {
+        if let Some(port) = &mut self.legacy {
+            let (refused, cut) = port.stop().await;
+            self.tally.refused += refused;
+            if let Some(exit) = cut {
+                self.tally.count(exit, false);
+            }
         }
     }
 

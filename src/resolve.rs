@@ -25,7 +25,7 @@ pub(crate) async fn run(args: ResolveArgs, report: &Report) -> Result<Exit, Fail
     let place = Place::named(args.dir.as_deref(), args.state_dir.clone())?;
     let Some(transfer) = args.transfer else { return list(&place, report) };
     if let (Some(to), Some(identity)) = (args.to, args.identity) {
-        let credentials = Credentials { identity, trust: args.trust, trust_ca: args.trust_ca };
+        let credentials = Credentials { identity: Some(identity), trust: args.trust, trust_ca: args.trust_ca };
         return ask(&place, transfer, &to, &credentials, report).await;
     }
     match args.owner {

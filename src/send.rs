@@ -19,6 +19,7 @@ use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
+use crate::legacy;
 use crate::report::{Figures, Report};
 use crate::state::{self, Shown};
 use crate::units;
@@ -181,7 +182,10 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let image = Image::open(args, &state_dir, report)?;
     let fresh = id == first;
     match dial(args, &image, &endpoint, &transfer, &mut interrupts).await {
-        Ok(session) => Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts }),
+        Ok(session) => {
+            legacy::spoke_v3(&args.to, &state_dir).await;
+            Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts })
+        }
         Err(failure) => {
             forget_unwanted(&endpoint, id, fresh, offering, report);
             Err(failure)
@@ -491,7 +495,7 @@ fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Op
                 "Do not use it here before you know. Ask again with: {} --to {} --identity {} --trust ...",
                 resolve_command(transfer, &state_dir),
                 args.to,
-                args.credentials.identity.display()
+                args.credentials.identity().display()
             ))
         }
         _ => {

@@ -22,6 +22,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Bytes: a number, or one with KiB, MiB or GiB.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size; write bytes above 0, or a number and KiB, MiB or GiB, such as 4GiB");
+    let (number, unit) = match text.parse() {
+        Ok(number) => (number, ""),
+        Err(_) => split(text).ok_or_else(wrong)?,
+    };
+    let unit: u64 = match unit {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or_else(wrong)
+}
+
 /// A rate: `100mbit` and `1gbit` are bits, `50MB` and `1GB` bytes, per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bandwidth(pub(crate) NonZeroU64);
@@ -177,6 +194,14 @@ mod tests {
         assert_eq!((lanes("1").unwrap().get(), lanes("64").unwrap().get()), (1, 64));
         for bad in ["0", "65", "1000", "x"] {
             assert!(lanes(bad).unwrap_err().contains("1 to 64"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_two() {
+        assert_eq!((size("4GiB"), size("1234567"), size("64KiB")), (Ok(4 << 30), Ok(1_234_567), Ok(65_536)));
+        for bad in ["", "0", "4GB", "GiB", "-1", "17179869184GiB"] {
+            assert!(size(bad).unwrap_err().contains("4GiB"), "{bad}");
         }
     }
 

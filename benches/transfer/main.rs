@@ -24,6 +24,7 @@
 
 mod corpus;
 mod dwcp_ends;
+mod link;
 mod measure;
 mod options;
 mod rustls_ends;

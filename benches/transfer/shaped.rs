@@ -1,13 +1,9 @@
-//! Guest memory over a link of 1 Gbit/s: two network namespaces, a veth pair, tbf.
-
-use std::process::Command;
+//! Guest memory over a link of 1 Gbit/s.
 
 use crate::corpus;
+use crate::link::{ADDRESS, Link, SINK, SOURCE};
 use crate::measure::{Place, Row, row};
 use crate::options::{Case, Options};
-
-const SOURCE: &str = "dwcpA";
-const SINK: &str = "dwcpB";
 
 pub fn rows(options: &Options) -> Vec<Row> {
     let names = corpus::names(&options.pages);
@@ -15,8 +11,8 @@ pub fn rows(options: &Options) -> Vec<Row> {
         eprintln!("skipped: no corpus in {} (pass --pages DIR)", options.pages.display());
         return Vec::new();
     }
-    let Some(link) = Link::up() else { return Vec::new() };
-    let place = link.place();
+    let Some(_link) = Link::up() else { return Vec::new() };
+    let place = Place::Namespaces { source: SOURCE.into(), sink: SINK.into(), address: ADDRESS.into() };
     let lanes = *options.lanes.last().expect("lanes");
     names
         .into_iter()
@@ -25,55 +21,4 @@ pub fn rows(options: &Options) -> Vec<Row> {
             row(&format!("{name} at 1 Gbit/s"), &case, lanes, options, &place)
         })
         .collect()
-}
-
-/// The two namespaces, taken down when dropped.
-struct Link;
-
-impl Link {
-    fn up() -> Option<Self> {
-        let _ = Self::down();
-        let commands = [
-            format!("ip netns add {SOURCE}"),
-            format!("ip netns add {SINK}"),
-            format!("ip link add vA netns {SOURCE} type veth peer name vB netns {SINK}"),
-            format!("ip -n {SOURCE} addr add 10.79.0.1/24 dev vA"),
-            format!("ip -n {SINK} addr add 10.79.0.2/24 dev vB"),
-            format!("ip -n {SOURCE} link set vA up"),
-            format!("ip -n {SINK} link set vB up"),
-            format!("ip -n {SOURCE} link set lo up"),
-            format!("ip -n {SINK} link set lo up"),
-            format!("tc -n {SOURCE} qdisc add dev vA root tbf rate 1gbit burst 128kb limit 1024kb"),
-            format!("tc -n {SINK} qdisc add dev vB root tbf rate 1gbit burst 128kb limit 1024kb"),
-        ];
-        for command in commands {
-            if !run(&command) {
-                eprintln!("skipped: `{command}` failed; --shaped needs root, iproute2 and network namespaces");
-                let _ = Self::down();
-                return None;
-            }
-        }
-        Some(Self)
-    }
-
-    fn place(&self) -> Place {
-        Place::Namespaces { source: SOURCE.into(), sink: SINK.into(), address: "10.79.0.2".into() }
-    }
-
-    fn down() -> bool {
-        [SOURCE, SINK].iter().all(|namespace| run(&format!("ip netns del {namespace}")))
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let _ = Self::down();
-    }
-}
-
-fn run(command: &str) -> bool {
-    let mut words = command.split_whitespace();
-    let program = words.next().expect("a program");
-    let output = Command::new(program).args(words).output();
-    output.is_ok_and(|output| output.status.success())
 }

@@ -225,8 +225,11 @@ mod tests {
 
     #[test]
     fn blocks_of_all_sizes_survive_in_order() {
-        let blocks: Vec<_> =
-            [1_usize, 3, 64, 256].iter().zip(0..).map(|(&n, i)| (i * 1000, pages(u64::from(i), n))).collect();
+        let blocks: Vec<_> = [1_usize, 3, 64, 256]
+            .iter()
+            .zip(0..)
+            .map(|(&n, i)| (i * 1000, pages(u64::try_from(n).unwrap(), n)))
+            .collect();
         let wire = message(&blocks);
         assert!(read(&wire).unwrap() == blocks);
         assert_eq!(read(&message(&[])).unwrap(), []);

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::big_endian_bytes,
     reason = "clippy excuses the tests themselves, but not what they call"
 )]
 
@@ -14,5 +15,8 @@ mod operator;
 mod command_line;
 mod identities;
 mod images;
+#[path = "../../dwcp-v1-compat/tests/legacy/mod.rs"]
+mod legacy;
+mod plaintext;
 mod promises;
 mod stopping;

@@ -19,6 +19,7 @@ use super::error::EndpointError;
 use super::identity::{Identity, Trust};
 use super::lane_source::{ShadowBytes, SourceLanes};
 use super::offence::Offences;
+use super::openings::Openings;
 use super::quarantine::{Quarantine, Quarantined};
 use super::records::{FIRST_EPOCH, Records};
 use super::session::Session;
@@ -49,6 +50,8 @@ pub struct Endpoint {
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// What this node wants lanes to carry.
     pub(super) flags: Arc<dyn FlagSource>,
+    /// Who is asked about connections before TLS begins.
+    pub(super) openings: Option<Arc<dyn Openings>>,
 }
 
 /// What a source wants to move, and under which name.
@@ -84,6 +87,7 @@ impl Endpoint {
             lanes: SinkConfig::default().lanes,
             codec: None,
             flags: Arc::new(Constant::v3()),
+            openings: None,
         })
     }
 
@@ -124,6 +128,14 @@ impl Endpoint {
     #[must_use]
     pub fn with_flags(mut self, flags: Arc<dyn FlagSource>) -> Self {
         self.flags = flags;
+        self
+    }
+
+    /// Asks these about every connection that a [`Listener`] accepts, before TLS begins. By default all of them are taken
+    /// for TLS.
+    #[must_use]
+    pub fn with_openings(mut self, openings: Arc<dyn Openings>) -> Self {
+        self.openings = Some(openings);
         self
     }
 

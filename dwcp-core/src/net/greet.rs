@@ -1,8 +1,8 @@
 //! A connection from accept to the first frame that matters.
 //!
 //! ```text
-//!   accept ─> HalfOpen permit ─> TLS ─> its identity's turn, no quarantine ─> HELLO, BIND, first frame ─> First::begin
-//!     └──────────────── one deadline, armed at accept ───────────────────────────────┘└─ JOIN ─> its session
+//!   accept ─> HalfOpen permit ─> Openings ─> TLS ─> its identity's turn, no quarantine ─> HELLO, BIND, first frame ─> First::begin
+//!     └──────────────── one deadline, armed at accept ────────────────────────────────────────────┘└─ JOIN ─> its session
 //! ```
 
 use std::fmt;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::accept::{First, Incoming, Sessions};
@@ -27,6 +28,7 @@ use super::endpoint::Endpoint;
 use super::half_open::{HalfOpen, Permit, descriptors};
 use super::handshake::{ReadError, read_frame, turn_away, turn_away_unread, write_frame};
 use super::offence::{Offence, TurnedAway};
+use super::openings::Sorted;
 use super::socket::Socket;
 use super::tls::{Channel, channel};
 use crate::session::Fingerprint;
@@ -107,7 +109,9 @@ impl Gate {
     /// The permit is given back as soon as the handshake is over; what waits after that is bounded by identity.
     /// spec: H-10
     async fn serve(self, stream: TcpStream, address: SocketAddr, mut permit: Permit) {
-        let mut greeting = pin!(tokio::time::timeout(GREETING_LIMIT, self.greet(stream, address)));
+        let deadline = Instant::now() + GREETING_LIMIT;
+        let Some(stream) = self.sorted(stream, address, &mut permit).await else { return };
+        let mut greeting = pin!(tokio::time::timeout_at(deadline, self.greet(stream, address)));
         let opened = tokio::select! {
             biased;
             opened = &mut greeting => opened,
@@ -130,10 +134,33 @@ impl Gate {
         }
     }
 
+    /// The connection, if it is TLS. Who sorts has a deadline of his own: what he takes is not ours to hang up on.
+    /// spec: H-12
+    async fn sorted(&self, stream: TcpStream, address: SocketAddr, permit: &mut Permit) -> Option<TcpStream> {
+        let Some(openings) = &self.endpoint.openings else { return Some(stream) };
+        let sorted = tokio::select! {
+            biased;
+            sorted = openings.sort(stream, address) => sorted,
+            () = permit.evicted() => Sorted::TurnedAway(TurnedAway::MadeRoom, None),
+        };
+        match sorted {
+            Sorted::Tls(stream) => return Some(stream),
+            Sorted::Taken => {}
+            Sorted::TurnedAway(why, _open) => {
+                tracing::info!(%address, %why, "a connection was hung up on before TLS");
+                self.turned_away(why);
+            }
+        }
+        None
+    }
+
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Opened {
         failpoint!("sink.accepted");
         let (stream, channel, speaks) = self.authenticate(stream, address).await?;
         failpoint!("sink.authenticated");
+        if let Some(openings) = &self.endpoint.openings {
+            openings.authenticated(address.ip());
+        }
         // In a box: what comes before authentication stays small.
         Box::pin(self.identified(stream, channel, address, speaks)).await
     }

@@ -117,6 +117,10 @@ pub enum TurnedAway {
     OverPeerLimit,
     /// Version 3 is switched off here, and this node can speak nothing else.
     NothingSpoken,
+    /// It speaks version 1 in clear text, and its address may not.
+    ClearText,
+    /// It speaks version 1 in clear text, from an address where version 3 was spoken.
+    DowngradeRefused,
 }
 
 impl fmt::Display for TurnedAway {
@@ -130,6 +134,8 @@ impl fmt::Display for TurnedAway {
             Self::Quarantined => "quarantined",
             Self::OverPeerLimit => "over-peer-limit",
             Self::NothingSpoken => "nothing-spoken",
+            Self::ClearText => "clear-text",
+            Self::DowngradeRefused => "downgrade-refused",
         })
     }
 }

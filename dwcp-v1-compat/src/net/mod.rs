@@ -6,7 +6,8 @@
 //! ```
 //!
 //! v1 has no security of its own: these functions take connections from whoever made them, and speak in clear text over a
-//! bare socket. Nothing here decides whether a peer may be spoken to like that.
+//! bare socket. Whether a peer may be spoken to like that is decided by [`PlaintextPolicy`], at the port that both versions
+//! share ([`LegacyPort`], [`DualListener`]) and before anybody dials.
 //!
 //! A message is driven by one task, which owns its machine; payload is read and written on that task, so the calls of
 //! [`Payload`] and [`Landing`] may take as long as a page cache does. Migration has a thread of its own.
@@ -18,8 +19,10 @@ mod landing;
 mod migrate;
 mod pages;
 mod payload;
+mod port;
 mod receive;
 mod send;
+mod session;
 mod spool;
 mod tally;
 
@@ -30,6 +33,8 @@ pub use self::migrate::{
     Baseline, DiskOptions, DiskReceived, MigrateOptions, receive_disk, receive_memory, send_disk, send_memory,
 };
 pub use self::payload::{FilePayload, GuestPayload, Payload};
+pub use self::port::{LegacyArrival, LegacyListener, LegacyPort, PlaintextPolicy, Refused, SpokenV3};
 pub use self::receive::{Arrivals, ReceiveOptions, receive};
 pub use self::send::{SendOptions, Sent, send};
+pub use self::session::{DualListener, Ended, Form, Incoming, LegacySession, Session};
 pub use self::tally::Tally;

@@ -1,0 +1,131 @@
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+use dwcp_core::wire::Name;
+use dwcp_v1_compat::net::{DiskOptions, PlaintextPolicy};
+use dwcp_v1_compat::wire::Framing;
+
+use super::allowance;
+use crate::exit::{Exit, Failure};
+use crate::units;
+
+/// Version 1, at either end.
+#[derive(Debug, Args)]
+pub(crate) struct LegacyArgs {
+    /// Speak version 1, in clear text, as its peers are set; they say nothing that tells the two framings apart
+    #[arg(long, value_name = "FRAMING", value_enum)]
+    pub(crate) v1: Option<FramingArg>,
+    /// Address of a peer that clear text is spoken with; may be repeated
+    #[arg(long, value_name = "ADDRESS", requires = "v1")]
+    pub(crate) allow_plaintext_v1: Vec<IpAddr>,
+    /// Clear text even with an address that spoke version 3 before
+    #[arg(long, requires = "v1")]
+    pub(crate) allow_downgrade_v1: bool,
+    /// How the image is put into a message [default: memory over amst16, plain over mst8]
+    #[arg(long, value_enum, value_name = "FORM", requires = "v1")]
+    pub(crate) v1_form: Option<FormArg>,
+    /// Bytes of a block of a disk, as its peer is set: whole pages, to 4 MiB
+    #[arg(long, value_name = "SIZE", requires = "v1", default_value = "1MiB", value_parser = units::size)]
+    pub(crate) v1_block: u64,
+    /// Bytes of a chunk, as an mst8 peer is set [default: 256KiB for mst8, 64KiB for amst16]
+    #[arg(long, value_name = "SIZE", requires = "v1", value_parser = units::size)]
+    pub(crate) v1_chunk: Option<u64>,
+}
+
+/// Version 1 at `dwcp send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendV1Args {
+    #[command(flatten)]
+    pub(crate) shared: LegacyArgs,
+    /// Connections of a version 1 message, 4 to 256, as its peer is set
+    #[arg(long, value_name = "COUNT", requires = "v1", default_value = "16")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) v1_connections: u16,
+    /// Where an mst8 peer dials to: it does so even to receive. Then --to only says whom to take
+    #[arg(long, value_name = "ADDR:PORT", requires = "v1", value_parser = units::listen_address)]
+    pub(crate) v1_listen: Option<String>,
+}
+
+/// Version 1 at `dwcp receive`.
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveV1Args {
+    #[command(flatten)]
+    pub(crate) shared: LegacyArgs,
+    /// Name of what comes over version 1, which names nothing
+    #[arg(long, value_name = "NAME", required_if_eq_any = [("v1", "amst16"), ("v1", "mst8")])]
+    pub(crate) v1_as: Option<Name>,
+    /// Bytes of what comes over version 1, which does not say: `4GiB`, or a number
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(required_if_eq_any = [("v1", "amst16"), ("v1", "mst8")])]
+    pub(crate) v1_size: Option<u64>,
+}
+
+/// Version 1's two transports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FramingArg {
+    /// The migration transport: each chunk names its offset and the length of all, up to 4 GiB - 1
+    Amst16,
+    /// The bulk transport: nothing names a length
+    Mst8,
+}
+
+/// How an image is put into a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormArg {
+    /// Its bytes as they are
+    Plain,
+    /// One packet, up to 256 MiB before it is compressed; amst16 only
+    Memory,
+    /// A packet for each block; amst16 only
+    Disk,
+}
+
+impl LegacyArgs {
+    pub(crate) fn framing(&self) -> Framing {
+        match self.v1 {
+            Some(FramingArg::Mst8) => Framing::Mst8,
+            Some(FramingArg::Amst16) | None => Framing::Amst16,
+        }
+    }
+
+    pub(crate) fn word(&self) -> &'static str {
+        match self.framing() {
+            Framing::Mst8 => "mst8",
+            Framing::Amst16 => "amst16",
+        }
+    }
+
+    pub(crate) fn form(&self) -> Result<FormArg, Failure> {
+        let form = self.v1_form.unwrap_or(match self.framing() {
+            Framing::Mst8 => FormArg::Plain,
+            Framing::Amst16 => FormArg::Memory,
+        });
+        if self.framing() == Framing::Mst8 && form != FormArg::Plain {
+            return Err(Failure::new(Exit::Usage, "version 1 sends packets and blocks over amst16 only")
+                .advise("Use --v1 amst16, or --v1-form plain."));
+        }
+        Ok(form)
+    }
+
+    pub(crate) fn chunk_bytes(&self) -> u32 {
+        let default = match self.framing() {
+            Framing::Mst8 => 256 * 1024,
+            Framing::Amst16 => 64 * 1024,
+        };
+        self.v1_chunk.map_or(default, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn disk(&self) -> DiskOptions {
+        DiskOptions { block_bytes: u32::try_from(self.v1_block).unwrap_or(u32::MAX), partial: false }
+    }
+
+    /// With whom clear text is spoken: never with nobody in particular.
+    pub(crate) fn policy(&self) -> Result<PlaintextPolicy, Failure> {
+        if self.allow_plaintext_v1.is_empty() {
+            let what = "version 1 is clear text, and nobody is named with whom that is allowed";
+            return Err(Failure::new(Exit::Usage, what).advise(allowance(None)));
+        }
+        let policy = PlaintextPolicy::new(self.framing(), self.allow_plaintext_v1.iter().copied());
+        Ok(policy.with_downgrade(self.allow_downgrade_v1))
+    }
+}

@@ -1,0 +1,265 @@
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dwcp_core::guest::{ImageFolder, ImageStaging};
+use dwcp_core::net::{Endpoint, Transfer, TurnedAway};
+use dwcp_core::wire::{GuestKind, Name, TransferId};
+use dwcp_core::{Guest, Layout};
+use dwcp_v1_compat::message::{Deadlines, Received, Shape};
+use dwcp_v1_compat::net::{
+    Form, LegacyArrival, LegacyListener, LegacyPort, ReceiveOptions, SpokenV3, Tally, TransferError,
+};
+use dwcp_v1_compat::wire::Framing;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+
+use super::SPOKEN;
+use super::args::FormArg;
+use super::exit::failure;
+use crate::cli::ReceiveArgs;
+use crate::exit::{Exit, Failure};
+use crate::report::Report;
+use crate::units;
+
+/// The side of a receiver's port where version 1 comes in: one image, under one name, from one peer at a time.
+pub(crate) struct Port {
+    listener: LegacyListener,
+    /// For its counters.
+    endpoint: Endpoint,
+    folder: ImageFolder,
+    dir: PathBuf,
+    transfer: TransferId,
+    name: Name,
+    layout: Layout,
+    form: Form,
+    options: ReceiveOptions,
+    running: Option<Running>,
+    refused: u64,
+    report: Report,
+}
+
+/// An image that comes.
+struct Running {
+    from: IpAddr,
+    task: JoinHandle<Result<Received, TransferError>>,
+}
+
+#[derive(Serialize)]
+struct Started<'a> {
+    version: u16,
+    name: &'a str,
+    peer: String,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Ended<'a> {
+    verdict: &'a str,
+    version: u16,
+    name: &'a str,
+    peer: String,
+    /// What is known of the bytes; null if they did not come.
+    assurance: Option<String>,
+    bytes_guest: u64,
+    bytes_wire: Option<u64>,
+    closed: Option<bool>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    version: u16,
+    name: &'a str,
+    peer: String,
+    error: &'a str,
+}
+
+/// What came to the port, for whoever watches a rollout.
+#[derive(Serialize)]
+struct Counts {
+    tls: u64,
+    started: u64,
+    joined: u64,
+    held: u64,
+    garbage: u64,
+    silent: u64,
+    too_many: u64,
+    clear_text: u64,
+    downgrade_refused: u64,
+    defects: u64,
+}
+
+impl Port {
+    /// Where version 1 is wanted: an endpoint that lets it in, and what takes it.
+    pub(crate) fn open(
+        args: &ReceiveArgs,
+        endpoint: Endpoint,
+        folder: &ImageFolder,
+        records: &Path,
+        report: &Report,
+    ) -> Result<(Endpoint, Option<Self>), Failure> {
+        let legacy = &args.legacy.shared;
+        let (Some(_), Some(name), Some(bytes)) = (legacy.v1, &args.legacy.v1_as, args.legacy.v1_size) else {
+            return Ok((endpoint, None));
+        };
+        let layout = Layout::new(&[bytes])
+            .map_err(|error| Failure::new(Exit::Usage, format!("--v1-size {bytes} is no size of an image: {error}")))?;
+        let form = match legacy.form()? {
+            FormArg::Plain => Form::Plain,
+            FormArg::Memory => Form::Memory(None),
+            FormArg::Disk => Form::Disk(legacy.disk(), None),
+        };
+        let spoken = SpokenV3::open(records.join(SPOKEN)).map_err(|error| failure(&error))?;
+        let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::new(spoken));
+        let endpoint = endpoint.with_openings(port);
+        let options = ReceiveOptions {
+            shape: match legacy.framing() {
+                Framing::Mst8 => Shape::Mst8 { total: bytes, chunk_bytes: legacy.chunk_bytes() },
+                Framing::Amst16 => Shape::Amst16 { most_bytes: u64::from(u32::MAX), most_chunk_bytes: 1 << 20 },
+            },
+            most_connections: 256,
+            deadlines: Deadlines::default(),
+            tally: Tally::default(),
+        };
+        let port = Self {
+            listener,
+            endpoint: endpoint.clone(),
+            folder: folder.clone(),
+            dir: args.dir.clone(),
+            transfer: Transfer::new(name.clone(), GuestKind::Image).id,
+            name: name.clone(),
+            layout,
+            form,
+            options,
+            running: None,
+            refused: 0,
+            report: report.clone(),
+        };
+        Ok((endpoint, Some(port)))
+    }
+
+    /// The name that is taken for what comes over version 1.
+    pub(crate) fn name(&self) -> (TransferId, Name) {
+        (self.transfer, self.name.clone())
+    }
+
+    /// Takes what comes until one image has come, or has not. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Exit {
+        loop {
+            tokio::select! {
+                Some(arrival) = self.listener.accept() => self.begin(arrival),
+                ended = over(&mut self.running) => return self.end(ended),
+            }
+        }
+    }
+
+    fn begin(&mut self, arrival: LegacyArrival) {
+        let from = arrival.from();
+        let refused = if self.running.is_some() {
+            Err("another version 1 transfer is under way, and both would have the same name".to_owned())
+        } else {
+            let staging = self.folder.create(&self.name, self.transfer, self.layout.clone());
+            staging.map_err(|error| error.to_string())
+        };
+        match refused {
+            Ok(staging) => {
+                let (name, bytes) = (self.name.as_str(), self.layout.bytes());
+                self.report.event("started", &Started { version: 1, name, peer: from.to_string(), bytes });
+                let taking = take(arrival, Arc::new(staging), self.form.clone(), self.options.clone());
+                self.running = Some(Running { from, task: tokio::spawn(taking) });
+            }
+            Err(error) => {
+                self.refused += 1;
+                self.report.warn(&format!("refused version 1 from {from}: {error}"));
+                let (name, peer) = (self.name.as_str(), from.to_string());
+                self.report.event("refused", &Refused { version: 1, name, peer, error: &error });
+            }
+        }
+    }
+
+    fn end(&mut self, ended: Result<Received, TransferError>) -> Exit {
+        let from = self.running.take().map_or_else(String::new, |running| running.from.to_string());
+        let (exit, bytes) =
+            (ended.as_ref().map_or_else(|error| failure(error).exit, |_| Exit::Ok), self.layout.bytes());
+        let path = self.dir.join(self.name.as_str());
+        match &ended {
+            Ok(received) => self.report.say(&format!(
+                "{} is here, {}: {} from {from} over version 1 in clear text; nobody proved who sent it",
+                path.display(),
+                received.assurance,
+                units::bytes(bytes)
+            )),
+            Err(error) => self.report.trouble(
+                &Failure::new(exit, format!("{} from {from} over version 1 ended: {error}", self.name))
+                    .advise("Nothing of it became visible here. Version 1 does not tell its sender: look there, too."),
+            ),
+        }
+        let (received, error) = match ended {
+            Ok(received) => (Some(received), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let shown = Ended {
+            verdict: exit.word(),
+            version: 1,
+            name: self.name.as_str(),
+            peer: from,
+            assurance: received.map(|received| received.assurance.to_string()),
+            bytes_guest: bytes,
+            bytes_wire: received.map(|received| received.bytes),
+            closed: received.map(|received| received.closed),
+            error,
+        };
+        self.report.event("transfer", &shown);
+        exit
+    }
+
+    /// Ends what is under way, which version 1 cannot go on with, and tells the counters. How many were refused, and
+    /// whether one was cut off.
+    pub(crate) async fn stop(&mut self) -> (u64, Option<Exit>) {
+        let mut exit = None;
+        if let Some(running) = &self.running {
+            running.task.abort();
+            let ended = over(&mut self.running).await;
+            exit = Some(self.end(ended));
+        }
+        let (counts, turned_away) = (self.listener.counts(), self.endpoint.offences().turned_away);
+        let of = |why| turned_away.get(&why).copied().unwrap_or(0);
+        let shown = Counts {
+            tls: counts.tls,
+            started: counts.started,
+            joined: counts.joined,
+            held: counts.held,
+            garbage: counts.garbage,
+            silent: counts.silent,
+            too_many: counts.turned_away,
+            clear_text: of(TurnedAway::ClearText),
+            downgrade_refused: of(TurnedAway::DowngradeRefused),
+            defects: self.options.tally.defects().all().map(|(_, count)| count).sum(),
+        };
+        self.report.event("v1-port", &shown);
+        (self.refused, exit)
+    }
+}
+
+/// The end of what is under way, if anything is.
+async fn over(running: &mut Option<Running>) -> Result<Received, TransferError> {
+    match running {
+        Some(running) => (&mut running.task).await.unwrap_or(Err(TransferError::Cancelled)),
+        None => std::future::pending().await,
+    }
+}
+
+/// An image that has come becomes visible under its name.
+async fn take(
+    arrival: LegacyArrival,
+    staging: Arc<ImageStaging>,
+    form: Form,
+    options: ReceiveOptions,
+) -> Result<Received, TransferError> {
+    let guest: Arc<dyn Guest> = staging;
+    let received = arrival.take(Arc::clone(&guest), form, options).outcome().await?;
+    let shown = tokio::task::spawn_blocking(move || guest.resume()).await;
+    shown.unwrap_or_else(|_| Err(dwcp_core::GuestError::Other("the thread that stores it died".into())))?;
+    Ok(received)
+}
