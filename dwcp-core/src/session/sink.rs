@@ -156,8 +156,15 @@ enum LaneState {
 struct Pausing {
     pause: Pause,
     devices: BytesMut,
-    /// The roots have been found equal for this pause.
+    /// The roots have been compared for this pause, or will not be.
     checked: bool,
+}
+
+impl Pausing {
+    /// Whether this was sent after the PAUSE, whatever came first: nothing of it is counted in there. spec: S-9
+    fn is_past(&self, applied: &Applied) -> bool {
+        !self.pause.finals.iter().any(|&(lane, end)| lane == applied.lane && applied.seq < end)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -354,6 +361,10 @@ impl Sink {
         if self.state == State::Ready {
             self.state = State::Receiving;
             self.promise = None;
+        }
+        if let Some(pausing) = self.pause.as_mut().filter(|pausing| pausing.is_past(applied)) {
+            // The source took it back: it says PAUSE anew.
+            pausing.checked = true;
         }
         let waiting: u64 = self.lanes.values().map(|lane| lane.applied - lane.acked).sum();
         // The next message waits for it.
@@ -610,6 +621,8 @@ impl Sink {
             self.outputs.push_back(Output::Adrift);
         }
         self.close_lanes();
+        // The source closes those connections, too.
+        self.kept.clear();
     }
 
     /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
@@ -739,7 +752,10 @@ impl Sink {
             Input::Start => self.start(now),
             Input::Frame(frame) => self.frame(now, frame)?,
             Input::ControlDown { clean } => self.control_down(now, clean || self.retiring),
-            Input::ControlUp => self.control_up(now),
+            Input::ControlUp => {
+                self.control_up(now);
+                self.fencing_step(now, FencingEvent::Back)?;
+            }
             Input::LaneJoin { lane } => self.lane_join(lane),
             Input::LaneDown { lane } => self.lane_down(now, lane)?,
             Input::LaneEnded(ended) => self.lane_ended(ended),
