@@ -22,6 +22,10 @@ lint:
 sim SEEDS="10000":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --seeds 0..{{SEEDS}}
 
+# The hand-over, exhaustively: every order of what may happen to a few pages (minutes, 4 GiB)
+model:
+    cargo test --release -p dwcp-sim --test handover_model -- --include-ignored --nocapture --test-threads 1
+
 # So many different states in which a power cut or a kill may leave a disk
 crash-states COUNT="100000":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --crash-states {{COUNT}}

@@ -21,6 +21,7 @@ pub mod flags;
 pub mod guest;
 pub mod hostile;
 pub mod malformed;
+pub mod model;
 pub mod net;
 pub mod plan;
 pub mod props;

@@ -250,6 +250,9 @@ impl Leaving {
 pub struct Fencing {
     epoch: FenceEpoch,
     framing: Framing,
+    /// FENCE came on the present lane 0. Before it came, on the same connection, the burial of every lane that the
+    /// source lost with the one before: whoever answers sooner answers a source that does not know them ended.
+    asked: bool,
     phase: FencingPhase,
 }
 
@@ -272,6 +275,8 @@ pub enum FencingEvent {
     Cleared,
     /// The epoch is durable.
     Durable(FenceEpoch),
+    /// Lane 0 is re-made: what was asked on the one before is asked again, or not.
+    Back,
 }
 
 /// What the sink is to do.
@@ -283,9 +288,9 @@ pub enum FencingAction {
     Clear,
     /// Make the epoch durable.
     Raise(FenceEpoch),
-    /// Go on in this epoch and framing, and say HANDOVER.
+    /// Go on in this epoch and framing, and say HANDOVER if [`Fencing::is_asked`].
     GoOn(Fence),
-    /// Say HANDOVER again: the first was lost.
+    /// Say HANDOVER without lanes: the first was lost, or never said.
     Repeat,
     /// A fence of the past, or one in another.
     Violation,
@@ -294,7 +299,12 @@ pub enum FencingAction {
 impl Fencing {
     /// A transfer that begins in this epoch and framing.
     pub fn new(epoch: FenceEpoch, framing: Framing) -> Self {
-        Self { epoch, framing, phase: FencingPhase::Active }
+        Self { epoch, framing, asked: false, phase: FencingPhase::Active }
+    }
+
+    /// Whether the source has asked on this lane 0, and waits for HANDOVER. spec: V-4
+    pub fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// The epoch of what is applied and promised.
@@ -315,7 +325,11 @@ impl Fencing {
     /// One step. spec: V-3, V-4
     pub fn step(&mut self, event: FencingEvent) -> Vec<FencingAction> {
         match event {
-            FencingEvent::Fence(fence, lanes) => return self.fence(fence, lanes),
+            FencingEvent::Fence(fence, lanes) => {
+                self.asked = true;
+                return self.fence(fence, lanes);
+            }
+            FencingEvent::Back => self.asked = false,
             FencingEvent::Gone(lane) => {
                 if let FencingPhase::Draining { running, .. } = &mut self.phase {
                     running.remove(&lane);
@@ -469,6 +483,21 @@ mod tests {
         assert_eq!((sink.epoch(), sink.framing()), (FenceEpoch(2), Framing::Messages));
         let again = sink.step(FencingEvent::Fence(fence(2, true, vec![]), vec![]));
         assert_eq!(again, [FencingAction::Repeat], "not cleared again: it may have applied something since");
+    }
+
+    // spec: V-4
+    #[test]
+    fn a_sink_owes_no_answer_to_what_was_asked_on_a_connection_that_is_lost() {
+        let mut sink = Fencing::new(FenceEpoch(1), Framing::Extents);
+        sink.step(FencingEvent::Fence(fence(2, false, vec![]), vec![]));
+        assert!(sink.is_asked());
+        assert_eq!(sink.step(FencingEvent::Back), []);
+        let on = sink.step(FencingEvent::Durable(FenceEpoch(2)));
+        assert_eq!(on, [FencingAction::GoOn(fence(2, false, vec![]))]);
+        assert!(!sink.is_asked(), "the source has not said yet which lanes it lost");
+        let again = sink.step(FencingEvent::Fence(fence(2, false, vec![]), vec![]));
+        assert_eq!(again, [FencingAction::Repeat]);
+        assert!(sink.is_asked());
     }
 
     // spec: V-3

@@ -26,7 +26,7 @@ use super::planted::{Bug, Planted};
 use super::record::{Record, Standing};
 use super::source::SILENCE_LIMIT;
 use super::stats::{Phase, Progress};
-use super::{Input, Machine, Outcome, Output, Owner, SessionError, Time};
+use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
 use crate::extent::FlatPage;
 use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES};
 use crate::wire::{
@@ -122,8 +122,15 @@ enum State {
 struct Pausing {
     pause: Pause,
     devices: BytesMut,
-    /// The roots have been found equal for this pause.
+    /// The roots have been compared for this pause, or will not be.
     checked: bool,
+}
+
+impl Pausing {
+    /// Whether this was sent after the PAUSE, whatever came first: nothing of it is counted in there. spec: S-9
+    fn is_past(&self, applied: &Applied) -> bool {
+        !self.pause.finals.iter().any(|&(lane, end)| lane == applied.lane && applied.seq < end)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -458,6 +465,8 @@ impl Sink {
             self.outputs.push_back(Output::Adrift);
         }
         self.close_lanes();
+        // The source closes those connections, too.
+        self.kept.clear();
     }
 
     /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
@@ -577,7 +586,10 @@ impl Sink {
             Input::Start => self.start(now),
             Input::Frame(frame) => self.frame(now, frame)?,
             Input::ControlDown { clean } => self.control_down(now, clean || self.retiring),
-            Input::ControlUp => self.control_up(now),
+            Input::ControlUp => {
+                self.control_up(now);
+                self.fencing_step(now, FencingEvent::Back)?;
+            }
             Input::LaneJoin { lane } => self.lane_join(lane),
             Input::LaneDown { lane } => self.lane_down(now, lane)?,
             Input::LaneEnded(ended) => self.lane_ended(ended),

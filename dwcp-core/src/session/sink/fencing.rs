@@ -162,7 +162,7 @@ impl Sink {
     }
 
     fn say_handover(&mut self, lanes: Vec<HandedLane>) {
-        if !self.control_up {
+        if !self.control_up || !self.fencing.is_asked() {
             return;
         }
         let nodes = self.tree.nodes(&self.leaves, MAX_HANDOVER_NODES);

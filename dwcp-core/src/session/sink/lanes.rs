@@ -90,6 +90,10 @@ impl Sink {
             self.state = State::Receiving;
             self.promise = None;
         }
+        if let Some(pausing) = self.pause.as_mut().filter(|pausing| pausing.is_past(applied)) {
+            // The source took it back: it says PAUSE anew.
+            pausing.checked = true;
+        }
         let waiting: u64 = self.lanes.values().map(|lane| lane.applied - lane.acked).sum();
         // The next message waits for it.
         let message = self.fencing.framing() == Framing::Messages;

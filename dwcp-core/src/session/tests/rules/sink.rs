@@ -3,13 +3,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::extent::FlatPage;
 use crate::session::leaves::{Tree, leaf};
 use crate::session::record::Standing;
 use crate::session::{Applied, Owner, Record, Sink, SinkConfig};
 use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{
-    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorFrame, Have, Pause, Ping, Ready,
-    Run, Running,
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorFrame, Fence, Framing, Have,
+    Pause, Ping, Ready, Run, Running,
 };
 
 const DEVICES: &[u8] = b"devices";
@@ -307,6 +308,54 @@ fn a_pause_taken_back_while_the_sink_stages_makes_no_ready() {
     bench.feed(applied(0));
     assert!(!asked!(bench.feed(Input::Staged), Output::Persist(_)));
     assert!(frames(&bench.feed(Input::Persisted)).is_empty());
+}
+
+// spec: S-9
+#[test]
+fn a_pause_that_was_taken_back_before_it_was_looked_at_accuses_nobody() {
+    let (held, expected) = (leaves(), leaves());
+    let mut bench = Bench::new(Sink::new(config(), offer(), Arc::clone(&held), PEER));
+    bench.feed(Input::Start);
+    bench.feed(Input::LaneJoin { lane: LANE });
+    bench.hear(Frame::Pause(pause(1, &[])));
+    bench.hear(part(1, 0, DEVICES));
+    // It stages slowly; meanwhile the source loses lane 0, pauses again, and takes that back, too.
+    bench.hear(Frame::Pause(pause(2, &[])));
+    bench.hear(part(2, 0, DEVICES));
+    held.set(FlatPage(3), leaf(b"written since"));
+    bench.feed(applied(0));
+    let outputs = bench.feed(Input::Staged);
+    assert_eq!(error_code(&outputs), None, "the root is no longer that of any pause: {outputs:?}");
+    assert!(outcome(&outputs).is_none() && !asked!(outputs, Output::Persist(_)));
+    expected.set(FlatPage(3), leaf(b"written since"));
+    let root = Tree::new(&offer().layout).root(&expected);
+    bench.hear(Frame::Pause(Pause { root, ..pause(3, &[(LANE, 1)]) }));
+    assert!(asked!(bench.hear(part(3, 0, DEVICES)), Output::Stage { .. }));
+}
+
+// spec: V-4
+#[test]
+fn a_fence_is_answered_on_its_own_connection_only() {
+    let config = SinkConfig { messages: true, ..config() };
+    let mut bench = Bench::new(Sink::new(config, offer(), leaves(), PEER));
+    bench.feed(Input::Start);
+    bench.feed(Input::LaneJoin { lane: LANE });
+    let epoch = FenceEpoch(4);
+    let transfer = offer().transfer;
+    let fence = Fence { transfer, epoch, framing: Framing::Messages, restart: false, lanes: Vec::new() };
+    bench.hear(Frame::Bury(Bury { lane: LANE }));
+    bench.hear(Frame::Fence(fence.clone()));
+    assert!(asked!(bench.feed(Input::LaneDown { lane: LANE }), Output::RaiseFence { .. }));
+    // The answer to BURY is lost, and what is asked again has not come yet.
+    bench.feed(Input::ControlDown { clean: false });
+    bench.feed(Input::ControlUp);
+    let is_handover = |frame: &Frame| matches!(frame, Frame::Handover(_));
+    assert!(!frames(&bench.feed(Input::Raised(epoch))).iter().any(is_handover));
+    assert_eq!(
+        frames(&bench.hear(Frame::Bury(Bury { lane: LANE }))),
+        [Frame::Buried(Buried { lane: LANE, applied: 0 })]
+    );
+    assert!(frames(&bench.hear(Frame::Fence(fence))).iter().all(is_handover));
 }
 
 // spec: S-10
