@@ -122,6 +122,7 @@ fn run(campaign: &Campaign) -> bool {
     let mut endings = BTreeMap::new();
     let mut failures: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let (mut events, mut extents, mut done, mut longest) = (0, 0, 0_u64, (0, 0));
+    let mut handovers = [0; 3];
     for seed in campaign.seeds.clone() {
         done += 1;
         match run_seed(seed, campaign.planted) {
@@ -129,6 +130,8 @@ fn run(campaign: &Campaign) -> bool {
                 *endings.entry((report.ending, report.quiet)).or_insert(0_u64) += 1;
                 events += report.events;
                 extents += report.extents;
+                let more = [report.handovers_begun, report.handovers, report.handovers_struck];
+                handovers.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
                 longest = longest.max((report.events, seed));
             }
             Err(violation) => {
@@ -148,6 +151,10 @@ fn run(campaign: &Campaign) -> bool {
     println!(
         "{done} seeds in {seconds:.1} s: {:.0} seeds/s, {events} events, {extents} extents applied",
         done as f64 / seconds
+    );
+    let [begun, ended, struck] = handovers;
+    println!(
+        "{begun} hand-overs begun, {ended} ended at the sink, {struck} struck in the middle by a cut, a stall or a crash"
     );
     println!("most events: {} (seed {})", longest.0, longest.1);
     for ((ending, quiet), count) in endings {

@@ -27,7 +27,7 @@ pub enum Planted {
 
 impl Planted {
     /// All, with their names on the command line.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::LateClear, "late-clear"),
         (Self::Core(Bug::ExtentNotPinned), "extent-not-pinned"),
         (Self::Core(Bug::ShadowValidBeforeAck), "shadow-before-ack"),
@@ -39,6 +39,10 @@ impl Planted {
         (Self::Core(Bug::RunLost), "run-lost"),
         (Self::Core(Bug::RunDuplicated), "run-duplicated"),
         (Self::Core(Bug::SinkDeadAfterRun), "sink-dead-after-run"),
+        (Self::Core(Bug::HandoverBeforeFence), "handover-before-fence"),
+        (Self::Core(Bug::LanesOutliveFence), "lanes-outlive-fence"),
+        (Self::Core(Bug::ShadowOutlivesHandover), "shadow-outlives-handover"),
+        (Self::Core(Bug::RestartKeepsPages), "restart-keeps-pages"),
     ];
 
     /// The bug with this name.
@@ -85,7 +89,7 @@ pub enum Fault {
     LaneRate(u64),
     /// The next record cannot be made durable.
     PersistFails(Side),
-    /// The next record takes this long.
+    /// The next record, or epoch, takes this long.
     PersistSlow(Side, u64),
     /// The next operation of the guest fails.
     GuestFails(Side),
@@ -241,6 +245,22 @@ impl Plan {
             self.faults.push((when(r, span, delay), Fault::Prefer(side, wish)));
         }
         self.calm_at = self.calm_at.max(20 * SECOND);
+        self.plan_struck_handover(&mut Rng::new(self.seed ^ 0xfe4c));
+    }
+
+    /// Every other plan that changes its framing is struck in the middle of that; by a generator of its own again.
+    fn plan_struck_handover(&mut self, r: &mut Rng) {
+        if r.percent(50) {
+            return;
+        }
+        for _ in 0..r.between(1, 3) {
+            let time = r.magnitude(MS, 8 * SECOND);
+            let fault = strike(r, time);
+            let nth = if r.percent(70) { 1 } else { r.between(1, 4) as u32 };
+            let delay = if r.percent(50) { r.below(self.latency * 3) } else { r.below(self.operation * 2) };
+            self.faults.push((When::Sent(r.pick(&HANDOVER_FRAMES), nth, delay), fault));
+            self.calm_at += time;
+        }
     }
 
     fn fault(&self, r: &mut Rng) -> Fault {
@@ -273,6 +293,30 @@ impl Plan {
             24 => Fault::GuestFails(side),
             _ => Fault::LateJoin,
         }
+    }
+}
+
+/// What is said in a hand-over; the first two are its middle.
+const HANDOVER_FRAMES: [FrameType; 6] = [
+    FrameType::Fence,
+    FrameType::Handover,
+    FrameType::Fence,
+    FrameType::Handover,
+    FrameType::Message,
+    FrameType::Prefer,
+];
+
+/// What goes wrong in the middle of a hand-over.
+fn strike(r: &mut Rng, time: u64) -> Fault {
+    let side = if r.percent(50) { Side::Source } else { Side::Sink };
+    match r.below(14) {
+        0..=3 => Fault::CutControl,
+        4 | 5 => Fault::CutLane,
+        6 | 7 => Fault::Outage(time),
+        8 => Fault::StallControl(side, time),
+        9 => Fault::StallLane(time),
+        10 | 11 => Fault::PersistSlow(side, time),
+        _ => Fault::Crash(side, time),
     }
 }
 

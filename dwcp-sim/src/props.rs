@@ -82,8 +82,12 @@ pub struct Report {
     pub virtual_time: u64,
     /// Extents applied.
     pub extents: u64,
-    /// Hand-overs.
+    /// Hand-overs that the source began.
+    pub handovers_begun: u64,
+    /// Hand-overs that came to their end at the sink.
     pub handovers: u64,
+    /// Hand-overs in the middle of which a connection was lost or held up, or a node died.
+    pub handovers_struck: u64,
     /// Whether nothing went wrong by plan.
     pub quiet: bool,
 }

@@ -26,6 +26,14 @@ pub enum Bug {
     RunDuplicated,
     /// The source runs the guest again when the sink is silent after RUN.
     SinkDeadAfterRun,
+    /// HANDOVER is said before the fence is durable.
+    HandoverBeforeFence,
+    /// Lanes of before a FENCE go on behind it.
+    LanesOutliveFence,
+    /// The copies of acknowledged pages are trusted after lanes that did not keep them up.
+    ShadowOutlivesHandover,
+    /// A hand-over from zeros keeps the pages that are there.
+    RestartKeepsPages,
 }
 
 /// The bug planted in one machine, if any.

@@ -10,6 +10,7 @@ use crate::plan::{Fault, Side};
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) {
         self.note(|| format!("FAULT {fault:?}"));
+        self.count_struck(fault);
         match fault {
             Fault::CutLane => {
                 if let Some(lane) = self.any_lane() {
@@ -43,6 +44,22 @@ impl World {
             Fault::GuestFails(side) => self.node(side).fail_operation = true,
             Fault::LateJoin => self.late_join = true,
             Fault::Prefer(side, wish) => self.feed(side, Input::Prefer(wish)),
+        }
+    }
+
+    fn count_struck(&mut self, fault: Fault) {
+        let strikes = matches!(
+            fault,
+            Fault::CutLane
+                | Fault::CutControl
+                | Fault::Outage(_)
+                | Fault::StallLane(_)
+                | Fault::StallControl(..)
+                | Fault::Crash(..)
+        );
+        if strikes && self.handing_over == Some(false) {
+            self.handing_over = Some(true);
+            self.handovers_struck += 1;
         }
     }
 

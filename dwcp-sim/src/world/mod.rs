@@ -217,6 +217,10 @@ pub struct World {
     persists: [u32; 2],
     /// Hand-overs that came to their end at the sink.
     handovers: u64,
+    handovers_begun: u64,
+    handovers_struck: u64,
+    /// One is under way at the source, and was struck already.
+    handing_over: Option<bool>,
     /// The fence that is under way began from zeros.
     restarting: bool,
     said_frames: BTreeMap<u8, u32>,
@@ -324,6 +328,9 @@ impl World {
             pauses: 0,
             persists: [0, 0],
             handovers: 0,
+            handovers_begun: 0,
+            handovers_struck: 0,
+            handing_over: None,
             restarting: false,
             said_frames: BTreeMap::new(),
             discarded: false,
@@ -570,8 +577,16 @@ impl World {
             return Err(self.broken());
         }
         let quiet = self.plan.faults.is_empty();
-        let (extents, handovers) = (self.extents, self.handovers);
-        Ok(Report { ending, events: self.events, virtual_time: self.now, extents, handovers, quiet })
+        Ok(Report {
+            ending,
+            events: self.events,
+            virtual_time: self.now,
+            extents: self.extents,
+            handovers_begun: self.handovers_begun,
+            handovers: self.handovers,
+            handovers_struck: self.handovers_struck,
+            quiet,
+        })
     }
 
     /// What the machines said of the owner is what is.

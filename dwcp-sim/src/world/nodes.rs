@@ -22,8 +22,15 @@ impl World {
             Output::LeaveLane { lane, next } => self.leave_lane(lane, next),
             Output::AdoptLane(lane) => self.adopt_at_source(lane),
             Output::Ship(lane) => self.ship(lane),
-            Output::Engage { epoch, framing } => self.source.engaged = (epoch, framing),
-            Output::RaiseFence { least, .. } => self.queue(Side::Source, Operation::Raise(least)),
+            Output::Engage { epoch, framing } => {
+                self.handing_over = None;
+                self.source.engaged = (epoch, framing);
+            }
+            Output::RaiseFence { least, .. } => {
+                self.handovers_begun += 1;
+                self.handing_over = Some(false);
+                self.queue(Side::Source, Operation::Raise(least));
+            }
             Output::Send(dispatch) => self.dispatch(dispatch),
             Output::Harvest => self.queue(Side::Source, Operation::Harvest),
             Output::Recall(held) => self.queue(Side::Source, Operation::Recall(held)),
@@ -162,6 +169,13 @@ impl World {
             return;
         }
         let Some(operation) = self.node(side).operations.pop_front() else { return };
+        let slow = if matches!(operation, Operation::Raise(_)) { self.node(side).slow_persist } else { 0 };
+        if slow > 0 {
+            let node = self.node(side);
+            node.slow_persist = 0;
+            node.operations.push_front(operation);
+            return self.after(slow, Event::Operation(side, life));
+        }
         self.node(side).operating = !self.node(side).operations.is_empty();
         if self.node(side).operating {
             self.operate_later(side);
@@ -354,6 +368,7 @@ impl World {
         match side {
             Side::Source => {
                 self.source_machine = None;
+                self.handing_over = None;
                 self.source.tick += 1;
                 self.said[0] = Some(outcome.owner);
                 if outcome.owner == Owner::Sink {

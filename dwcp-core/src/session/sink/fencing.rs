@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::super::handover::{FARTHEST_EPOCH, FencingAction, FencingEvent, Wish};
+use super::super::planted::Bug;
 use super::super::{Output, SessionError, Time};
 use super::lanes::{Lane, LaneState};
 use super::{Sink, State};
@@ -50,7 +51,8 @@ impl Sink {
         }
         self.check_fenced_lanes(&fence.lanes)?;
         let running = |lane: &Lane| matches!(lane.state, LaneState::Open | LaneState::Closing { .. });
-        let running = self.lanes.iter().filter(|(_, lane)| running(lane)).map(|(&id, _)| id).collect();
+        let running = self.lanes.iter().filter(|(_, lane)| running(lane)).map(|(&id, _)| id);
+        let running = running.filter(|_| !self.planted.has(Bug::LanesOutliveFence)).collect();
         self.fencing_step(now, FencingEvent::Fence(fence, running))
     }
 
@@ -68,9 +70,15 @@ impl Sink {
         for action in self.fencing.step(event) {
             match action {
                 FencingAction::End(lanes) => self.end_lanes(now, &lanes),
+                FencingAction::Clear if self.planted.has(Bug::RestartKeepsPages) => {
+                    return self.fencing_step(now, FencingEvent::Cleared);
+                }
                 FencingAction::Clear => self.outputs.push_back(Output::Clear),
                 FencingAction::Raise(least) => {
                     self.outputs.push_back(Output::RaiseFence { peer: self.peer, least });
+                    if self.planted.has(Bug::HandoverBeforeFence) {
+                        return self.fencing_step(now, FencingEvent::Durable(least));
+                    }
                 }
                 FencingAction::GoOn(fence) => self.hand_over(&fence),
                 FencingAction::Repeat => self.say_handover(Vec::new()),
