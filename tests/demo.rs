@@ -130,6 +130,24 @@ fn a_crashed_node_is_started_again_and_nothing_is_lost() {
     }
 }
 
+/// Version 3 is switched off and on again while pages flow, as an operator does it: by the flag document.
+#[test]
+fn a_guest_goes_back_to_version_1_and_forward_again_and_nothing_is_lost() {
+    for (reason, zeros) in [("performance", false), ("integrity", true)] {
+        let args = ["--size", "16m", "--write-rate", "5000", "--downgrade-at", "30%", "--reason", reason];
+        let mut demo = Demo::start(&args);
+        let (back, forward) = (demo.until("handed-over", None), demo.until("handed-over", None));
+        assert_eq!((&back["to"], &back["restart"]), (&"v1".into(), &zeros.into()), "{back}");
+        assert_eq!((&forward["to"], &forward["restart"]), (&"v3".into(), &false.into()), "{forward}");
+        let (status, summary) = demo.end();
+        assert_eq!((&summary["verdict"], status.code()), (&"ok".into(), Some(0)), "{reason}: {summary}");
+        assert_eq!((&summary["owner"], &summary["lost_writes"]), (&"sink".into(), &0.into()), "{summary}");
+        assert_eq!((&summary["reason"], &summary["pages_disputed"]), (&reason.into(), &0.into()), "{summary}");
+        assert!(summary["v1_settled_ms"].is_number() && summary["v3_settled_ms"].is_number(), "{summary}");
+        assert!(summary["away_writes"].as_u64() > Some(0), "the guest stood still: {summary}");
+    }
+}
+
 /// The source gave the guest up, the sink was told to run it, and one of the two dies: what is left are records.
 #[test]
 fn a_crash_at_the_switch_over_is_ended_by_one_question() {
