@@ -92,6 +92,8 @@ impl rustls::server::danger::ClientCertVerifier for Anybody {
 /// A connection on which any bytes and frames can be said.
 pub(crate) struct Raw {
     pub(crate) stream: TlsStream<TcpStream>,
+    /// The error that was heard while something else was waited for.
+    heard: Option<ErrorFrame>,
 }
 
 impl Raw {
@@ -115,7 +117,7 @@ impl Raw {
         let socket = TcpStream::connect(to).await?;
         let name = ServerName::try_from("x").unwrap();
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
-        Ok(Self { stream: stream.into() })
+        Ok(Self { stream: stream.into(), heard: None })
     }
 
     /// Takes a connection as a sink would.
@@ -133,7 +135,7 @@ impl Raw {
         config.alpn_protocols = vec![b"dwcp/3".to_vec()];
         config.send_tls13_tickets = 0;
         let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(socket).await?;
-        Ok(Self { stream: stream.into() })
+        Ok(Self { stream: stream.into(), heard: None })
     }
 
     pub(crate) fn key(&self, label: &[u8]) -> Key {
@@ -186,9 +188,26 @@ impl Raw {
 
     /// Frames until an error or abort comes.
     pub(crate) async fn hear_error(&mut self) -> ErrorFrame {
+        if let Some(error) = self.heard.take() {
+            return error;
+        }
         loop {
             if let Frame::Error(error) = self.hear().await.expect("an error frame before the end") {
                 return error;
+            }
+        }
+    }
+
+    /// Frames until such a one comes, or an error, which [`Self::hear_error`] then tells.
+    pub(crate) async fn hear_until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        loop {
+            match self.hear().await.expect("a frame before the end") {
+                Frame::Error(error) => {
+                    self.heard = Some(error);
+                    return None;
+                }
+                frame if wanted(&frame) => return Some(frame),
+                _ => {}
             }
         }
     }

@@ -21,6 +21,7 @@ mod operator;
 mod blocks;
 mod connections;
 mod extents;
+mod handovers;
 mod lanes;
 mod oracle;
 mod quarantine;
@@ -36,6 +37,7 @@ fn the_catalogue_is_complete() {
         include_str!("blocks.rs"),
         include_str!("connections.rs"),
         include_str!("extents.rs"),
+        include_str!("handovers.rs"),
         include_str!("lanes.rs"),
         include_str!("sinks.rs"),
         include_str!("switch_over.rs"),

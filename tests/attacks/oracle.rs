@@ -11,6 +11,8 @@ use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, SourceConfig}
 use dwcp_core::wire::*;
 use dwcp_core::{Layout, RegionId};
 use dwcp_hde::{Bases, Effort};
+use dwcp_v1_compat::Amst16;
+use dwcp_v1_compat::wire::Tier;
 use tokio::sync::mpsc;
 
 use crate::attacker::{PAGES, Raw, block_of, digest_of, extent_with, offer};
@@ -21,6 +23,8 @@ pub(crate) struct Field {
     pub(crate) node: Endpoint,
     pub(crate) attacker: Identity,
     pub(crate) address: std::net::SocketAddr,
+    /// That the attacker says it has.
+    features: u64,
     honest: Honest,
     /// Sessions of the attacker, with the guest that they write to.
     sessions: mpsc::Receiver<(Arc<Memory>, Session)>,
@@ -62,7 +66,11 @@ impl Field {
     pub(crate) async fn with(config: SinkConfig) -> Self {
         let [own, attacker, honest] = ["node", "attacker", "honest"].map(|name| Identity::generate(name).unwrap());
         let trust = Trust::fingerprints([attacker.fingerprint(), honest.fingerprint()]);
-        let node = Endpoint::new(&own, &trust).unwrap();
+        let mut node = Endpoint::new(&own, &trust).unwrap();
+        if config.messages {
+            node = node.with_messages(Arc::new(Amst16 { tier: Tier::Local }));
+        }
+        let features = if config.messages { binding::MESSAGES } else { 0 };
         let listener = node.listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr();
         let (sessions_to, sessions) = mpsc::channel(16);
@@ -79,7 +87,14 @@ impl Field {
         // So slow that it is under way whatever the attack takes.
         let config = SourceConfig { bandwidth: NonZeroU64::new(16 * 1024), ..SourceConfig::default() };
         let session = source.send(&address.to_string(), transfer, Arc::clone(&guest) as _, config).await.unwrap();
-        Self { node, attacker, address, honest: Honest { guest, session, arrived, _source: source }, sessions }
+        Self {
+            node,
+            attacker,
+            address,
+            features,
+            honest: Honest { guest, session, arrived, _source: source },
+            sessions,
+        }
     }
 
     pub(crate) async fn connect(&self) -> Raw {
@@ -89,7 +104,7 @@ impl Field {
     /// A control connection with an accepted offer, and a lane, not always the first one.
     pub(crate) async fn inside(&mut self, mut chance: Chance) -> Inside {
         let mut control = self.connect().await;
-        let (ack, hello) = control.hello(|_| {}).await;
+        let (ack, hello) = control.hello(|hello| hello.features = self.features).await;
         control.bind(&hello, &ack).await;
         control.say(&Frame::Offer(offer())).await;
         let (guest, at_node) = self.accepted().await;
@@ -232,7 +247,7 @@ async fn attacked(config: SinkConfig, expected: Offence, attack: &impl AsyncFn(&
             other => panic!("no typed error against the peer: {other:?}"),
         };
         assert_eq!(told.code, code, "what the peer is told is what is known here");
-        assert_eq!(field.charged(), BTreeMap::from([(expected, time)]), "exactly one more");
+        assert_eq!(field.charged(), BTreeMap::from([(expected, time)]), "exactly one more: {}", told.text);
         untouched(&inside.guest);
         chance = inside.chance;
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::allowance::{Allowance, Rate};
 use super::clock::Clock;
 use super::offence::{Offence, Offences, TurnedAway};
 use super::quarantine::Quarantine;
+use crate::session::allowance::{Allowance, Rate};
 use crate::session::{Fingerprint, Outcome, SessionError};
 
 /// Handshakes of one identity: a thousand transfers of up to eight connections may begin together. An identity that does

@@ -6,12 +6,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, Write
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::allowance::{Allowance, Rate};
 use super::clock::Clock;
 use super::conduct::flood;
 use super::driver::Event;
 use super::handshake::{ReadError, read_one};
 use crate::session::SessionError;
+use crate::session::allowance::{Allowance, Rate};
 use crate::wire::limits::MAX_CONTROL_BYTES;
 use crate::wire::{ErrorCode, Frame, LaneId};
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 
-use super::allowance::Rate;
 use super::clock::Clock;
 use super::conduct::Accuser;
 use super::control::ControlLink;
@@ -18,6 +17,7 @@ use super::socket::Socket;
 use crate::extent::MAX_EXTENT_PAGES;
 use crate::flag::{FlagSnapshot, FlagSource, FlagWatch};
 use crate::guest::{DirtyMap, Guest, GuestError};
+use crate::session::allowance::Rate;
 use crate::session::handover::Wish;
 use crate::session::{
     Fingerprint, Input, Leaves, Machine, Outcome, Output, Owner, Progress, Record, SessionError, Time,

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::allowance::Allowance;
 use super::buffers::{Share, grow};
 use super::clock::Clock;
 use super::conduct::{EMPTY_EXTENTS, flood};
@@ -19,6 +18,7 @@ use super::message_sink;
 use crate::extent::{FlatPage, MAX_EXTENT_PAGES};
 use crate::guest::Guest;
 use crate::message::MessageCodec;
+use crate::session::allowance::Allowance;
 use crate::session::verify::{Checked, ExtentCheck, Workbench, malformed};
 use crate::session::{Applied, Input, Leaves, SessionError};
 use crate::wire::limits::MAX_EXTENT_BYTES;

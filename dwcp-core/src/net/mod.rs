@@ -15,7 +15,6 @@
 //! between guest and socket by itself, on threads that the endpoint keeps for lanes.
 
 mod accept;
-mod allowance;
 mod buffers;
 mod clock;
 mod conduct;

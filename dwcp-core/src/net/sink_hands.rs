@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::allowance::Rate;
 use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
@@ -16,6 +15,7 @@ use super::lane_sink::{Joining, SinkLanes, run};
 use super::lane_source::Terms;
 use super::message_sink::Orders;
 use super::offence::Offence;
+use crate::session::allowance::Rate;
 use crate::session::{Input, Output};
 use crate::wire::{ErrorCode, FenceEpoch, FencedLane, Frame, Framing, Joined, LaneId, Message, TransferId};
 

@@ -7,13 +7,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsStream;
 
-use super::allowance::Rate;
 use super::conduct::FROM_A_SINK;
 use super::dial::{Resume, session_unknown};
 use super::driver::{Event, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::lane_source::{SourceLanes, Terms, run};
 use super::message_source::Orders;
+use crate::session::allowance::Rate;
 use crate::session::{Dispatch, Input, Output};
 use crate::wire::limits::MAX_MESSAGE_EXTENTS;
 use crate::wire::{FenceEpoch, Framing, LaneId};

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, mpsc as blocking};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::allowance::Rate;
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
@@ -18,6 +17,7 @@ use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records,
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
 use crate::flag::{Constant, FlagSource};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
+use crate::session::allowance::Rate;
 use crate::session::binding::{Key, Speaks};
 use crate::session::leaves::{extent_digest, leaf};
 use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};

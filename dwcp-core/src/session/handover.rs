@@ -11,11 +11,19 @@
 
 use std::collections::BTreeSet;
 
+use super::allowance::Rate;
 use crate::flag::FlagSnapshot;
 use crate::wire::{Fence, FenceEpoch, FencedLane, Framing, LaneId, TransferId};
 
 /// How far a peer may raise the epoch at a time: one that claims the last of all must not shut itself out.
 pub const FARTHEST_EPOCH: u64 = 1 << 20;
+
+/// Hand-overs that a source begins: each costs both ends a fence that is made durable, and every lane a new id. A flag
+/// that flaps faster is followed to where it stands when the next turn comes.
+pub(super) const BEGUN: Rate = Rate { burst: 8, per_second: 8 };
+/// Hand-overs that a sink takes part in: whatever the way does to the times of FENCE, each follows the answer to the
+/// one before, so an honest source never needs more than one beyond its own rate. spec: V-3
+pub(super) const TAKEN: Rate = Rate { burst: 16, per_second: 16 };
 
 /// What one side wants the lanes to carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -326,8 +334,8 @@ impl Fencing {
     pub fn step(&mut self, event: FencingEvent) -> Vec<FencingAction> {
         match event {
             FencingEvent::Fence(fence, lanes) => {
-                self.asked = true;
-                return self.fence(fence, lanes);
+                let asked = std::mem::replace(&mut self.asked, true);
+                return self.fence(fence, lanes, asked);
             }
             FencingEvent::Back => self.asked = false,
             FencingEvent::Gone(lane) => {
@@ -357,16 +365,17 @@ impl Fencing {
         Vec::new()
     }
 
-    fn fence(&mut self, fence: Fence, lanes: Vec<LaneId>) -> Vec<FencingAction> {
+    /// `asked`: not the first FENCE on this lane 0.
+    fn fence(&mut self, fence: Fence, lanes: Vec<LaneId>, asked: bool) -> Vec<FencingAction> {
         match &self.phase {
-            FencingPhase::Active if fence.epoch == self.epoch && fence.framing == self.framing => {
+            FencingPhase::Active if !asked && fence.epoch == self.epoch && fence.framing == self.framing => {
                 return vec![FencingAction::Repeat];
             }
             FencingPhase::Active if fence.epoch > self.epoch => {}
             FencingPhase::Draining { fence: under_way, .. }
             | FencingPhase::Clearing { fence: under_way }
             | FencingPhase::Raising { fence: under_way }
-                if under_way.epoch == fence.epoch =>
+                if !asked && under_way.epoch == fence.epoch =>
             {
                 // The source lost its lanes and asks again: it is answered once all is done.
                 return Vec::new();
@@ -475,14 +484,17 @@ mod tests {
         let ends = sink.step(FencingEvent::Fence(said.clone(), lanes));
         assert_eq!(ends, [FencingAction::End(vec![fenced(1, 3)])]);
         assert_eq!(sink.step(FencingEvent::Gone(LaneId(1))), []);
+        sink.step(FencingEvent::Back);
         assert_eq!(sink.step(FencingEvent::Fence(fence(2, true, vec![]), vec![])), [], "asked again meanwhile");
         assert_eq!(sink.step(FencingEvent::Gone(LaneId(2))), [FencingAction::Clear], "not while a worker writes");
         assert_eq!(sink.step(FencingEvent::Cleared), [FencingAction::Raise(FenceEpoch(2))]);
         assert_eq!(sink.epoch(), FenceEpoch(1));
         assert_eq!(sink.step(FencingEvent::Durable(FenceEpoch(2))), [FencingAction::GoOn(said)]);
         assert_eq!((sink.epoch(), sink.framing()), (FenceEpoch(2), Framing::Messages));
-        let again = sink.step(FencingEvent::Fence(fence(2, true, vec![]), vec![]));
-        assert_eq!(again, [FencingAction::Repeat], "not cleared again: it may have applied something since");
+        let again = FencingEvent::Fence(fence(2, true, vec![]), vec![]);
+        assert_eq!(sink.step(again.clone()), [FencingAction::Violation], "once a connection");
+        sink.step(FencingEvent::Back);
+        assert_eq!(sink.step(again), [FencingAction::Repeat], "not cleared again: it may have applied something since");
     }
 
     // spec: V-4

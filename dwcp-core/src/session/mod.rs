@@ -12,6 +12,7 @@
 //! descriptors ([`Dispatch`], [`Input::Encoded`], [`Input::Applied`]) come by. The same machines run
 //! under tokio in [`crate::net`] and under a seeded clock in `dwcp-sim`.
 
+pub(crate) mod allowance;
 pub mod binding;
 mod budget;
 mod converge;

@@ -19,8 +19,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use self::lanes::Lane;
+use super::allowance::Allowance;
 use super::fingerprint::Fingerprint;
-use super::handover::{Fencing, FencingEvent, Wish};
+use super::handover::{Fencing, FencingEvent, TAKEN, Wish};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
 use super::record::{Record, Standing};
@@ -92,6 +93,8 @@ pub struct Sink {
     /// What this node wants lanes to carry.
     wish: Wish,
     fencing: Fencing,
+    /// How often lanes may change what they carry. spec: V-3
+    fence_turns: Allowance,
     /// Lanes that have reached their ends, with good connections.
     kept: Vec<FencedLane>,
     drain_until: Option<Time>,
@@ -155,6 +158,7 @@ impl Sink {
             tree: Tree::new(&offer.layout),
             wish: Wish::default(),
             fencing: Fencing::new(offer.epoch, config.framing),
+            fence_turns: Allowance::new(TAKEN, Time::default()),
             kept: Vec::new(),
             drain_until: None,
             config,

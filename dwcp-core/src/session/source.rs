@@ -26,11 +26,12 @@ pub(super) use self::control::SILENCE_LIMIT;
 use self::leave::LeaveClock;
 use self::pace::{Backoff, Pace};
 use self::switch_over::SwitchOver;
+use super::allowance::Allowance;
 use super::budget::{Budget, Cost, EffortPolicy};
 use super::converge::{Converge, Decision, OnStall, RoundEnd};
 use super::dirty::{DirtySet, PageBits, flat_pages};
 use super::fingerprint::Fingerprint;
-use super::handover::{Leaving, LeavingEvent};
+use super::handover::{BEGUN, Leaving, LeavingEvent};
 use super::lanes::{BadAck, Flight, Lanes};
 use super::leaves::{Leaves, Tree};
 use super::planted::{Bug, Planted};
@@ -134,6 +135,8 @@ pub struct Source {
     switch: SwitchOver,
     leave: Leaving,
     leave_clock: LeaveClock,
+    /// How often lanes may change what they carry. spec: V-2
+    leave_turns: Allowance,
     progress: Progress,
     outputs: VecDeque<Output>,
     planted: Planted,
@@ -195,6 +198,7 @@ impl Source {
             switch: SwitchOver::default(),
             leave: Leaving::new(offer.transfer, offer.epoch, config.framing),
             leave_clock: LeaveClock::default(),
+            leave_turns: Allowance::new(BEGUN, Time::default()),
             state: State::Idle,
             control: Control::default(),
             outputs: VecDeque::new(),

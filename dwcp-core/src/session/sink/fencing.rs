@@ -1,6 +1,7 @@
 //! Lanes that change their framing in mid-transfer, as the sink sees it: [`Fencing`](super::super::handover::Fencing)
 //! says when, this does it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::handover::{FARTHEST_EPOCH, FencingAction, FencingEvent, Wish};
@@ -50,6 +51,15 @@ impl Sink {
             return Err(SessionError::unexpected("FENCE of an epoch that is too far"));
         }
         self.check_fenced_lanes(&fence.lanes)?;
+        // Said again it costs an answer a connection, and those are charged themselves.
+        if fence.epoch > self.offer.epoch && self.fencing.is_active() && !self.fence_turns.take(now) {
+            return Err(SessionError::PeerViolation {
+                code: ErrorCode::Flood,
+                lane: LaneId::CONTROL,
+                position: fence.epoch.0,
+                what: "more hand-overs than an honest source begins".into(),
+            });
+        }
         let running = |lane: &Lane| matches!(lane.state, LaneState::Open | LaneState::Closing { .. });
         let running = self.lanes.iter().filter(|(_, lane)| running(lane)).map(|(&id, _)| id);
         let running = running.filter(|_| !self.planted.has(Bug::LanesOutliveFence)).collect();
@@ -57,13 +67,18 @@ impl Sink {
     }
 
     fn check_fenced_lanes(&self, fenced: &[FencedLane]) -> Result<(), SessionError> {
-        let mut used: std::collections::BTreeSet<LaneId> = self.lanes.keys().copied().collect();
+        let mut used: BTreeSet<LaneId> = self.lanes.keys().copied().collect();
+        let mut ended = BTreeSet::new();
         let fits = self.lanes.len() + fenced.len() <= usize::from(MAX_LANE_IDS);
-        let sound = |lane: &FencedLane| self.lanes.contains_key(&lane.lane) && used.insert(lane.next);
-        if fits && fenced.iter().all(sound) {
+        let mut sound = |fenced: &FencedLane| {
+            self.lanes.contains_key(&fenced.lane) && ended.insert(fenced.lane) && used.insert(fenced.next)
+        };
+        if fits && fenced.iter().all(&mut sound) {
             return Ok(());
         }
-        Err(SessionError::unexpected("FENCE names a lane that never joined, or goes on as one that was used"))
+        Err(SessionError::unexpected(
+            "FENCE names a lane twice, or one that never joined, or goes on as one that was used",
+        ))
     }
 
     pub(super) fn fencing_step(&mut self, now: Time, event: FencingEvent) -> Result<(), SessionError> {

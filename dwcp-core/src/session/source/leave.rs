@@ -28,11 +28,13 @@ pub(super) struct LeaveClock {
     last_extent: Option<Time>,
     until: Option<Time>,
     draining: bool,
+    /// A hand-over is due before its turn.
+    turn_at: Option<Time>,
 }
 
 impl LeaveClock {
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.until
+        self.turn_at.or(self.until)
     }
 }
 
@@ -66,15 +68,21 @@ impl Source {
     /// Begins a hand-over that is due, once it may. spec: V-2
     pub(super) fn tend_leaving(&mut self, now: Time) -> Result<(), SessionError> {
         self.lose_patience(now)?;
+        self.leave_clock.turn_at = None;
         let Some(wish) = self.leave.due() else { return Ok(()) };
-        match self.state {
-            State::Copying => {}
-            // A pause that is still under way is taken back when it completes.
-            State::Draining | State::Sealed => self.take_back(now),
-            _ => return Ok(()),
+        if !matches!(self.state, State::Copying | State::Draining | State::Sealed) {
+            return Ok(());
         }
         if !self.config.messages {
             return Err(SessionError::NoFramingLeft { wanted: wish.framing });
+        }
+        if !self.leave_turns.take(now) {
+            self.leave_clock.turn_at = Some(self.leave_turns.ready_at());
+            return Ok(());
+        }
+        if self.state != State::Copying {
+            // A pause that is still under way is taken back when it completes.
+            self.take_back(now);
         }
         let ending = self.end_lanes();
         self.leave_clock.draining = true;

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use crate::session::Time;
+use super::Time;
 
 /// So many at once, and so many more with every second. What a peer says cannot change either.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// At once, after a time of quiet.
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
     /// From then on.
-    pub(super) per_second: u32,
+    pub(crate) per_second: u32,
 }
 
 /// What is left of a [`Rate`]. It may be overdrawn by those who wait for their turn.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     rate: Rate,
     /// Tokens, in millionths.
     left: i64,
@@ -25,12 +25,12 @@ pub(super) struct Allowance {
 const TOKEN: i64 = 1_000_000;
 
 impl Allowance {
-    pub(super) fn new(rate: Rate, now: Time) -> Self {
+    pub(crate) fn new(rate: Rate, now: Time) -> Self {
         Self { rate, left: i64::from(rate.burst) * TOKEN, filled_at: now }
     }
 
     /// Takes one now, or says that there is none.
-    pub(super) fn take(&mut self, now: Time) -> bool {
+    pub(crate) fn take(&mut self, now: Time) -> bool {
         self.fill(now);
         let enough = self.left >= TOKEN;
         if enough {
@@ -40,7 +40,8 @@ impl Allowance {
     }
 
     /// Takes one and says how long to wait for it; `None`, and nothing taken, when that is above `most`.
-    pub(super) fn reserve(&mut self, now: Time, most: Duration) -> Option<Duration> {
+    #[cfg(any(feature = "net", test))]
+    pub(crate) fn reserve(&mut self, now: Time, most: Duration) -> Option<Duration> {
         self.fill(now);
         let missing = u64::try_from((TOKEN - self.left).max(0)).unwrap_or(0);
         let wait = Duration::from_micros(missing / u64::from(self.rate.per_second.max(1)));
@@ -51,8 +52,15 @@ impl Allowance {
         Some(wait)
     }
 
+    /// When there is one to take.
+    pub(crate) fn ready_at(&self) -> Time {
+        let missing = u64::try_from((TOKEN - self.left).max(0)).unwrap_or(0);
+        self.filled_at + Duration::from_micros(missing.div_ceil(u64::from(self.rate.per_second.max(1))))
+    }
+
     /// Whether nothing of it is in use.
-    pub(super) fn full(&mut self, now: Time) -> bool {
+    #[cfg(any(feature = "net", test))]
+    pub(crate) fn full(&mut self, now: Time) -> bool {
         self.fill(now);
         self.left >= i64::from(self.rate.burst) * TOKEN
     }
@@ -77,6 +85,7 @@ mod tests {
     fn a_burst_then_so_many_a_second_and_never_more_than_the_burst() {
         let mut allowance = Allowance::new(Rate { burst: 3, per_second: 10 }, at(0));
         assert_eq!((0..5).filter(|_| allowance.take(at(0))).count(), 3);
+        assert_eq!(allowance.ready_at(), at(100));
         assert!(!allowance.take(at(99)));
         assert!(allowance.take(at(100)));
         assert!(!allowance.full(at(300)));
