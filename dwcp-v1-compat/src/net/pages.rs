@@ -50,17 +50,24 @@ fn page(offset: u64) -> Result<u32, TransferError> {
     u32::try_from(offset / PAGE).map_err(|_| OUTSIDE)
 }
 
-/// Copies bytes of the row from anywhere.
+/// Copies bytes of the row from anywhere: whole pages straight, the ends of others by way of a page.
 pub(super) fn read_flat(guest: &dyn Guest, mut at: u64, mut into: &mut [u8]) -> Result<(), TransferError> {
-    let mut pages = vec![0; (into.len() / PAGE_BYTES + 2).min(BATCH) * PAGE_BYTES];
     while !into.is_empty() {
         let Place { region, offset, left } = locate(guest.layout(), at).ok_or(OUTSIDE)?;
         let skip = size(offset % PAGE);
-        let here = into.len().min(size(left)).min(pages.len() - skip);
-        let batch = pages.get_mut(..(skip + here).next_multiple_of(PAGE_BYTES)).unwrap_or_default();
-        guest.read(region, page(offset)?, batch)?;
+        let within = into.len().min(size(left));
+        let here = match within / PAGE_BYTES * PAGE_BYTES {
+            whole if skip == 0 && whole > 0 => whole,
+            _ => within.min(PAGE_BYTES - skip),
+        };
         let (now, later) = std::mem::take(&mut into).split_at_mut_checked(here).ok_or(OUTSIDE)?;
-        now.copy_from_slice(batch.get(skip..skip + here).unwrap_or_default());
+        if here.is_multiple_of(PAGE_BYTES) {
+            guest.read(region, page(offset)?, now)?;
+        } else {
+            let mut whole = [0; PAGE_BYTES];
+            guest.read(region, page(offset)?, &mut whole)?;
+            now.copy_from_slice(whole.get(skip..skip + here).unwrap_or_default());
+        }
         at += number(here);
         into = later;
     }
@@ -92,7 +99,16 @@ impl PageWriter {
 
     pub(super) fn append(&mut self, mut bytes: &[u8]) -> Result<(), TransferError> {
         while !bytes.is_empty() {
-            let left = locate(self.guest.layout(), self.at).ok_or(OUTSIDE)?.left;
+            let Place { region, offset, left } = locate(self.guest.layout(), self.at).ok_or(OUTSIDE)?;
+            let whole = bytes.len().min(size(left)) / PAGE_BYTES * PAGE_BYTES;
+            // Nothing is held, so this is the start of a page: whole ones need not be copied.
+            if self.held.is_empty() && whole > 0 {
+                let (now, later) = bytes.split_at_checked(whole).ok_or(OUTSIDE)?;
+                self.guest.write(region, page(offset)?, now)?;
+                self.at += number(whole);
+                bytes = later;
+                continue;
+            }
             let room = BATCH * PAGE_BYTES - self.held.len();
             let (now, later) = bytes.split_at_checked(room.min(size(left))).unwrap_or((bytes, &[]));
             self.held.extend_from_slice(now);

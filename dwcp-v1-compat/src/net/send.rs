@@ -75,7 +75,7 @@ where
     let chunks = outgoing.chunks();
     let part = PART.min(HELD / streams.len().max(1));
     let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
-    let mut sending = Sending { outgoing, lanes, part, turn: 0, start: Instant::now() };
+    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, turn: 0, start: Instant::now() };
     sending.run(payload, options.stall).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
         Ok(done) => done.map(|()| true)?,
@@ -88,8 +88,9 @@ where
 struct Lane<S> {
     stream: S,
     number: u16,
-    /// Header and data that are to be written, from `written` on.
+    /// Header and data, of which `written..filled` are to be written.
     buffer: Vec<u8>,
+    filled: usize,
     written: usize,
     /// What is left of the chunk behind them: where, and how much.
     at: u64,
@@ -109,7 +110,17 @@ enum State {
 
 impl<S> Lane<S> {
     fn new(stream: S, number: u16) -> Self {
-        Self { stream, number, buffer: Vec::new(), written: 0, at: 0, left: 0, state: State::Sending }
+        Self { stream, number, buffer: Vec::new(), filled: 0, written: 0, at: 0, left: 0, state: State::Sending }
+    }
+
+    /// Room for so many more bytes, which are to be written.
+    fn fill(&mut self, more: usize) -> &mut [u8] {
+        let room = self.filled..self.filled + more;
+        self.filled = room.end;
+        if self.buffer.len() < room.end {
+            self.buffer.resize(room.end, 0);
+        }
+        self.buffer.get_mut(room).unwrap_or_default()
     }
 
     fn lost(&self, source: io::Error) -> TransferError {
@@ -120,6 +131,8 @@ impl<S> Lane<S> {
 struct Sending<S> {
     outgoing: Outgoing,
     lanes: Vec<Lane<S>>,
+    /// Of the chunk that is begun.
+    header: Vec<u8>,
     part: usize,
     /// Which connection is asked first, so that each has its turn.
     turn: usize,
@@ -150,23 +163,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
         if lane.written > 0 {
             self.outgoing.wrote(lane.number, now);
         }
-        if lane.written < lane.buffer.len() {
+        if lane.written < lane.filled {
             return Ok(());
         }
-        lane.buffer.clear();
-        lane.written = 0;
+        (lane.filled, lane.written) = (0, 0);
         if lane.left == 0 {
             let Some(chunk) = self.outgoing.next(lane.number, now)? else {
                 lane.state = State::Closing;
                 return Ok(());
             };
-            chunk.header.encode(&mut lane.buffer);
+            self.header.clear();
+            chunk.header.encode(&mut self.header);
+            lane.fill(self.header.len()).copy_from_slice(&self.header);
             (lane.at, lane.left) = (chunk.at, chunk.header.length);
         }
         let here = self.part.min(usize::try_from(lane.left).unwrap_or(usize::MAX));
-        let header = lane.buffer.len();
-        lane.buffer.resize(header + here, 0);
-        payload.read_at(lane.at, lane.buffer.get_mut(header..).unwrap_or_default())?;
+        payload.read_at(lane.at, lane.fill(here))?;
         lane.at += u64::try_from(here).unwrap_or(0);
         lane.left -= u32::try_from(here).unwrap_or(0);
         Ok(())
@@ -219,7 +231,7 @@ fn write<S: AsyncWrite + Unpin>(lane: &mut Lane<S>, cx: &mut Context<'_>) -> Pol
         State::Ended | State::Closed => Poll::Pending,
         State::Closing => stream.poll_shutdown(cx).map_ok(|()| lane.state = State::Ended),
         State::Sending => {
-            let rest = lane.buffer.get(lane.written..).unwrap_or_default();
+            let rest = lane.buffer.get(lane.written..lane.filled).unwrap_or_default();
             match stream.poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
