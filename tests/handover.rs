@@ -20,6 +20,8 @@ use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Session, Transfer, 
 use dwcp_core::session::{OnStall, Owner, Progress, SinkConfig, SourceConfig};
 use dwcp_core::wire::{Framing, GuestKind, Name};
 use dwcp_core::{DirtyMap, Guest, GuestError, Layout, Pending, RegionId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// What a node is told of version 3.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +164,39 @@ struct Pair {
     copy: Arc<Memory>,
     sending: Session,
     receiving: Session,
+    way: Way,
     _listener: Listener,
+}
+
+/// The way from one node to the other, which can be cut and mended.
+struct Way {
+    address: String,
+    open: Arc<watch::Sender<bool>>,
+}
+
+impl Way {
+    async fn to(target: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let open = Arc::new(watch::channel(true).0);
+        let state = Arc::clone(&open);
+        tokio::spawn(async move {
+            while let Ok((mut inward, _)) = listener.accept().await {
+                let mut state = state.subscribe();
+                if !*state.borrow() {
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let mut outward = TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = state.wait_for(|open| !open) => {}
+                        _ = tokio::io::copy_bidirectional(&mut inward, &mut outward) => {}
+                    }
+                });
+            }
+        });
+        Self { address, open }
+    }
 }
 
 async fn begin(pages: u64, source: Told, sink: Told) -> Pair {
@@ -174,17 +208,17 @@ async fn begin(pages: u64, source: Told, sink: Told) -> Pair {
     };
     let (from, to) = (node(&a, &b, &source), node(&b, &a, &sink));
     let mut listener = to.listen("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().to_string();
+    let way = Way::to(listener.local_addr()).await;
     let guest = Live::start(pages);
     let transfer = Transfer::new(Name::new("vm1").unwrap(), GuestKind::Live);
     // Slow, so that it is still under way when somebody changes his mind.
     let bandwidth = std::num::NonZeroU64::new(pages * 4096);
     let config = SourceConfig { on_stall: OnStall::Force, bandwidth, ..SourceConfig::default() };
-    let sending = from.send(&address, transfer, Arc::<Live>::clone(&guest), config).await.unwrap();
+    let sending = from.send(&way.address, transfer, Arc::<Live>::clone(&guest), config).await.unwrap();
     let Some(Incoming::Offer(offer)) = listener.accept().await else { panic!("no offer") };
     let copy = Arc::new(Memory::new(offer.offer().layout.clone()));
     let receiving = offer.accept(Arc::<Memory>::clone(&copy), SinkConfig::default());
-    Pair { source, sink, guest, copy, sending, receiving, _listener: listener }
+    Pair { source, sink, guest, copy, sending, receiving, way, _listener: listener }
 }
 
 impl Pair {
@@ -193,6 +227,13 @@ impl Pair {
         let mut progress = self.sending.progress();
         let seen = tokio::time::timeout(Duration::from_secs(60), progress.wait_for(so)).await;
         seen.expect("it does not come to that").unwrap().clone()
+    }
+
+    /// No connection is left, and none can be made.
+    async fn cut(&self) {
+        let before = self.sending.progress().borrow().lanes_lost;
+        self.way.open.send_replace(false);
+        self.until(|progress| progress.lanes_lost > before).await;
     }
 
     /// The end of it: at the sink, and byte by byte the same.
@@ -265,4 +306,42 @@ async fn who_declined_may_change_his_mind() {
     pair.sink.tell(On);
     pair.until(|progress| progress.handovers == 1).await;
     assert_eq!(pair.finish().await.framing, Framing::Extents);
+}
+
+// spec: V-2, V-3, B-4
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_that_goes_off_during_a_partition_is_obeyed_once_the_way_is_back() {
+    for (source, sink) in [(Off, On), (On, Off), (Distrusted, On), (On, Distrusted)] {
+        let pair = begin(1500, On, On).await;
+        pair.until(|progress| progress.pages_settled > 300).await;
+        pair.cut().await;
+        pair.source.tell(source);
+        pair.sink.tell(sink);
+        pair.way.open.send_replace(true);
+        let progress = pair.until(|progress| progress.handovers == 1).await;
+        assert_eq!(progress.framing, Framing::Messages);
+        assert_eq!(progress.handover_log[0].restart, matches!((source, sink), (Distrusted, _) | (_, Distrusted)));
+        let progress = pair.finish().await;
+        assert_eq!((progress.framing, progress.reconnects), (Framing::Messages, 1), "{source:?} {sink:?}");
+    }
+}
+
+// spec: V-3, V-4
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_is_cut_in_the_middle_of_hand_overs_loses_nothing() {
+    let pair = begin(2500, On, On).await;
+    for (round, told) in [Off, On, Distrusted, On, Off].into_iter().enumerate() {
+        let Progress { pages_settled, reconnects, .. } = pair.sending.progress().borrow().clone();
+        pair.until(|progress| progress.pages_settled > pages_settled + 100).await;
+        pair.sink.tell(told);
+        if round % 2 == 1 {
+            // So that the cut finds some with FENCE under way, some before and some after it.
+            pair.until(|progress| progress.handovers > 0).await;
+        }
+        pair.cut().await;
+        pair.way.open.send_replace(true);
+        let to = if matches!(told, On) { Framing::Extents } else { Framing::Messages };
+        pair.until(|progress| progress.reconnects > reconnects && progress.framing == to).await;
+    }
+    assert_eq!(pair.finish().await.framing, Framing::Messages);
 }

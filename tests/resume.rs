@@ -94,6 +94,40 @@ fn a_stopped_receiver_parks_and_the_next_one_goes_on() {
     arrived(&place, receiver, &image);
 }
 
+/// Roll-back while an image is resumed: what is durable is held by either version.
+#[test]
+fn an_image_that_goes_on_leaves_version_3_and_what_was_held_stays_held() {
+    let place = Place::new();
+    let (image, flags) = (place.path("vm.mem"), place.path("flags.json"));
+    fs::write(&image, noise(BYTES)).unwrap();
+    let set = |words: &[&str]| {
+        let said =
+            operator::run(operator::dwcp().args(["flag", "set", "dwcp_v3_hde", "--file"]).arg(&flags).args(words));
+        assert_eq!(said.code, 0, "{}", said.err);
+    };
+    set(&["--create", "--enable", "--percentage", "100"]);
+    let flagged = |mut command: std::process::Command, node: &str| {
+        command.args(["--node", node]).arg("--flags").arg(&flags);
+        command
+    };
+    let mut receiver = Receiver::start(&mut flagged(place.receive(), "node-b"));
+    let address = receiver.address.clone();
+    let mut send = flagged(place.send(&address, "vm1"), "node-a");
+    let mut sending = Lines::start(send.args(["--json", "--bandwidth", RATE]).arg(&image));
+    until_durable(&place, BYTES / 4);
+    receiver.lines.kill();
+
+    let mut receiver = Receiver::start(&mut flagged(place.receive_at(&address), "node-b"));
+    let held = receiver.lines.until("going-on")["bytes_held"].as_u64().unwrap();
+    set(&["--disable", "--reason", "performance"]);
+    assert_eq!(sending.until("handed-over")["to"], "v1");
+    let summary = sending.until("summary");
+    assert_eq!((&summary["verdict"], sending.end().0), (&"ok".into(), 0));
+    let (wire, total) = (summary["bytes_wire"].as_u64().unwrap(), u64::try_from(BYTES).unwrap());
+    assert!(wire >= total && wire < total + held / 2, "{held} bytes were held, {wire} travelled for {total}");
+    arrived(&place, receiver, &image);
+}
+
 #[test]
 fn a_killed_sender_goes_on_with_what_is_durable() {
     let place = Place::new();
