@@ -166,6 +166,11 @@ impl LegacyListener {
     pub fn counts(&self) -> GroupCounts {
         self.table.lock().groups.counts()
     }
+
+    /// Connections that say nothing now, of such addresses: watched for 5 s, or held for a transfer.
+    pub fn silent(&self) -> usize {
+        self.table.lock().groups.load().0
+    }
 }
 
 impl LegacyArrival {
