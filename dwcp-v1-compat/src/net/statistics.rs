@@ -16,6 +16,8 @@ pub struct Statistics {
     pub port: GroupCounts,
     /// Connections that say nothing now: watched for 5 s, or held for a transfer.
     pub silent_now: usize,
+    /// How often it could not be written down who spoke v3: zero is good.
+    pub spoken_unwritten: u64,
     /// v1 transfers in clear text that were received.
     pub received: TransferCounts,
     /// v1 transfers in clear text that were sent.
@@ -31,6 +33,7 @@ impl Statistics {
             node: endpoint.statistics(),
             port: port.counts(),
             silent_now: port.silent(),
+            spoken_unwritten: port.unwritten(),
             received: tally.received(),
             sent: tally.sent(),
             defects: tally.defects(),

@@ -58,6 +58,7 @@ pub struct LegacyPort {
 pub struct LegacyListener {
     arrivals: mpsc::Receiver<LegacyArrival>,
     table: Table,
+    spoken: Arc<SpokenV3>,
 }
 
 /// A v1 transfer that began, and waits to be taken. Dropped, it is hung up on.
@@ -74,7 +75,7 @@ impl LegacyPort {
         let config = GroupsConfig::default();
         let (arrived, arrivals) = mpsc::channel(config.most_groups);
         let table = Table::new(config);
-        let listener = LegacyListener { arrivals, table: table.clone() };
+        let listener = LegacyListener { arrivals, table: table.clone(), spoken: Arc::clone(&spoken) };
         (Arc::new(Self { policy, spoken, arrived, table }), listener)
     }
 
@@ -165,6 +166,11 @@ impl LegacyListener {
     /// How often what happened at the port, of addresses that may speak v1.
     pub fn counts(&self) -> GroupCounts {
         self.table.lock().groups.counts()
+    }
+
+    /// How often who spoke v3 could not be written down; see [`SpokenV3::unwritten`].
+    pub fn unwritten(&self) -> u64 {
+        self.spoken.unwritten()
     }
 
     /// Connections that say nothing now, of such addresses: watched for 5 s, or held for a transfer.
