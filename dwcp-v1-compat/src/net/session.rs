@@ -198,7 +198,7 @@ impl LegacySession {
     /// Cancel safe: dropped, it can be asked again.
     ///
     /// # Errors
-    /// As [`receive_memory`], [`receive_disk`] and [`receive`].
+    /// As [`receive_memory`], [`receive_disk`] and [`receive`](super::receive()).
     pub async fn outcome(&mut self) -> Result<Received, TransferError> {
         let Some(task) = &mut self.task else { return Err(TransferError::Cancelled) };
         let ended = task.await.unwrap_or(Err(TransferError::Cancelled));
