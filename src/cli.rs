@@ -174,6 +174,7 @@ Examples:
   dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of the sender> --dir /var/lib/vm
   dwcp receive --listen 127.0.0.1:0 --identity b.id --trust sha256:<of the sender> --dir . --once --json
   dwcp receive ... --v1 amst16 --allow-plaintext-v1 10.0.0.7 --v1-as vm1 --v1-size 4GiB
+  dwcp receive ... --v1 amst16 ... --v1-as vm1-new --v1-baseline vm1.mem --v1-baseline-of vm1
 
 An image becomes visible under its name only after both ends agreed on its digest. What the receiver
 has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
@@ -351,7 +352,9 @@ Examples:
   dwcp transfers abort TRANSFER --dir /var/lib/vm
 
 Without --dir it is about a sender: what `dwcp send` remembers in --state-dir. With --dir it is about
-the receiver of that directory. Nothing here decides a doubt: that is `dwcp resolve`."))]
+the receiver of that directory. Nothing here decides a doubt: that is `dwcp resolve`.
+Version 1 in clear text (--v1) leaves no record, so its transfers are never here: it cannot be gone on with, asked
+about or taken back. Version 1 inside TLS (by the runtime flag) is here like any other."))]
 pub(crate) struct TransfersArgs {
     #[command(subcommand)]
     pub(crate) command: TransfersCommand,

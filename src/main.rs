@@ -16,6 +16,7 @@ mod report;
 mod resolve;
 mod send;
 mod state;
+mod statistics;
 mod transfers;
 mod units;
 mod words;

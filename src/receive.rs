@@ -24,6 +24,7 @@ use crate::legacy::Port;
 use crate::report::{Received, Report};
 use crate::send::{EVENT_EVERY, Step};
 use crate::state::{self, Shown};
+use crate::statistics;
 
 /// Folder below `--dir` for what this receiver has promised.
 pub(crate) const RECORDS: &str = ".dwcp";
@@ -65,6 +66,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
     desk.stop_legacy().await;
+    statistics::tell(&endpoint, statistics::End::Sink, report);
     Ok(desk.close())
 }
 

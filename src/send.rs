@@ -22,6 +22,7 @@ use crate::interrupt::Interrupts;
 use crate::legacy;
 use crate::report::{Figures, Report};
 use crate::state::{self, Shown};
+use crate::statistics;
 use crate::units;
 use crate::words::Words;
 
@@ -82,6 +83,7 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
         Some(failure) => report.trouble(failure),
         None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
     }
+    statistics::tell(&endpoint, statistics::End::Source, report);
     summarise(&args, report, Some(&watch.transfer), &figures, failure.as_ref())
 }
 

@@ -12,6 +12,9 @@
 
 #[path = "../dwcp-v1-compat/tests/legacy/mod.rs"]
 mod legacy;
+mod operator;
+#[path = "compatibility/processes.rs"]
+mod processes;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -20,7 +23,7 @@ use std::time::Duration;
 
 use dwcp_core::flag::{FlagDocument, InProcess, NodeName};
 use dwcp_core::guest::Memory;
-use dwcp_core::net::{Endpoint, EndpointError, Identity, Transfer, Trust, TurnedAway};
+use dwcp_core::net::{Endpoint, EndpointError, Identity, Transfer, Trust, TurnedAway, VersionRefusal};
 use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::{self, GuestKind, Name};
 use dwcp_core::{Guest, Layout, RegionId};
@@ -28,7 +31,7 @@ use dwcp_v1_compat::Amst16;
 use dwcp_v1_compat::message::{Assurance, Deadlines, Shape};
 use dwcp_v1_compat::net::{
     DualListener, Ended, Form, Incoming, MigrateOptions, PlaintextPolicy, ReceiveOptions, SendOptions, Session,
-    SpokenV3, Tally, TransferError, dial, send_memory,
+    SpokenV3, Tally, TransferEnding, TransferError, dial, send_memory,
 };
 use dwcp_v1_compat::wire::{Framing, Tier};
 
@@ -119,7 +122,8 @@ async fn take_legacy(listener: &mut DualListener, data: &[u8]) {
     let Incoming::V1(arrival) = next(listener).await else { panic!("not version 1") };
     assert_eq!(arrival.from(), LOCAL);
     let guest = blank();
-    let mut session = Session::V1(arrival.take(Arc::<Memory>::clone(&guest), Form::Memory(None), options()));
+    let options = ReceiveOptions { tally: listener.tally(), ..options() };
+    let mut session = Session::V1(arrival.take(Arc::<Memory>::clone(&guest), Form::Memory(None), options));
     assert_eq!(session.version(), 1);
     let Ended::V1(received) = session.outcome().await else { panic!("it was version 1") };
     assert_eq!(received.unwrap().assurance, Assurance::Checksums, "never more than version 1 can say");
@@ -264,9 +268,21 @@ async fn dual_on_and_v3_only() {
 /// Nothing in common: refused before anything is moved.
 #[tokio::test(flavor = "multi_thread")]
 async fn dual_off_and_v3_only() {
-    for (source, sink) in [(DualOff, V3Only), (V3Only, DualOff)] {
-        let refused = move_between(source, sink).await.unwrap_err();
+    let (a, b) = identities();
+    for (source, sink, seen) in [
+        (DualOff, V3Only, [VersionRefusal::NoVersion, VersionRefusal::NoVersion]),
+        // A sink that has another version says in the handshake what it wants, and so is told why.
+        (V3Only, DualOff, [VersionRefusal::RefusedByPeer, VersionRefusal::NoVersion]),
+    ] {
+        let (from, to) = (source.endpoint(&a, &b), sink.endpoint(&b, &a));
+        let (mut listener, _) = listen(&to, allows(&[])).await;
+        let refused = v3_transfer(&from, &mut listener).await.unwrap_err();
         assert!(!refused.to_string().is_empty());
+        for (node, why) in [&from, &to].into_iter().zip(seen) {
+            let statistics = node.statistics();
+            assert_eq!(statistics.refused, [(why, 1)].into(), "{source:?} {sink:?}: {refused}");
+            assert_eq!((statistics.source.v3.begun, statistics.sink.v3.begun), (0, 0));
+        }
     }
 }
 
@@ -287,6 +303,11 @@ async fn one_port_takes_both_and_refuses_version_1_from_who_spoke_version_3() {
     // From here on it is a downgrade.
     hung_up_on(listener.local_addr(), legacy::amst16_chunk(&bytes(1), 65_536, 0)).await;
     assert_eq!(endpoint.offences().turned_away[&TurnedAway::DowngradeRefused], 1);
+    let statistics = listener.statistics();
+    assert_eq!(statistics.node.refused, [(VersionRefusal::SpokeV3, 1)].into());
+    assert_eq!((statistics.port, statistics.node.sink.v3.begun), (listener.counts(), 1));
+    assert_eq!((statistics.received.begun, statistics.received.ended), (2, [(TransferEnding::Done, 2)].into()));
+    assert_eq!((statistics.received.live, statistics.silent_now), (0, 0));
     // Unless the operator allows that, too.
     let policy = allows(&[LOCAL]).with_downgrade(true);
     let mut listener = DualListener::listen(endpoint, "127.0.0.1:0", policy, spoken).await.unwrap();
@@ -309,6 +330,8 @@ async fn version_1_from_an_address_that_nobody_named_and_garbage_are_hung_up_on_
         hung_up_on(listener.local_addr(), says).await;
         let counted = endpoint.offences();
         assert_eq!(counted.turned_away.get(&why), Some(&1), "{counted:?}");
+        let clear_text = endpoint.statistics().refused.get(&VersionRefusal::ClearText).copied();
+        assert_eq!(clear_text, (why == TurnedAway::ClearText).then_some(1));
         assert!(counted.charged.is_empty(), "an address can be forged");
     }
 }
@@ -352,6 +375,98 @@ fn who_spoke_version_3_is_remembered_across_a_restart() {
     assert!(again.holds("10.0.0.7".parse().unwrap()) && again.holds("2001:db8::1".parse().unwrap()));
     assert!(!again.holds("10.0.0.8".parse().unwrap()));
     // A file that is none is no reason to believe that nobody did.
-    std::fs::write(&file, "10.0.0.7\nten\n").unwrap();
-    assert!(SpokenV3::open(&file).unwrap_err().to_string().contains("spoken-v3"));
+    let half_an_address = "10.0.0.7\n10.0.0.1";
+    for text in ["10.0.0.7\nten\n", half_an_address, &"10.0.0.7\n".repeat(40_000)] {
+        std::fs::write(&file, text).unwrap();
+        assert!(SpokenV3::open(&file).unwrap_err().to_string().contains("spoken-v3"));
+    }
+    // What cannot be written is remembered by this process, and counted.
+    assert_eq!(again.unwritten(), 0);
+    drop(folder);
+    again.remember("10.0.0.9".parse().unwrap());
+    assert!(again.holds("10.0.0.9".parse().unwrap()));
+    assert_eq!(again.unwritten(), 1);
+}
+
+/// An idle v1 peer closes and dials every connection again about 61 s after its last byte, also within a message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_dials_again_in_the_middle_goes_on_with_its_message() {
+    let (a, b) = identities();
+    let (mut listener, _) = listen(&DualOn.endpoint(&b, &a), allows(&[LOCAL])).await;
+    let (address, data) = (listener.local_addr(), bytes(7));
+    let packet = legacy::packet(0, 0, &data);
+    let chunks = packet.len().div_ceil(65_536);
+    let peer = std::thread::spawn(move || {
+        for ids in [0..chunks / 2, chunks / 2..chunks] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            ids.for_each(|id| stream.write_all(&legacy::amst16_chunk(&packet, 65_536, id)).unwrap());
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            // Until the node has seen the end of it, and closes, too.
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        }
+    });
+    let Incoming::V1(arrival) = next(&mut listener).await else { panic!("not version 1") };
+    let guest = blank();
+    let options = ReceiveOptions { tally: listener.tally(), ..options() };
+    let mut session = arrival.take(Arc::<Memory>::clone(&guest), Form::Memory(None), options);
+    let received = session.outcome().await.unwrap();
+    assert!(holds(&guest, &data));
+    assert_eq!((received.connections, received.duplicates), (2, 0));
+    let statistics = listener.statistics();
+    assert_eq!((statistics.port.started, statistics.port.joined), (1, 1));
+    peer.join().unwrap();
+}
+
+/// Each defect of a peer, as it comes to a port: a typed error, one counter of its kind, and nothing visible.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_defective_message_at_the_port_raises_its_own_counters_and_frees_its_place() {
+    let (a, b) = identities();
+    let (mut listener, _) = listen(&DualOn.endpoint(&b, &a), allows(&[LOCAL])).await;
+    let data = bytes(8);
+    let packet = legacy::packet(0, 0, &data);
+    let chunk = |id| legacy::amst16_chunk(&packet, 65_536, id);
+    let whole = || legacy::amst16_streams(&packet, 65_536, 2);
+    let mixed = [chunk(0), legacy::amst16_chunk(&packet[..100_000], 65_536, 1)].concat();
+    let twice = [chunk(0), chunk(0)].concat();
+    let mut huge = chunk(0);
+    huge[8..12].copy_from_slice(&0xc000_0000_u32.to_be_bytes());
+    let mut torn = whole();
+    torn[0].pop();
+    // A header of a second chunk that claims 3 GiB; the first bytes of a connection that do are no version 1 at all.
+    let far = [chunk(0), huge].concat();
+    let mut ended = std::collections::BTreeMap::new();
+    for (streams, name) in [
+        (vec![mixed], "mixed_totals"),
+        (vec![twice], "duplicate"),
+        (vec![chunk(0)], "missing"),
+        (torn, "torn"),
+        (vec![far], "duplicate length"),
+    ] {
+        let before: Vec<_> = listener.statistics().defects.all().collect();
+        let writer = legacy::dial_and_write(listener.local_addr(), streams);
+        let Incoming::V1(arrival) = next(&mut listener).await else { panic!("not version 1") };
+        let deadlines = Deadlines { redial: Duration::from_millis(50), ..Deadlines::default() };
+        let options = ReceiveOptions { tally: listener.tally(), deadlines, ..options() };
+        let mut session = arrival.take(blank(), Form::Memory(None), options);
+        let error = session.outcome().await.unwrap_err();
+        assert!(matches!(error, TransferError::Defect(_)), "{name}: {error}");
+        writer.join().unwrap();
+        *ended.entry(TransferEnding::Defect).or_insert(0) += 1;
+        let statistics = listener.statistics();
+        assert_eq!((statistics.received.live, &statistics.received.ended), (0, &ended), "{name}");
+        let raised: Vec<_> =
+            statistics.defects.all().zip(before).filter(|((_, now), (_, before))| now != before).collect();
+        assert_eq!(raised.len(), 1, "{name}");
+        assert!(name.split(' ').any(|name| name == raised[0].0.0.name()), "{name}: {raised:?}");
+    }
+    // What is whole, and no packet.
+    let writer = legacy::dial_and_write(listener.local_addr(), legacy::amst16_streams(&data, 65_536, 2));
+    let Incoming::V1(arrival) = next(&mut listener).await else { panic!("not version 1") };
+    let options = ReceiveOptions { tally: listener.tally(), ..options() };
+    let error = arrival.take(blank(), Form::Memory(None), options).outcome().await.unwrap_err();
+    assert!(matches!(error, TransferError::Content(_)), "{error}");
+    writer.join().unwrap();
+    ended.insert(TransferEnding::Content, 1);
+    assert_eq!(listener.statistics().received.ended, ended);
+    take_legacy(&mut listener, &data).await;
 }

@@ -16,7 +16,9 @@ use dwcp_core::extent::FlatPage;
 use dwcp_core::flag::{FlagDocument, InProcess, NodeName};
 use dwcp_core::guest::Memory;
 use dwcp_core::message::{MessageCodec, MessageError, TakeBlock};
-use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Session, Transfer, Trust};
+use dwcp_core::net::{
+    Declined, Ending, Endpoint, HandoverReason, Identity, Incoming, Listener, Session, Statistics, Transfer, Trust,
+};
 use dwcp_core::session::{OnStall, Owner, Progress, SinkConfig, SourceConfig};
 use dwcp_core::wire::{Framing, GuestKind, Name};
 use dwcp_core::{DirtyMap, Guest, GuestError, Layout, Pending, RegionId};
@@ -165,6 +167,8 @@ struct Pair {
     sending: Session,
     receiving: Session,
     way: Way,
+    from: Endpoint,
+    to: Endpoint,
     _listener: Listener,
 }
 
@@ -218,7 +222,7 @@ async fn begin(pages: u64, source: Told, sink: Told) -> Pair {
     let Some(Incoming::Offer(offer)) = listener.accept().await else { panic!("no offer") };
     let copy = Arc::new(Memory::new(offer.offer().layout.clone()));
     let receiving = offer.accept(Arc::<Memory>::clone(&copy), SinkConfig::default());
-    Pair { source, sink, guest, copy, sending, receiving, way, _listener: listener }
+    Pair { source, sink, guest, copy, sending, receiving, way, from, to, _listener: listener }
 }
 
 impl Pair {
@@ -344,4 +348,57 @@ async fn a_way_that_is_cut_in_the_middle_of_hand_overs_loses_nothing() {
         pair.until(|progress| progress.reconnects > reconnects && progress.framing == to).await;
     }
     assert_eq!(pair.finish().await.framing, Framing::Messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_nodes_count_what_their_transfers_went_through() {
+    let pair = begin(2000, On, On).await;
+    pair.until(|progress| progress.pages_settled > 300).await;
+    pair.source.tell(Off);
+    let progress = pair.until(|progress| progress.handovers == 1).await;
+    let settled = progress.pages_settled;
+    pair.until(|progress| progress.pages_settled > settled + 200).await;
+    pair.source.tell(On);
+    pair.until(|progress| progress.handovers == 2).await;
+    let (from, to) = (pair.from.statistics(), pair.to.statistics());
+    let live = |of: &Statistics| [of.source.v1.live, of.source.v3.live, of.sink.v1.live, of.sink.v3.live];
+    assert_eq!((live(&from), live(&to)), ([0, 1, 0, 0], [0, 0, 0, 1]));
+    let left = &from.source.handovers[&(Framing::Messages, HandoverReason::Performance)];
+    assert_eq!((left.begun, left.done, left.struck), (1, 1, 0));
+    assert_eq!((left.last_extent.count(), left.first_message.count(), left.settled.count()), (1, 1, 1));
+    assert!(left.last_extent.max() <= left.settled.max() && left.settled.max() <= left.first_message.max());
+    let logged = pair.sending.progress().borrow().handover_log[0];
+    assert!(
+        left.settled.max() >= logged.settled,
+        "from the moment the flag was seen, not when the session heard of it"
+    );
+    let heard = &to.sink.handovers[&(Framing::Messages, HandoverReason::Peer)];
+    assert_eq!((heard.begun, heard.done, heard.settled.count()), (1, 1, 0));
+    let (nodes, progress) = ([pair.from.clone(), pair.to.clone()], pair.finish().await);
+    let [from, to] = nodes.map(|node| node.statistics());
+    for end in [&from.source, &to.sink] {
+        let all = |of: fn(&dwcp_core::net::HandoverStatistics) -> u64| end.handovers.values().map(of).sum::<u64>();
+        assert_eq!((all(|of| of.begun), all(|of| of.done), all(|of| of.struck)), (2, 2, 0));
+        assert_eq!((end.v3.begun, end.v1.begun, end.v3.live + end.v1.live), (1, 0, 0));
+        assert_eq!((end.v3.ended.get(&Ending::SwitchedOver), end.v1.ended.len()), (Some(&1), 0));
+        assert!(end.v1.guest_bytes > 0 && end.v3.guest_bytes > 0);
+        assert_eq!((end.pages_disputed, end.handovers_disputed), (0, 0));
+    }
+    assert_eq!(from.source.v1.wire_bytes + from.source.v3.wire_bytes, progress.wire_bytes);
+    assert_eq!(from.source.v1.guest_bytes + from.source.v3.guest_bytes, progress.pages_settled * 4096);
+    assert!(from.declined.is_empty() && from.refused.is_empty() && to.declined.is_empty() && to.refused.is_empty());
+    assert_eq!(from.flag.stats.version.map(dwcp_core::flag::FlagVersion::value), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_declined_version_3_is_counted_at_both_ends() {
+    use Declined::{Disabled, Peer};
+    for (source, sink, by) in [(Off, On, [Disabled, Peer]), (On, Off, [Peer, Disabled]), (Off, Off, [Disabled; 2])] {
+        let pair = begin(50, source, sink).await;
+        for (node, by) in [&pair.from, &pair.to].into_iter().zip(by) {
+            assert_eq!(node.statistics().declined, [(by, 1)].into());
+        }
+        assert_eq!((pair.from.statistics().source.v1.begun, pair.to.statistics().sink.v1.begun), (1, 1));
+        pair.finish().await;
+    }
 }

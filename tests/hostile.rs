@@ -13,12 +13,16 @@
 use std::sync::Arc;
 
 use dwcp_core::guest::Memory;
-use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Records, Transfer, Trust};
+use dwcp_core::net::{
+    Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Records, Transfer, Trust, VersionRefusal,
+};
 use dwcp_core::session::binding;
 use dwcp_core::session::leaves::{Leaves, Tree};
 use dwcp_core::session::{Outcome, Owner, Record, SessionError, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::*;
 use dwcp_core::{Guest, Layout, RegionId};
+use dwcp_v1_compat::Amst16;
+use dwcp_v1_compat::wire::Tier;
 use tokio::io::AsyncWriteExt;
 
 mod attacker;
@@ -26,6 +30,7 @@ mod attacker;
 use attacker::{PAGES, Raw, extent, hello, offer};
 
 struct Honest {
+    endpoint: Endpoint,
     listener: Listener,
     attacker: Identity,
 }
@@ -34,7 +39,22 @@ impl Honest {
     async fn sink() -> Self {
         let (own, attacker) = (Identity::generate("sink").unwrap(), Identity::generate("attacker").unwrap());
         let endpoint = Endpoint::new(&own, &Trust::fingerprints([attacker.fingerprint()])).unwrap();
-        Self { listener: endpoint.listen("127.0.0.1:0").await.unwrap(), attacker }
+        Self::at(endpoint, attacker).await
+    }
+
+    /// A sink that speaks both versions.
+    async fn dual() -> Self {
+        let Self { endpoint, attacker, .. } = Self::sink().await;
+        Self::at(endpoint.with_messages(Arc::new(Amst16 { tier: Tier::Local })), attacker).await
+    }
+
+    async fn at(endpoint: Endpoint, attacker: Identity) -> Self {
+        Self { listener: endpoint.listen("127.0.0.1:0").await.unwrap(), attacker, endpoint }
+    }
+
+    /// What came to nothing because of versions.
+    fn refused(&self) -> Vec<(VersionRefusal, u64)> {
+        self.endpoint.statistics().refused.into_iter().collect()
     }
 
     async fn attack(&self) -> Raw {
@@ -425,6 +445,27 @@ async fn offers_changed_on_the_way() {
     let error = control.hear_error().await;
     assert_eq!(error.code, ErrorCode::Negotiation);
     assert!(error.text.contains("downgrade"), "{error:?}");
+    assert_eq!(honest.refused(), [(VersionRefusal::DowngradeDetected, 1)]);
+}
+
+// spec: H-1, H-3
+#[tokio::test]
+async fn version_3_stripped_from_one_of_both_offers() {
+    let both = Hello { version_min: 1, version_max: 3, features: 1, ..hello() };
+    for (alpn, hello) in [
+        // TLS agreed on version 3, and the hello no longer offers it; and the other way round.
+        (b"dwcp/3", Hello { version_max: 1, ..both.clone() }),
+        (b"dwcp/1", both),
+    ] {
+        let honest = Honest::dual().await;
+        let mut control = Raw::connect(honest.listener.local_addr(), Some(&honest.attacker), alpn).await.unwrap();
+        control.say(&Frame::Hello(hello)).await;
+        let error = control.hear_error().await;
+        assert!(error.code == ErrorCode::Negotiation && error.text.contains("downgrade"), "{error:?}");
+        assert_eq!(honest.refused(), [(VersionRefusal::DowngradeDetected, 1)]);
+        let statistics = honest.endpoint.statistics();
+        assert!(statistics.declined.is_empty() && statistics.sink.v1.begun == 0, "nothing weaker was spoken");
+    }
 }
 
 // spec: H-2
@@ -434,6 +475,17 @@ async fn no_common_version() {
     let mut control = honest.attack().await;
     control.say(&Frame::Hello(Hello { version_min: 4, version_max: 9, ..hello() })).await;
     assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
+    assert_eq!(honest.refused(), [(VersionRefusal::NoVersion, 1)]);
+}
+
+// spec: H-2, H-4
+#[tokio::test]
+async fn a_feature_that_nobody_has() {
+    let honest = Honest::sink().await;
+    let mut control = honest.attack().await;
+    control.say(&Frame::Hello(Hello { features: 1 << 40, required: 1 << 40, ..hello() })).await;
+    assert_eq!(control.hear_error().await.code, ErrorCode::Negotiation);
+    assert_eq!(honest.refused(), [(VersionRefusal::MissingFeature, 1)]);
 }
 
 // spec: H-6

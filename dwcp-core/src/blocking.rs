@@ -101,6 +101,11 @@ impl Endpoint {
         self.node.offences()
     }
 
+    /// As [`net::Endpoint::statistics`].
+    pub fn statistics(&self) -> net::Statistics {
+        self.node.statistics()
+    }
+
     /// As [`net::Endpoint::quarantined`].
     pub fn quarantined(&self) -> Vec<net::Quarantined> {
         self.node.quarantined()

@@ -1,8 +1,11 @@
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use dwcp_core::guest::ImageSource;
 use dwcp_core::wire::Name;
-use dwcp_v1_compat::net::{DiskOptions, PlaintextPolicy};
+use dwcp_v1_compat::net::{Baseline, DiskOptions, Form, PlaintextPolicy};
 use dwcp_v1_compat::wire::Framing;
 
 use super::allowance;
@@ -37,7 +40,7 @@ pub(crate) struct LegacyArgs {
 pub(crate) struct SendV1Args {
     #[command(flatten)]
     pub(crate) shared: LegacyArgs,
-    /// Connections of a version 1 message, 4 to 256, as its peer is set
+    /// Connections of a version 1 message, 1 to 256, as its peer is set; an amst16 peer has 4 at least
     #[arg(long, value_name = "COUNT", requires = "v1", default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) v1_connections: u16,
@@ -58,6 +61,36 @@ pub(crate) struct ReceiveV1Args {
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     #[arg(required_if_eq_any = [("v1", "amst16"), ("v1", "mst8")])]
     pub(crate) v1_size: Option<u64>,
+    /// An older image of the same guest, which peers may send changes of. Without it only full images are taken
+    #[arg(long, value_name = "FILE", requires = "v1")]
+    pub(crate) v1_baseline: Option<PathBuf>,
+    /// What the peer calls that guest: its baselines are `NAME_memory` and `NAME_disk_<n>` [default: as --v1-as]
+    #[arg(long, value_name = "NAME", requires = "v1_baseline")]
+    pub(crate) v1_baseline_of: Option<String>,
+}
+
+impl ReceiveV1Args {
+    /// What op lists of a peer refer to.
+    fn baseline(&self) -> Result<Option<Baseline>, Failure> {
+        let Some(path) = &self.v1_baseline else { return Ok(None) };
+        let image = Arc::new(ImageSource::open(path)?);
+        let vm = self.v1_baseline_of.clone().or_else(|| self.v1_as.as_ref().map(ToString::to_string));
+        Ok(Some(Baseline { vm: vm.unwrap_or_default(), image }))
+    }
+
+    /// How a peer is expected to send the image, and with what it may be told.
+    pub(crate) fn form(&self) -> Result<Form, Failure> {
+        let (form, baseline) = (self.shared.form()?, self.baseline()?);
+        match form {
+            FormArg::Plain if baseline.is_some() => {
+                Err(Failure::new(Exit::Usage, "a plain image is its bytes as they are, and has no baseline")
+                    .advise("Leave out --v1-baseline, or use --v1 amst16 with --v1-form memory or disk."))
+            }
+            FormArg::Plain => Ok(Form::Plain),
+            FormArg::Memory => Ok(Form::Memory(baseline)),
+            FormArg::Disk => Ok(Form::Disk(self.shared.disk(), baseline)),
+        }
+    }
 }
 
 /// Version 1's two transports.

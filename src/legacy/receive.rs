@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::SPOKEN;
-use super::args::FormArg;
 use super::exit::failure;
 use crate::cli::ReceiveArgs;
 use crate::exit::{Exit, Failure};
@@ -88,6 +88,12 @@ struct Counts {
     clear_text: u64,
     downgrade_refused: u64,
     defects: u64,
+    /// Defects by kind, and transfers by how they ended.
+    defect_kinds: BTreeMap<&'static str, u64>,
+    ended: BTreeMap<&'static str, u64>,
+    bytes: u64,
+    /// How often who spoke version 3 could not be written down.
+    spoken_unwritten: u64,
 }
 
 impl Port {
@@ -105,11 +111,7 @@ impl Port {
         };
         let layout = Layout::new(&[bytes])
             .map_err(|error| Failure::new(Exit::Usage, format!("--v1-size {bytes} is no size of an image: {error}")))?;
-        let form = match legacy.form()? {
-            FormArg::Plain => Form::Plain,
-            FormArg::Memory => Form::Memory(None),
-            FormArg::Disk => Form::Disk(legacy.disk(), None),
-        };
+        let form = args.legacy.form()?;
         let spoken = SpokenV3::open(records.join(SPOKEN)).map_err(|error| failure(&error))?;
         let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::new(spoken));
         let endpoint = endpoint.with_openings(port);
@@ -224,6 +226,9 @@ impl Port {
             exit = Some(self.end(ended));
         }
         let (counts, turned_away) = (self.listener.counts(), self.endpoint.offences().turned_away);
+        let (received, defects) = (self.options.tally.received(), self.options.tally.defects());
+        let defects = defects.all().filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count));
+        let defects: BTreeMap<_, _> = defects.collect();
         let of = |why| turned_away.get(&why).copied().unwrap_or(0);
         let shown = Counts {
             tls: counts.tls,
@@ -235,7 +240,11 @@ impl Port {
             too_many: counts.turned_away,
             clear_text: of(TurnedAway::ClearText),
             downgrade_refused: of(TurnedAway::DowngradeRefused),
-            defects: self.options.tally.defects().all().map(|(_, count)| count).sum(),
+            defects: defects.values().sum(),
+            defect_kinds: defects,
+            ended: received.ended.iter().map(|(ending, count)| (ending.word(), *count)).collect(),
+            bytes: received.bytes,
+            spoken_unwritten: self.listener.unwritten(),
         };
         self.report.event("v1-port", &shown);
         (self.refused, exit)

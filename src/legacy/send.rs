@@ -98,7 +98,7 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
     state::make(&state_dir)?;
     let spoken = SpokenV3::open(state_dir.join(SPOKEN)).map_err(|error| failure(&error))?;
     let peer = peer(&args.to, &policy, &spoken).await?;
-    let connect = connector(args, peer).await?;
+    let connect = connector(args, peer, report).await?;
     let bytes = guest.layout().bytes();
     let mut interrupts = Interrupts::watch()?;
     let options = SendOptions { chunk_bytes: legacy.chunk_bytes(), ..SendOptions::new(legacy.framing()) };
@@ -131,6 +131,11 @@ struct Started<'a> {
     bytes: u64,
 }
 
+#[derive(Serialize)]
+struct Listening {
+    address: String,
+}
+
 /// The first address of the host that clear text may be spoken with.
 async fn peer(to: &str, policy: &PlaintextPolicy, spoken: &SpokenV3) -> Result<SocketAddr, Failure> {
     let mut refused = None;
@@ -151,14 +156,20 @@ enum Connector {
     Accept(TcpListener, SocketAddr, u16),
 }
 
-async fn connector(args: &SendArgs, peer: SocketAddr) -> Result<Connector, Failure> {
+async fn connector(args: &SendArgs, peer: SocketAddr, report: &Report) -> Result<Connector, Failure> {
     let count = args.legacy.v1_connections;
     match (&args.legacy.v1_listen, args.legacy.shared.framing()) {
         (None, Framing::Amst16) => Ok(Connector::Dial(peer, count)),
         (Some(at), _) => {
             let listener = TcpListener::bind(at).await;
-            let listener =
-                listener.map_err(|error| Failure::new(Exit::Failed, format!("cannot listen on {at}: {error}")))?;
+            let cannot = |error| {
+                Failure::new(Exit::Failed, format!("cannot listen on {at}: {error}"))
+                    .advise("Name a free port of an address of this host with --v1-listen.")
+            };
+            let listener = listener.map_err(cannot)?;
+            let address = listener.local_addr().map_err(cannot)?.to_string();
+            report.say(&format!("waiting on {address} for {count} connections of {}", peer.ip()));
+            report.event("listening", &Listening { address });
             Ok(Connector::Accept(listener, peer, count))
         }
         (None, Framing::Mst8) => {

@@ -45,7 +45,14 @@ struct Summary<'a> {
     verdict: &'a str,
     transfers: usize,
     damaged: usize,
+    /// What this node may have moved and does not remember.
+    not_recorded: [&'a str; 1],
 }
+
+/// Nothing of it can be gone on with, asked about or taken back, so nothing of it is kept.
+pub(crate) const CLEAR_TEXT: &str = "transfers over version 1 in clear text (--v1) are never listed: they leave no record, \
+                                     and only the command that made one tells how it ended; those over version 1 inside \
+                                     TLS are listed like any other";
 
 fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
     let Survey { entries, damaged } = Survey::of(place)?;
@@ -59,8 +66,9 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
         report.say(&format!("{}  {}  {}", entry.id, entry.name, entry.standing()));
         report.event("transfer", entry);
     }
+    report.say(&format!("note: {CLEAR_TEXT}"));
     let (transfers, damaged) = (entries.len(), damaged.len());
-    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers, damaged });
+    report.event("summary", &Summary { verdict: Exit::Ok.word(), transfers, damaged, not_recorded: ["v1-clear-text"] });
     Ok(Exit::Ok)
 }
 

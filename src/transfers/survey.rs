@@ -121,7 +121,7 @@ impl Survey {
             let folder = place.records_folder();
             Failure::new(Exit::Failed, format!("no transfer {transfer} is known in {}", folder.display())).advise(
                 "See `dwcp transfers list`, with --state-dir or --dir as the transfer was begun; what has ended may be \
-                 forgotten.",
+                 forgotten, and version 1 in clear text (--v1) leaves no record.",
             )
         })
     }

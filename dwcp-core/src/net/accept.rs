@@ -22,6 +22,7 @@ use super::lane_sink::SinkLanes;
 use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
+use super::statistics::{End, Ledger};
 use crate::guest::Guest;
 use crate::session::binding::{Chosen, Key, MESSAGES};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
@@ -302,6 +303,8 @@ impl First {
             waiting: BTreeMap::new(),
         };
         let (progress, watch) = watch::channel(machine.progress().clone());
+        let counters = Arc::clone(&self.gate.endpoint.counters);
+        let ledger = Ledger::open(counters, End::Sink, self.chosen.framing);
         let driver = Driver {
             machine,
             hands,
@@ -315,6 +318,7 @@ impl First {
             progress,
             published: Time::default(),
             flags: Flagged::by(&self.gate.endpoint.flags),
+            ledger,
         };
         let task = tokio::spawn(async move {
             let outcome = driver.run(Vec::new()).await;

@@ -20,6 +20,11 @@ impl Clock {
         Time::after_epoch(self.epoch.elapsed())
     }
 
+    /// When something was, as this session's time; its begin, if before that.
+    pub(super) fn time(&self, instant: Instant) -> Time {
+        Time::after_epoch(instant.saturating_duration_since(self.epoch))
+    }
+
     pub(super) fn instant(&self, time: Time) -> tokio::time::Instant {
         (self.epoch + time.since_epoch()).into()
     }

@@ -1,6 +1,7 @@
 //! The source's side of every connection.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -12,6 +13,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, write_frame};
 use super::socket::Socket;
+use super::statistics::{Counters, VersionRefusal};
 use super::tls::{Channel, Tls, channel};
 use crate::session::Fingerprint;
 use crate::session::binding::{self, Chosen, Key, NegotiationError, Speaker, Speaks};
@@ -35,6 +37,7 @@ pub(super) struct Dialer {
     pub(super) sockets: Sockets,
     /// All that this end can speak, whatever it wants now.
     pub(super) capable: Speaks,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// How sockets are set up.
@@ -101,7 +104,11 @@ impl Dialer {
             let (ack, chosen, limits) = spoken.map_err(|error| self.explain(error))?;
             Ok(ControlStream { stream, channel, ack, chosen, limits })
         };
-        self.within(handshake).await
+        self.within(handshake).await.inspect_err(|error| {
+            if let Some(why) = VersionRefusal::of(error) {
+                self.counters.refused(why);
+            }
+        })
     }
 
     /// Connects and joins a bulk lane; returns its first credit.
@@ -172,9 +179,7 @@ impl Dialer {
         let cause = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match cause {
             Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
-                let what = "it speaks TLS, but none of our versions: it is no dwcp receiver, or ours is switched off \
-                            and it has no other; check the host and the port, and `dwcp flag show`";
-                EndpointError::Unexpected { address, what: what.into() }
+                EndpointError::NothingInCommon { address }
             }
             Some(rustls::Error::InvalidMessage(_)) => {
                 let what = "it does not speak TLS: it is no dwcp receiver; check the host and the port";

@@ -14,6 +14,7 @@ use super::conduct::Accuser;
 use super::control::ControlLink;
 use super::records::Records;
 use super::socket::Socket;
+use super::statistics::Ledger;
 use crate::extent::MAX_EXTENT_PAGES;
 use crate::flag::{FlagSnapshot, FlagSource, FlagWatch};
 use crate::guest::{DirtyMap, Guest, GuestError};
@@ -87,6 +88,7 @@ pub(super) struct Driver<M, H> {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) published: Time,
     pub(super) flags: Flagged,
+    pub(super) ledger: Ledger,
 }
 
 /// What this node may do now, and news of it.
@@ -123,6 +125,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             outcome = self.next().await;
         };
         self.accuser.judge(&outcome);
+        self.ledger.close(&outcome, self.machine.progress());
         self.wind_up().await;
         failpoint!(wound_up, H::END);
         outcome
@@ -150,6 +153,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     }
 
     fn obey(&mut self, flags: &FlagSnapshot) -> Option<Outcome> {
+        self.ledger.flags(flags.seen().map_or_else(|| self.clock.now(), |seen| self.clock.time(seen)), flags);
         self.feed(Input::Compression(flags.compression())).or_else(|| self.feed(Input::Prefer(Wish::of(flags))))
     }
 
@@ -202,23 +206,27 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     /// One input, and all that follows from it.
     fn feed(&mut self, input: Input) -> Option<Outcome> {
         let now = self.clock.now();
+        self.ledger.hears(now, &input, self.machine.progress());
         self.machine.handle(now, input);
-        let outcome = self.drain();
+        self.ledger.observe(now, self.machine.progress());
+        let outcome = self.drain(now);
         // Who waits for a hand-over waits for nothing else.
         let handed = self.machine.progress().handovers != self.progress.borrow().handovers;
         if outcome.is_some() || handed || now.since(self.published) >= PUBLISH {
             self.published = now;
+            self.ledger.tell(self.machine.progress());
             self.progress.send_replace(self.machine.progress().clone());
         }
         outcome
     }
 
-    fn drain(&mut self) -> Option<Outcome> {
+    fn drain(&mut self, now: Time) -> Option<Outcome> {
         let mut finished = None;
         let mut mute = false;
         let mut refused = None;
         while let Some(output) = self.machine.poll() {
             failpoint!(performs, &output, H::END);
+            self.ledger.performs(now, &output);
             match self.hands.perform(output) {
                 Some(Output::Control(frame)) => {
                     mute |= self.control.as_ref().is_some_and(|control| !control.send(frame));

@@ -25,6 +25,7 @@ use super::records::{FIRST_EPOCH, Records};
 use super::session::Session;
 use super::socket::Socket;
 use super::source_hands::SourceHands;
+use super::statistics::{Counters, Declined, End, Ledger, Statistics, VersionRefusal};
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::flag::{Constant, FlagSource};
@@ -34,7 +35,7 @@ use crate::session::binding::{Chosen, MESSAGES, Speaks};
 use crate::session::handover::Wish;
 use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
 use crate::wire::limits::MAX_LANES;
-use crate::wire::{GuestKind, Name, Offer, TransferId};
+use crate::wire::{Framing, GuestKind, Name, Offer, TransferId};
 
 /// A node: its identity, whom it trusts, its threads for lanes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,6 +53,22 @@ pub struct Endpoint {
     pub(super) flags: Arc<dyn FlagSource>,
     /// Who is asked about connections before TLS begins.
     pub(super) openings: Option<Arc<dyn Openings>>,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What is spoken with a peer that comes now, by one look at the flags.
+#[derive(Clone, Debug)]
+pub(super) struct Spoken {
+    pub(super) speaks: Speaks,
+    /// Why not version 3.
+    declined: Option<Declined>,
+}
+
+impl Spoken {
+    /// Who declined version 3, where a handshake agreed on something else.
+    pub(super) fn declined(&self, chosen: Framing) -> Option<Declined> {
+        (chosen == Framing::Messages).then(|| self.declined.unwrap_or(Declined::Peer))
+    }
 }
 
 /// What a source wants to move, and under which name.
@@ -88,6 +105,7 @@ impl Endpoint {
             codec: None,
             flags: Arc::new(Constant::v3()),
             openings: None,
+            counters: Arc::default(),
         })
     }
 
@@ -140,8 +158,18 @@ impl Endpoint {
     }
 
     /// What is spoken with a peer that comes now. `None`: nothing can be.
-    pub(super) fn speaks(&self) -> Option<Speaks> {
-        Speaks::new(self.codec.is_some(), Wish::of(&self.flags.snapshot()).framing)
+    pub(super) fn spoken(&self) -> Option<Spoken> {
+        let flags = self.flags.snapshot();
+        let speaks = Speaks::new(self.codec.is_some(), Wish::of(&flags).framing)?;
+        Some(Spoken { speaks, declined: Declined::of(&flags) })
+    }
+
+    /// As [`spoken`](Self::spoken), to a sink. Who gave up only asks, whatever is wanted now.
+    fn spoken_to_begin(&self, asks: bool) -> Result<Spoken, EndpointError> {
+        let asked = asks.then(|| Spoken { speaks: self.capable(), declined: None });
+        asked.or_else(|| self.spoken()).ok_or(EndpointError::NothingSpoken).inspect_err(|_| {
+            self.counters.refused(VersionRefusal::NothingSpoken);
+        })
     }
 
     /// All that can be spoken.
@@ -164,6 +192,25 @@ impl Endpoint {
     /// What peers did that they must not, and who was turned away, since this endpoint was made.
     pub fn offences(&self) -> Offences {
         self.conduct.offences()
+    }
+
+    /// All that is counted at this node, for an exporter. Costs a copy of some kilobytes; ask every second, or every
+    /// fifteen. All clones of an endpoint count together.
+    ///
+    /// ```no_run
+    /// use dwcp_core::net::{Ending, Endpoint};
+    ///
+    /// fn export(endpoint: &Endpoint) {
+    ///     let statistics = endpoint.statistics();
+    ///     println!("dwcp_v3_sessions{{end=\"sink\"}} {}", statistics.sink.v3.live);
+    ///     for ending in Ending::ALL {
+    ///         let count = statistics.sink.v3.ended.get(&ending).unwrap_or(&0);
+    ///         println!("dwcp_v3_sessions_ended_total{{end=\"sink\",ending=\"{ending}\"}} {count}");
+    ///     }
+    /// }
+    /// ```
+    pub fn statistics(&self) -> Statistics {
+        self.counters.statistics(self.flags.as_ref(), self.offences())
     }
 
     /// Peers of which nothing is taken now.
@@ -221,11 +268,12 @@ impl Endpoint {
     ) -> Result<Session, EndpointError> {
         let (peer, to) = (record.map(|record| record.peer), to.to_owned());
         let (tls, sockets, capable) = (self.tls.clone(), self.sockets.clone(), self.capable());
-        let mut dialer = Dialer { to, peer, tls, sockets, capable };
-        // Who gave up only asks, whatever is wanted now.
-        let speaks = if record.is_some() { Some(self.capable()) } else { self.speaks() };
-        let speaks = speaks.ok_or(EndpointError::NothingSpoken)?;
-        let made = first_contact(&dialer, &speaks).await?;
+        let mut dialer = Dialer { to, peer, tls, sockets, capable, counters: Arc::clone(&self.counters) };
+        let spoken = self.spoken_to_begin(record.is_some())?;
+        let made = first_contact(&dialer, &spoken.speaks).await?;
+        if let Some(by) = spoken.declined(made.chosen.framing) {
+            self.counters.declined(by);
+        }
         let peer = made.channel.peer;
         dialer.peer = Some(peer);
         let mut offer = offer;
@@ -280,6 +328,7 @@ impl Endpoint {
             progress,
             published: Time::default(),
             flags: Flagged::by(&self.flags),
+            ledger: Ledger::open(Arc::clone(&self.counters), End::Source, framing),
         };
         Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
     }

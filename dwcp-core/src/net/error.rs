@@ -68,6 +68,15 @@ pub enum EndpointError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its TLS takes none of the protocols that we offer.
+    #[error(
+        "{address}: it speaks TLS, but none of our versions: it is no dwcp receiver, or ours is switched off and it has \
+         no other; check the host and the port, and `dwcp flag show`"
+    )]
+    NothingInCommon {
+        /// Where.
+        address: String,
+    },
     /// No common version or feature, or a proof that does not match.
     #[error("{address}: {source}")]
     Negotiation {

@@ -24,15 +24,16 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use super::accept::{First, Incoming, Sessions};
 use super::dial::{NO_MAC, random};
 use super::driver::{Event, Stream};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Spoken};
 use super::half_open::{HalfOpen, Permit, descriptors};
 use super::handshake::{ReadError, read_frame, turn_away, turn_away_unread, write_frame};
 use super::offence::{Offence, TurnedAway};
 use super::openings::Sorted;
 use super::socket::Socket;
+use super::statistics::VersionRefusal;
 use super::tls::{Channel, channel};
 use crate::session::Fingerprint;
-use crate::session::binding::{self, Chosen, NegotiationError, Speaker, Speaks};
+use crate::session::binding::{self, Chosen, NegotiationError, Speaker};
 use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES};
 use crate::wire::{ErrorCode, Frame, Hello, HelloAck, Join, PeerLimits, SessionId};
 
@@ -156,24 +157,24 @@ impl Gate {
 
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Opened {
         failpoint!("sink.accepted");
-        let (stream, channel, speaks) = self.authenticate(stream, address).await?;
+        let (stream, channel, spoken) = self.authenticate(stream, address).await?;
         failpoint!("sink.authenticated");
         if let Some(openings) = &self.endpoint.openings {
             openings.authenticated(address.ip());
         }
         // In a box: what comes before authentication stays small.
-        Box::pin(self.identified(stream, channel, address, speaks)).await
+        Box::pin(self.identified(stream, channel, address, spoken)).await
     }
 
-    async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel, Speaks)> {
+    async fn authenticate(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Channel, Spoken)> {
         self.endpoint.sockets.tune(&stream, false);
         // One view of the flag for all of a handshake.
-        let Some(speaks) = self.endpoint.speaks() else {
+        let Some(spoken) = self.endpoint.spoken() else {
             tracing::warn!(%address, "version 3 is switched off here, and nothing else can be spoken");
             self.turned_away(TurnedAway::NothingSpoken);
             return None;
         };
-        let acceptor = TlsAcceptor::from(self.endpoint.tls.server(&speaks));
+        let acceptor = TlsAcceptor::from(self.endpoint.tls.server(&spoken.speaks));
         let refused = |error: &dyn fmt::Display| {
             tracing::info!(%address, %error, "a connection was not authenticated");
             self.turned_away(TurnedAway::NotAuthenticated);
@@ -182,13 +183,17 @@ impl Gate {
             Ok(stream) => stream,
             // Counted before it is closed, here as everywhere: who sees the end finds it counted.
             Err((error, _open)) => {
+                let cause = error.get_ref().and_then(|error| error.downcast_ref());
+                if matches!(cause, Some(rustls::Error::NoApplicationProtocol)) {
+                    self.endpoint.counters.refused(VersionRefusal::NoVersion);
+                }
                 refused(&error);
                 return None;
             }
         };
         let (_, state) = stream.get_ref();
         match channel(state, |label| state.export_keying_material([0; 32], label, None)) {
-            Ok(channel) => Some((TlsStream::Server(stream), channel, speaks)),
+            Ok(channel) => Some((TlsStream::Server(stream), channel, spoken)),
             Err(error) => {
                 refused(&error);
                 None
@@ -197,7 +202,7 @@ impl Gate {
     }
 
     /// Who it is, is known; whether anything is taken of it now. spec: H-11
-    async fn identified(&self, mut stream: Stream, channel: Channel, address: SocketAddr, speaks: Speaks) -> Opened {
+    async fn identified(&self, mut stream: Stream, channel: Channel, address: SocketAddr, spoken: Spoken) -> Opened {
         let peer = channel.peer;
         let Some(wait) = self.endpoint.conduct.turn(peer, TURN_LIMIT) else {
             self.turned_away(TurnedAway::OverPeerLimit);
@@ -212,14 +217,14 @@ impl Gate {
             turn_away_unread(&mut stream, ErrorCode::Local, "refused here for now; ask its operator").await;
             return None;
         }
-        self.first_frame(stream, channel, address, speaks).await
+        self.first_frame(stream, channel, address, spoken).await
     }
 
     /// The first frame tells lane 0 from a bulk lane.
-    async fn first_frame(&self, mut stream: Stream, channel: Channel, address: SocketAddr, speaks: Speaks) -> Opened {
+    async fn first_frame(&self, mut stream: Stream, channel: Channel, address: SocketAddr, spoken: Spoken) -> Opened {
         match read_frame(&mut stream, MAX_HANDSHAKE_BYTES, &mut Vec::new()).await {
             Ok(Frame::Hello(hello)) => {
-                return self.hello(stream, channel, address, hello, speaks).await;
+                return self.hello(stream, channel, address, hello, spoken).await;
             }
             Ok(Frame::Join(join)) => self.join(stream, &channel, join).await,
             Ok(other) => {
@@ -238,16 +243,17 @@ impl Gate {
         channel: Channel,
         address: SocketAddr,
         hello: Hello,
-        speaks: Speaks,
+        spoken: Spoken,
     ) -> Opened {
         // A session that goes on has its framing already.
-        let speaks = if hello.resume.is_some() { self.endpoint.capable() } else { speaks };
+        let speaks = if hello.resume.is_some() { self.endpoint.capable() } else { spoken.speaks.clone() };
         let agreed = |chosen: &Chosen| hello.resume.is_some() || chosen.framing == channel.framing;
         let chosen = binding::choose(&hello, &speaks, 0)
             .and_then(|chosen| if agreed(&chosen) { Ok(chosen) } else { Err(NegotiationError::DowngradeDetected) });
         let chosen = match chosen {
             Ok(chosen) => chosen,
             Err(error) => {
+                self.endpoint.counters.refused(error.into());
                 turn_away(&mut stream, error.into(), &error.to_string()).await;
                 return None;
             }
@@ -278,6 +284,9 @@ impl Gate {
         if let Some((_, events)) = resumed {
             let _ = events.send(Event::ControlMade { stream: Box::new(stream), first: None }).await;
             return None;
+        }
+        if let Some(by) = spoken.declined(chosen.framing) {
+            self.endpoint.counters.declined(by);
         }
         let limits = binding::narrow(own, hello.limits);
         match read_frame(&mut stream, MAX_CONTROL_BYTES, &mut Vec::new()).await {
@@ -313,6 +322,7 @@ impl Gate {
         // Under TLS nobody can have changed it on the way but the peer itself.
         self.endpoint.conduct.charge(channel.peer, Offence::BadProof);
         let error = binding::NegotiationError::DowngradeDetected;
+        self.endpoint.counters.refused(error.into());
         turn_away(stream, error.into(), &error.to_string()).await;
         None
     }

@@ -441,6 +441,7 @@ mod tests {
                 tls,
                 sockets: Sockets::default(),
                 capable: Speaks::new(false, Framing::Extents).unwrap(),
+                counters: Arc::default(),
             },
             session: SessionId([0; 16]),
             key: Key::new([0; 32]),

@@ -39,6 +39,7 @@ mod session;
 mod sink_hands;
 mod socket;
 mod source_hands;
+mod statistics;
 mod tls;
 
 pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
@@ -50,6 +51,10 @@ pub use self::openings::{Openings, Sorted, Sorting};
 pub use self::quarantine::{Quarantine, QuarantineListing, Quarantined};
 pub use self::records::{Damaged, Listing, Offered, Offering, Records};
 pub use self::session::Session;
+pub use self::statistics::{
+    Declined, EndStatistics, Ending, FlagStatistics, HandoverReason, HandoverStatistics, SessionStatistics, Statistics,
+    VersionRefusal,
+};
 pub use crate::session::Fingerprint;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Flagged, Hands, Stream};
 use super::endpoint::LaneThreads;
 use super::lane_source::{Press, ShadowBytes, Sheet, SourceLanes};
+use super::statistics::{End, Ledger};
 use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
@@ -27,7 +28,14 @@ fn dialer(to: String) -> Dialer {
     let identity = Identity::generate("a").unwrap();
     let trust = Trust::fingerprints([identity.fingerprint()]);
     let capable = Speaks::new(false, Framing::Extents).unwrap();
-    Dialer { to, peer: None, tls: Tls::new(&identity, &trust).unwrap(), sockets: Sockets::default(), capable }
+    Dialer {
+        to,
+        peer: None,
+        tls: Tls::new(&identity, &trust).unwrap(),
+        sockets: Sockets::default(),
+        capable,
+        counters: Arc::default(),
+    }
 }
 
 // spec: H-9
@@ -213,6 +221,7 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
         progress: tokio::sync::watch::channel(Progress::default()).0,
         published: Time::default(),
         flags: Flagged::by(&flags),
+        ledger: Ledger::open(Arc::default(), End::Sink, Framing::Extents),
     };
     let outcome = driver.run(vec![]).await;
     let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {

@@ -154,6 +154,16 @@ impl Histogram {
         }))
     }
 
+    /// Adds what another one counted since it was as `before`.
+    #[cfg(feature = "net")]
+    pub(crate) fn add(&mut self, other: &Self, before: &Self) {
+        for (count, (now, then)) in self.counts.iter_mut().zip(other.counts.iter().zip(&before.counts)) {
+            *count += now.saturating_sub(*then);
+        }
+        self.total = self.total.saturating_add(other.total.saturating_sub(before.total));
+        self.max = self.max.max(other.max);
+    }
+
     /// How many durations were counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

@@ -33,8 +33,8 @@ pub use self::header::{FRAME_HEADER_BYTES, FrameHeader, FrameType};
 
 use std::fmt;
 
-/// One ordered, reliable byte stream to the peer. Lane 0 carries control only; every other lane
-/// carries extents from source to sink. An id is never used twice in a session. spec: L-1
+/// One ordered, reliable byte stream to the peer. Lane 0 carries control only; every other lane carries the guest from
+/// source to sink, in extents or in version 1's messages ([`Framing`]). An id is never used twice in a session. spec: L-1
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u16);
 

@@ -18,9 +18,11 @@ use tokio::sync::oneshot;
 use super::error::TransferError;
 use super::in_order::{InOrder, Reader};
 use super::pages::{PageWriter, is_aligned, read_flat};
-use super::receive::{Arrivals, ReceiveOptions, receive};
-use super::send::{SendOptions, Sent, send};
+use super::receive::{Arrivals, ReceiveOptions, collect};
+use super::send::{SendOptions, Sent, transmit};
 use super::spool::Spool;
+use super::tally::Direction;
+use super::undo::Undo;
 use crate::message::{Assurance, Received};
 use crate::wire::blocks::{BlockError, BlockHeader, BlockReader, BlocksSeen, Part};
 use crate::wire::limits::{MAX_AMST16_BYTES, MAX_PACKET_CONTENT};
@@ -144,38 +146,24 @@ where
     if options.send.framing != Framing::Amst16 {
         return Err(TransferError::Config("v1 migrates over amst16 only"));
     }
+    let tally = options.send.tally.clone();
     on_own_thread(async move {
-        guest.pause()?;
-        // Until all is sent the guest is ours, whatever ends this.
-        let paused = Paused(Some(guest.as_ref()));
-        let state = guest.save_devices()?;
-        if !state.is_empty() {
-            return Err(TransferError::DeviceState { bytes: state.len() });
-        }
-        let mut spool = make(guest.as_ref(), &options)?;
-        let sent = send(connect().await?, &mut spool, &options.send).await?;
-        paused.keep();
-        Ok(sent)
+        let sent = async {
+            guest.pause()?;
+            // Until all is sent the guest is ours, whatever ends this.
+            let paused = Undo::resume(&guest);
+            let state = guest.save_devices()?;
+            if !state.is_empty() {
+                return Err(TransferError::DeviceState { bytes: state.len() });
+            }
+            let mut spool = make(guest.as_ref(), &options)?;
+            let sent = transmit(connect().await?, &mut spool, &options.send).await?;
+            paused.keep();
+            Ok(sent)
+        };
+        tally.counting(Direction::Sent, sent, |sent| sent.bytes).await
     })
     .await
-}
-
-/// Lets a guest run again when dropped.
-struct Paused<'a>(Option<&'a dyn Guest>);
-
-impl Paused<'_> {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Paused<'_> {
-    fn drop(&mut self) {
-        if let Some(guest) = self.0 {
-            // There is nobody left to tell; a guest that cannot run says so itself.
-            let _ = guest.resume();
-        }
-    }
 }
 
 fn spool_memory(guest: &dyn Guest, options: &MigrateOptions) -> Result<Spool, TransferError> {
@@ -310,32 +298,18 @@ where
         return Err(TransferError::Config("v1 migrates over amst16 only"));
     }
     on_own_thread(async move {
-        let staged = Staged(Some(guest.as_ref()));
-        let mut landing = InOrder::new(reader);
-        let received = receive(arrivals, &mut landing, &options).await?;
-        finish(&mut landing.reader)?;
-        guest.stage()?;
-        staged.keep();
-        Ok((Received { assurance: Assurance::Checksums, ..received }, landing.reader))
+        let taken = async {
+            let staged = Undo::discard(&guest);
+            let mut landing = InOrder::new(reader);
+            let received = collect(arrivals, &mut landing, &options).await?;
+            finish(&mut landing.reader)?;
+            guest.stage()?;
+            staged.keep();
+            Ok((Received { assurance: Assurance::Checksums, ..received }, landing.reader))
+        };
+        options.tally.counting(Direction::Received, taken, |(received, _)| received.bytes).await
     })
     .await
-}
-
-/// Tells a guest to discard what it holds when dropped.
-struct Staged<'a>(Option<&'a dyn Guest>);
-
-impl Staged<'_> {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Staged<'_> {
-    fn drop(&mut self) {
-        if let Some(guest) = self.0 {
-            guest.discard();
-        }
-    }
 }
 
 /// Drives a future where it may block: compression, guests and disks do.

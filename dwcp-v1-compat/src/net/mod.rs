@@ -24,7 +24,9 @@ mod receive;
 mod send;
 mod session;
 mod spool;
+mod statistics;
 mod tally;
+mod undo;
 
 pub use self::connect::{accept, dial, tune};
 pub use self::error::TransferError;
@@ -37,4 +39,5 @@ pub use self::port::{LegacyArrival, LegacyListener, LegacyPort, PlaintextPolicy,
 pub use self::receive::{Arrivals, ReceiveOptions, receive};
 pub use self::send::{SendOptions, Sent, send};
 pub use self::session::{DualListener, Ended, Form, Incoming, LegacySession, Session};
-pub use self::tally::Tally;
+pub use self::statistics::Statistics;
+pub use self::tally::{Tally, TransferCounts, TransferEnding};

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::TransferError;
 use super::landing::Landing;
-use super::tally::Tally;
+use super::tally::{Direction, Tally};
 use crate::message::{ConnectionId, Deadlines, Incoming, IncomingConfig, Received, Shape, Status};
 
 /// What one read takes at most: a few of v1's chunks.
@@ -60,18 +60,30 @@ pub async fn receive<S>(
 where
     S: AsyncRead + Unpin + Send,
 {
+    let collected = collect(arrivals, landing, options);
+    options.tally.counting(Direction::Received, collected, |received| received.bytes).await
+}
+
+/// As [`receive`], for whoever counts the transfer himself.
+pub(super) async fn collect<S>(
+    arrivals: Arrivals<S>,
+    landing: &mut dyn Landing,
+    options: &ReceiveOptions,
+) -> Result<Received, TransferError>
+where
+    S: AsyncRead + Unpin + Send,
+{
     let ReceiveOptions { shape, most_connections, deadlines, ref tally } = *options;
     let config = IncomingConfig { shape, most_connections, window: landing.window(), deadlines };
     let incoming = Incoming::new(config, Time::default()).map_err(TransferError::Config)?;
     let Arrivals { ready, more } = arrivals;
     let mut taking = Taking { incoming, open: Vec::new(), next: 0, turn: 0, start: Instant::now(), begun: false };
     let done = taking.run(ready, more, landing, tally).await;
-    match &done {
-        Ok(received) => tally.count_received(received.bytes),
-        Err(TransferError::Defect(defect)) => tally.defect(defect.kind()),
-        Err(_) => {}
-    }
-    done
+    done.inspect_err(|error| {
+        if let TransferError::Defect(defect) = error {
+            tally.defect(defect.kind());
+        }
+    })
 }
 
 enum Event<S> {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::TransferError;
 use super::payload::Payload;
-use super::tally::Tally;
+use super::tally::{Direction, Tally};
 use crate::message::Outgoing;
 use crate::wire::Framing;
 
@@ -69,6 +69,18 @@ pub async fn send<S>(streams: Vec<S>, payload: &mut dyn Payload, options: &SendO
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    options.tally.counting(Direction::Sent, transmit(streams, payload, options), |sent| sent.bytes).await
+}
+
+/// As [`send`], for whoever counts the transfer himself.
+pub(super) async fn transmit<S>(
+    streams: Vec<S>,
+    payload: &mut dyn Payload,
+    options: &SendOptions,
+) -> Result<Sent, TransferError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let count = u16::try_from(streams.len()).unwrap_or(u16::MAX);
     let total = payload.bytes();
     let outgoing = Outgoing::new(options.framing, total, options.chunk_bytes, count, Time::default())?;
@@ -81,7 +93,6 @@ where
         Ok(done) => done.map(|()| true)?,
         Err(_) => false,
     };
-    options.tally.count_sent(total);
     Ok(Sent { bytes: total, chunks, closed })
 }
 

@@ -10,8 +10,11 @@ use tokio::task::JoinHandle;
 use super::error::TransferError;
 use super::landing::GuestLanding;
 use super::migrate::{Baseline, DiskOptions, receive_disk, receive_memory};
-use super::port::{LegacyArrival, LegacyListener, LegacyPort, PlaintextPolicy, SpokenV3};
-use super::receive::{ReceiveOptions, receive};
+use super::port::{LegacyArrival, LegacyListener, LegacyPort, Member, PlaintextPolicy, SpokenV3};
+use super::receive::{Arrivals, ReceiveOptions, collect};
+use super::statistics::Statistics;
+use super::tally::{Direction, Tally};
+use super::undo::Undo;
 use crate::message::Received;
 
 /// A port where both versions come in.
@@ -40,6 +43,9 @@ use crate::message::Received;
 pub struct DualListener {
     v3: dwcp_core::net::Listener,
     v1: LegacyListener,
+    /// For its counters.
+    endpoint: dwcp_core::net::Endpoint,
+    tally: Tally,
 }
 
 /// What came in.
@@ -65,8 +71,9 @@ impl DualListener {
         spoken: Arc<SpokenV3>,
     ) -> Result<Self, dwcp_core::net::EndpointError> {
         let (port, v1) = LegacyPort::new(policy, spoken);
-        let v3 = endpoint.with_openings(port).listen(at).await?;
-        Ok(Self { v3, v1 })
+        let endpoint = endpoint.with_openings(port);
+        let v3 = endpoint.listen(at).await?;
+        Ok(Self { v3, v1, endpoint, tally: Tally::default() })
     }
 
     /// Where it listens; tells the port that the system chose.
@@ -77,6 +84,16 @@ impl DualListener {
     /// How often what happened, of addresses that may speak v1.
     pub fn counts(&self) -> crate::detect::GroupCounts {
         self.v1.counts()
+    }
+
+    /// Where v1 transfers are counted: for [`ReceiveOptions::tally`].
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
+    }
+
+    /// All that is counted here, of both versions, for an exporter.
+    pub fn statistics(&self) -> Statistics {
+        Statistics::of(&self.endpoint, &self.v1, &self.tally)
     }
 
     /// What comes next, of either version; `None` once it was closed.
@@ -140,13 +157,8 @@ impl LegacyArrival {
                     receive_disk(arrivals, guest, disk, baseline, options).await.map(|disk| disk.received)
                 }
                 Form::Plain => {
-                    let staged = Discards(Some(guest));
-                    let guest = staged.0.clone().ok_or(TransferError::Cancelled)?;
-                    let mut landing = GuestLanding::new(Arc::clone(&guest))?;
-                    let received = receive(arrivals, &mut landing, &options).await?;
-                    guest.stage()?;
-                    staged.keep();
-                    Ok(received)
+                    let taken = take_plain(arrivals, guest, &options);
+                    options.tally.counting(Direction::Received, taken, |received| received.bytes).await
                 }
             }
         });
@@ -154,21 +166,18 @@ impl LegacyArrival {
     }
 }
 
-/// Tells a guest to discard what it holds when dropped.
-struct Discards(Option<Arc<dyn Guest>>);
-
-impl Discards {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Discards {
-    fn drop(&mut self) {
-        if let Some(guest) = &self.0 {
-            guest.discard();
-        }
-    }
+/// An image as it is, into a guest that is staged then.
+async fn take_plain(
+    arrivals: Arrivals<Member>,
+    guest: Arc<dyn Guest>,
+    options: &ReceiveOptions,
+) -> Result<Received, TransferError> {
+    let staged = Undo::discard(&guest);
+    let mut landing = GuestLanding::new(Arc::clone(&guest))?;
+    let received = collect(arrivals, &mut landing, options).await?;
+    guest.stage()?;
+    staged.keep();
+    Ok(received)
 }
 
 impl LegacySession {
@@ -189,7 +198,7 @@ impl LegacySession {
     /// Cancel safe: dropped, it can be asked again.
     ///
     /// # Errors
-    /// As [`receive_memory`], [`receive_disk`] and [`receive`].
+    /// As [`receive_memory`], [`receive_disk`] and [`receive`](super::receive()).
     pub async fn outcome(&mut self) -> Result<Received, TransferError> {
         let Some(task) = &mut self.task else { return Err(TransferError::Cancelled) };
         let ended = task.await.unwrap_or(Err(TransferError::Cancelled));

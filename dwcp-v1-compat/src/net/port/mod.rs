@@ -58,6 +58,7 @@ pub struct LegacyPort {
 pub struct LegacyListener {
     arrivals: mpsc::Receiver<LegacyArrival>,
     table: Table,
+    spoken: Arc<SpokenV3>,
 }
 
 /// A v1 transfer that began, and waits to be taken. Dropped, it is hung up on.
@@ -74,7 +75,7 @@ impl LegacyPort {
         let config = GroupsConfig::default();
         let (arrived, arrivals) = mpsc::channel(config.most_groups);
         let table = Table::new(config);
-        let listener = LegacyListener { arrivals, table: table.clone() };
+        let listener = LegacyListener { arrivals, table: table.clone(), spoken: Arc::clone(&spoken) };
         (Arc::new(Self { policy, spoken, arrived, table }), listener)
     }
 
@@ -115,18 +116,16 @@ impl LegacyPort {
         // v1 closes what it opened and had no use for.
         let Some(sight) = sight else { return Sorted::Taken };
         let why = match waiting.spoke(sight) {
-            Route::Tls => return Sorted::Tls(stream),
-            Route::Start(group) => return self.start(group, stream, address),
-            Route::Join(group) => return self.join(group, stream),
-            Route::Close(crate::detect::TurnedAway::Garbage) => TurnedAway::NotAuthenticated,
-            Route::Close(_) => TurnedAway::OverAddressLimit,
+            Way::Tls => return Sorted::Tls(stream),
+            Way::Start(group, more) => return self.start(group, more, stream, address),
+            Way::Join(group, joins) => return self.join(group, &joins, stream),
+            Way::Close(crate::detect::TurnedAway::Garbage) => TurnedAway::NotAuthenticated,
+            Way::Close(_) => TurnedAway::OverAddressLimit,
         };
         Sorted::TurnedAway(why, Some(stream))
     }
 
-    fn start(&self, group: GroupId, stream: TcpStream, from: IpAddr) -> Sorted {
-        let (joins, more) = mpsc::channel(WAITING);
-        self.table.lock().transfers.insert(group, joins);
+    fn start(&self, group: GroupId, more: mpsc::Receiver<Member>, stream: TcpStream, from: IpAddr) -> Sorted {
         let place = Place { table: self.table.clone(), group };
         let ready = vec![self.table.member(group, stream)];
         let arrival = LegacyArrival { from, connections: Arrivals { ready, more: Some(more) }, place };
@@ -137,9 +136,8 @@ impl LegacyPort {
         }
     }
 
-    fn join(&self, group: GroupId, stream: TcpStream) -> Sorted {
-        let joins = self.table.lock().transfers.get(&group).cloned();
-        let joined = joins.is_some_and(|joins| joins.try_send(self.table.member(group, stream)).is_ok());
+    fn join(&self, group: GroupId, joins: &mpsc::Sender<Member>, stream: TcpStream) -> Sorted {
+        let joined = joins.try_send(self.table.member(group, stream)).is_ok();
         if joined { Sorted::Taken } else { Sorted::TurnedAway(TurnedAway::OverAddressLimit, None) }
     }
 }
@@ -165,6 +163,16 @@ impl LegacyListener {
     /// How often what happened at the port, of addresses that may speak v1.
     pub fn counts(&self) -> GroupCounts {
         self.table.lock().groups.counts()
+    }
+
+    /// How often who spoke v3 could not be written down; see [`SpokenV3::unwritten`].
+    pub fn unwritten(&self) -> u64 {
+        self.spoken.unwritten()
+    }
+
+    /// Connections that say nothing now, of such addresses: watched for 5 s, or held for a transfer.
+    pub fn silent(&self) -> usize {
+        self.table.lock().groups.load().0
     }
 }
 
@@ -245,6 +253,14 @@ impl State {
     }
 }
 
+/// Where a connection goes that has spoken, and how it gets there.
+enum Way {
+    Tls,
+    Start(GroupId, mpsc::Receiver<Member>),
+    Join(GroupId, mpsc::Sender<Member>),
+    Close(crate::detect::TurnedAway),
+}
+
 /// A connection that has not spoken; forgotten when dropped.
 struct Waiting {
     table: Table,
@@ -272,8 +288,22 @@ impl Waiting {
         }
     }
 
-    fn spoke(&mut self, sight: Sight) -> Route {
-        self.table.lock().groups.spoke(self.connection, sight)
+    /// In one step with the way that further connections of a transfer take: they may be right behind.
+    fn spoke(&mut self, sight: Sight) -> Way {
+        let mut state = self.table.lock();
+        match state.groups.spoke(self.connection, sight) {
+            Route::Tls => Way::Tls,
+            Route::Start(group) => {
+                let (joins, more) = mpsc::channel(WAITING);
+                state.transfers.insert(group, joins);
+                Way::Start(group, more)
+            }
+            Route::Join(group) => match state.transfers.get(&group) {
+                Some(joins) => Way::Join(group, joins.clone()),
+                None => Way::Close(crate::detect::TurnedAway::Unknown),
+            },
+            Route::Close(why) => Way::Close(why),
+        }
     }
 }
 

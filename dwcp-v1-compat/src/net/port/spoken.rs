@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::net::TransferError;
@@ -18,6 +19,7 @@ const MOST_BYTES: u64 = 256 * 1024;
 pub struct SpokenV3 {
     file: Option<PathBuf>,
     addresses: Mutex<VecDeque<IpAddr>>,
+    unwritten: AtomicU64,
 }
 
 impl SpokenV3 {
@@ -29,9 +31,14 @@ impl SpokenV3 {
         let file = file.into();
         let failed = |error| TransferError::io(format!("cannot read who spoke version 3 in {}", file.display()), error);
         let text = read(&file).map_err(failed)?;
+        let damaged = |what: String| failed(io::Error::new(io::ErrorKind::InvalidData, what));
+        // Half of a line may be an address, too: another one.
+        if !text.is_empty() && !text.ends_with('\n') {
+            return Err(damaged("its last line has no end; it was cut off, or is no such file".into()));
+        }
         let addresses = text.lines().map(str::parse).collect::<Result<VecDeque<IpAddr>, _>>();
-        let addresses = addresses.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        Ok(Self { file: Some(file), addresses: Mutex::new(addresses) })
+        let addresses = addresses.map_err(|error| damaged(error.to_string()))?;
+        Ok(Self { file: Some(file), addresses: Mutex::new(addresses), unwritten: AtomicU64::default() })
     }
 
     /// Whether v3 was spoken with it.
@@ -53,16 +60,27 @@ impl SpokenV3 {
         addresses.push_back(address);
         if let Some(file) = &self.file {
             let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
-            // There is nobody to tell who could do anything: the next one that is new is another try.
-            let _ = replace(file, &text);
+            // The next one that is new is another try.
+            if replace(file, &text).is_err() {
+                self.unwritten.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// How often the file could not be written. What it lacks is forgotten by a restart, which a downgrade may wait for.
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed)
     }
 }
 
 fn read(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     match OpenOptions::new().read(true).open(file) {
-        Ok(file) => file.take(MOST_BYTES).read_to_string(&mut text).map(|_| text),
+        Ok(file) => {
+            file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+            let long = u64::try_from(text.len()).unwrap_or(u64::MAX) > MOST_BYTES;
+            if long { Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long")) } else { Ok(text) }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(text),
         Err(error) => Err(error),
     }

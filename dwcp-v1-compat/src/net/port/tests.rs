@@ -97,3 +97,18 @@ async fn what_ends_before_its_opening_is_over_is_garbage_and_ends_the_wait() {
     assert!(matches!(port.sort(near, from).await, Sorted::Taken), "v1 opens what it does not use");
     assert_eq!((v1.counts().garbage, v1.counts().silent), (1, 0));
 }
+
+/// Its further connections are sorted at the same time on other threads: each of them carries chunks.
+#[tokio::test]
+async fn a_connection_right_behind_the_first_one_finds_its_transfer() {
+    let (port, _v1) = port(&[LOCAL]);
+    let [mut first, mut second] = [(); 2].map(|()| port.table.enter(LOCAL).unwrap());
+    let Way::Start(group, mut more) = first.spoke(Sight::V1) else { panic!("it is the first") };
+    // Before anybody has made an arrival of the first.
+    let Way::Join(joined, joins) = second.spoke(Sight::V1) else { panic!("its transfer has begun") };
+    assert_eq!(joined, group);
+    let listener = listener().await;
+    let (_far, near, _) = connection(&listener).await;
+    assert!(matches!(port.join(joined, &joins, near), Sorted::Taken));
+    assert!(more.recv().await.is_some());
+}
