@@ -502,4 +502,8 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> File for FileOf<T> {
     fn wait_lock(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn share(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
