@@ -178,7 +178,7 @@ impl BaselineStore {
     }
 
     /// Gives back what lies between the chunks that are needed, where the file system can.
-    fn punch(&self, salt: &Salt, live: &mut Vec<Range<u64>>) -> Result<(), BaselineError> {
+    fn punch(&self, salt: &Salt, live: &mut [Range<u64>]) -> Result<(), BaselineError> {
         let name = names::pack(salt);
         let punching = |error| BaselineError::io(format!("making holes in {name}"), error);
         let Some(file) = self.find(&name)? else { return Ok(()) };

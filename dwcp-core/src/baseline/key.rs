@@ -42,6 +42,14 @@ impl StoreKey {
         Self { sealing: blake3::derive_key(SEALING, bytes), agreement: blake3::derive_key(AGREEMENT, bytes) }
     }
 
+    /// Bytes for a new key file.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn generate() -> Result<[u8; KEY_BYTES], BaselineError> {
+        random()
+    }
+
     /// By which two nodes know that they hold the same baseline of a tenant: bound to the tenant, the layout and the
     /// leaves of all pages (`root` binds the last two, spec: I-3). Another key or another tenant gives another digest of the
     /// same pages, so that nothing can be compared across tenants.
@@ -100,6 +108,13 @@ impl FileKey {
         }
         bound
     }
+}
+
+/// Bytes that nobody can guess.
+pub(super) fn random() -> Result<[u8; 32], BaselineError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| BaselineError::Cipher)?;
+    Ok(bytes)
 }
 
 fn nonce(at: u64) -> Nonce {

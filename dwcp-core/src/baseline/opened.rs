@@ -167,7 +167,8 @@ impl Baseline {
         (page_of(&pages, place.slot) == bytes).then_some(place)
     }
 
-    pub(super) fn manifest(&self) -> &Manifest {
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::{BaselineError, Damage};
-use super::key::{ManifestDigest, Salt, StoreKey};
+use super::key::{ManifestDigest, Salt, StoreKey, random};
 use super::manifest::{About, Chunk};
 use super::names::{self, FileName, HEADER, ManifestName};
 use super::opened::Baseline;
 use super::sealed::{self, HEAD, Kind};
 use crate::storage::{Disk, File, Folder};
-use crate::wire::Name;
+use crate::wire::{Digest, Name};
 
 /// What a store may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +189,11 @@ impl BaselineStore {
         let mut baselines: Vec<Summary> = survey.indexed.into_iter().map(|indexed| indexed.summary).collect();
         baselines.sort_by(|a, b| order(&a.about).cmp(&order(&b.about)));
         Ok(Listing { baselines, damaged: survey.damaged })
+    }
+
+    /// The digest of a tenant's baseline with this root: of what a transfer between two nodes ended with.
+    pub fn digest(&self, tenant: &Name, root: Digest) -> ManifestDigest {
+        self.key.digest(tenant, root)
     }
 
     /// Opens a tenant's baseline by its digest, and checks all but its pages: those are checked when they are read.
@@ -373,10 +378,4 @@ fn make_header(folder: &dyn Folder, key: &StoreKey) -> Result<(), BaselineError>
         let _ = folder.remove(&unfinished);
         making(error)
     })
-}
-
-fn random() -> Result<Salt, BaselineError> {
-    let mut salt = [0; 32];
-    aws_lc_rs::rand::fill(&mut salt).map_err(|_| BaselineError::Cipher)?;
-    Ok(salt)
 }

@@ -31,7 +31,7 @@ fn page(number: u64) -> Vec<u8> {
 
 /// A guest of one region for each list; a page for each number, 0 is zeros.
 fn guest(regions: &[Vec<u64>]) -> Memory {
-    let sizes: Vec<u64> = regions.iter().map(|pages| pages.len() as u64 * 4096).collect();
+    let sizes: Vec<u64> = regions.iter().map(|pages| sealed::length(pages.len()) * 4096).collect();
     let guest = Memory::new(Layout::new(&sizes).unwrap());
     for (region, pages) in (0..).zip(regions) {
         for (at, number) in (0..).zip(pages).filter(|(_, number)| **number != 0) {
@@ -215,7 +215,7 @@ fn nothing_of_a_guest_stands_on_the_disk() {
     let mut noise = vec![0; 64 * PAGE_BYTES];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     noise[..marker.len()].copy_from_slice(marker);
-    let random = Memory::new(Layout::new(&[noise.len() as u64]).unwrap());
+    let random = Memory::new(Layout::new(&[sealed::length(noise.len())]).unwrap());
     random.write(R0, 0, &noise).unwrap();
     store.add(&name("tenant-name"), &name("baseline-name"), &image, &mut |_| {}).unwrap();
     store.add(&name("tenant-name"), &name("random-pages"), &random, &mut |_| {}).unwrap();
