@@ -30,6 +30,10 @@ model:
 crash-states COUNT="100000":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --crash-states {{COUNT}}
 
+# Crash states of a disk with a store of baselines.
+store-crash-states COUNT="100000":
+    cargo run --release -p dwcp-sim --bin dwcp-sim -- --store-crash-states {{COUNT}}
+
 # So many damaged frames and extents, and as many bit flips inside the channel: all refused, nothing applied
 malformed INPUTS="1000000" SEED="1":
     cargo run --release -p dwcp-sim --bin dwcp-sim -- --malformed {{INPUTS}} {{SEED}}

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwcp_core::net::Fingerprint;
 use dwcp_core::wire::{Name, TransferId};
 
+use crate::baseline::BaselineArgs;
 use crate::demo::{DemoArgs, PartArgs};
 use crate::dual::FlagOptions;
 use crate::exit::{self, Exit};
@@ -78,6 +79,8 @@ pub(crate) enum Command {
     Transfers(TransfersArgs),
     /// Tell which nodes speak version 3, and why, or change that while they run
     Flag(FlagArgs),
+    /// Keep earlier states of guests, of which a transfer need send only what has changed
+    Baseline(BaselineArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -96,6 +99,7 @@ impl Command {
             Self::Resolve(args) => args.json,
             Self::Quarantine(args) => args.json,
             Self::Flag(args) => args.command.json(),
+            Self::Baseline(args) => args.json,
             Self::Transfers(args) => args.command.json(),
         }
     }

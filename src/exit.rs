@@ -28,7 +28,7 @@ Exit codes:
   1  failed         it is not; the message says why and what to do
   2  usage          the command line is wrong
   3  not-converged  the guest writes faster than the link carries; it runs at the source
-  4  integrity      bytes arrived other than they were sent; nothing became visible
+  4  integrity      bytes are not those that were sent or stored; nothing of them became visible
   5  unauthorised   one of the two does not trust the other
   6  unreachable    nobody answers, or the connection stayed lost
   7  interrupted    Ctrl-C at either end; the source is intact

@@ -1,6 +1,7 @@
 //! `dwcp`: moves live, changing state between hosts. What an operator runs.
 
 mod bars;
+mod baseline;
 mod cli;
 mod demo;
 mod dual;
@@ -87,6 +88,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Resolve(args) => resolve::run(args, report).await,
         Command::Quarantine(args) => quarantine::run(args, report),
         Command::Flag(args) => flag::run(args, report),
+        Command::Baseline(args) => baseline::run(args, report),
         Command::Transfers(args) => transfers::run(args.command, report).await,
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,

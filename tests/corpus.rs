@@ -44,6 +44,11 @@ fn flag_document() {
     replay("flag_document", dwcp_sim::check_flag_document, flag_seeds);
 }
 
+#[test]
+fn baseline_store() {
+    replay("baseline_store", dwcp_sim::check_baseline, dwcp_sim::baselines::baseline_seeds);
+}
+
 /// Seeds that come nowhere teach a fuzzer nothing.
 #[test]
 fn the_seeds_of_operations_come_far() {

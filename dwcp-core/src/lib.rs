@@ -12,11 +12,12 @@
 //! - [`flag`]: whether this node may speak version 3 now: documents, decisions, sources.
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
+//! - [`baseline`]: earlier states of guests, of which a transfer sends only what has changed since.
 //! - [`storage`]: where files are kept, as a seam for the simulator.
 //! - [`blocking`]: the same for programs without an async runtime.
 //!
 //! Imports go one way: `wire <- session <- net`. Without the feature `net` nothing here links tokio,
-//! rustls or a socket.
+//! rustls or a socket, and without `baseline` and `net` no file and no cipher.
 
 #[cfg(all(feature = "net", not(feature = "planted-bugs")))]
 #[macro_use]
@@ -25,6 +26,8 @@ mod failpoint;
 #[macro_use]
 pub mod failpoint;
 
+#[cfg(feature = "baseline")]
+pub mod baseline;
 #[cfg(feature = "net")]
 pub mod blocking;
 pub mod extent;
@@ -34,7 +37,7 @@ pub mod message;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod session;
-#[cfg(feature = "net")]
+#[cfg(any(feature = "net", feature = "baseline"))]
 pub mod storage;
 pub mod wire;
 

@@ -15,6 +15,8 @@
     reason = "a simulator stops at its own bugs"
 )]
 
+#[cfg(feature = "baseline")]
+pub mod baselines;
 #[cfg(feature = "disk")]
 pub mod disk;
 pub mod flags;
@@ -37,6 +39,8 @@ use dwcp_core::session::Fingerprint;
 /// Whom each end takes the other for. Keys are beneath what is simulated.
 const PEER: Fingerprint = Fingerprint([1; 32]);
 
+#[cfg(feature = "baseline")]
+pub use self::baselines::check_baseline;
 pub use self::flags::check_flag_document;
 pub use self::hostile::{check_block, check_frame, check_hello, reach, run_operations};
 pub use self::plan::{Plan, Planted};

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::process::ExitCode;
 
-use dwcp_sim::disk::{Tried, run_seed as run_disk_seed};
+use dwcp_sim::disk::{Broken, Lie, Tried, run_seed as run_disk_seed, run_store_seed};
 use dwcp_sim::{Planted, run_seed};
 
 const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]
        dwcp-sim --crash-states COUNT [--from SEED]
+       dwcp-sim --store-crash-states COUNT [--from SEED]
        dwcp-sim --malformed INPUTS [SEED]";
 
 struct Campaign {
@@ -20,8 +21,8 @@ struct Campaign {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((count, from)) = disk_campaign(&words) {
-        return crash_states(count, from);
+    if let Some((run_seed, count, from)) = disk_campaign(&words) {
+        return crash_states(run_seed, count, from);
     }
     if let [first, numbers @ ..] = words.as_slice()
         && first == "--malformed"
@@ -39,21 +40,28 @@ fn main() -> ExitCode {
     if run(&campaign) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn disk_campaign(words: &[String]) -> Option<(u64, u64)> {
-    match words {
-        [flag, count] if flag == "--crash-states" => Some((count.parse().ok()?, 0)),
-        [flag, count, from, seed] if flag == "--crash-states" && from == "--from" => {
-            Some((count.parse().ok()?, seed.parse().ok()?))
-        }
+/// One seed of nodes over a disk.
+type DiskSeed = fn(u64, Option<Lie>, &mut HashSet<u64>) -> Result<Tried, Box<Broken>>;
+
+fn disk_campaign(words: &[String]) -> Option<(DiskSeed, u64, u64)> {
+    let (flag, numbers) = words.split_first()?;
+    let seed: DiskSeed = match flag.as_str() {
+        "--crash-states" => run_disk_seed,
+        "--store-crash-states" => run_store_seed,
+        _ => return None,
+    };
+    match numbers {
+        [count] => Some((seed, count.parse().ok()?, 0)),
+        [count, from, first] if from == "--from" => Some((seed, count.parse().ok()?, first.parse().ok()?)),
         _ => None,
     }
 }
 
 /// Seeds until so many different states of a disk were tried.
-fn crash_states(count: u64, from: u64) -> ExitCode {
+fn crash_states(run_seed: DiskSeed, count: u64, from: u64) -> ExitCode {
     let (mut seen, mut tried, mut seed) = (HashSet::new(), Tried::default(), from);
     while tried.states < count {
-        match run_disk_seed(seed, None, &mut seen) {
+        match run_seed(seed, None, &mut seen) {
             Ok(more) => {
                 tried.states += more.states;
                 tried.lives += more.lives;

@@ -117,7 +117,7 @@ fn a_wrong_command_line_ends_in_a_summary_for_who_wants_json() {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 22] = [
         &[],
         &["identity"],
         &["identity", "new"],
@@ -128,6 +128,12 @@ fn every_command_explains_itself() {
         &["quarantine"],
         &["quarantine", "list"],
         &["quarantine", "clear"],
+        &["baseline"],
+        &["baseline", "add"],
+        &["baseline", "list"],
+        &["baseline", "show"],
+        &["baseline", "verify"],
+        &["baseline", "gc"],
         &["transfers"],
         &["transfers", "list"],
         &["transfers", "show"],
@@ -146,6 +152,7 @@ fn every_command_explains_itself() {
         ("send", "012345678", "9"),
         ("resolve", "0124568", "379"),
         ("quarantine", "012", "3456789"),
+        ("baseline", "0124", "356789"),
         ("transfers", "012345678", "9"),
     ] {
         let help = run(dwcp().args([command, "--help"])).out;

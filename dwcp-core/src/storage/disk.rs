@@ -164,4 +164,12 @@ impl File for fs::File {
     fn wait_lock(&self) -> io::Result<()> {
         fs::File::lock(self)
     }
+
+    fn share(&self) -> io::Result<bool> {
+        match self.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
 }

@@ -135,6 +135,13 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// As the system says.
     fn wait_lock(&self) -> io::Result<()>;
+
+    /// Keeps others from locking it for as long as this handle lives, but not from sharing it. False: somebody has locked
+    /// it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn share(&self) -> io::Result<bool>;
 }
 
 /// What has a name.
@@ -175,6 +182,7 @@ pub enum Kind {
 ///
 /// # Errors
 /// It cannot be read, or is longer than `limit` bytes.
+#[cfg(feature = "net")]
 pub(crate) fn read_all(file: &dyn File, limit: u64) -> io::Result<Vec<u8>> {
     let bytes = file.stat()?.bytes;
     let length = usize::try_from(bytes).ok().filter(|_| bytes <= limit).ok_or(io::ErrorKind::FileTooLarge)?;
@@ -184,6 +192,7 @@ pub(crate) fn read_all(file: &dyn File, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// A file from a byte on, as a stream.
+#[cfg(feature = "net")]
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     file: &'a dyn File,
@@ -191,6 +200,7 @@ pub(crate) struct Reader<'a> {
     end: u64,
 }
 
+#[cfg(feature = "net")]
 impl<'a> Reader<'a> {
     /// All of a file as it is now.
     ///
@@ -201,6 +211,7 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[cfg(feature = "net")]
 impl io::Read for Reader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(into.len());

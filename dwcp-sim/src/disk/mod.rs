@@ -1,4 +1,4 @@
-//! Crash states of a disk: what receivers and senders keep there, cut off at every step, in every way that the
+//! Crash states of a disk: what receivers, senders and stores of baselines keep there, cut off at every step, in every way that the
 //! contract of `dwcp_core::storage` allows, and started again.
 //!
 //! ```text
@@ -8,6 +8,7 @@
 //!                                 the next life: are the promises kept? go on, crash again, in the end finish
 //! ```
 
+mod baselines;
 mod crash;
 mod model;
 mod sink;
@@ -83,15 +84,32 @@ const DEPTH: u32 = 3;
 /// # Errors
 /// The first promise that was broken.
 pub fn run_seed(seed: u64, lie: Option<Lie>, seen: &mut HashSet<u64>) -> Result<Tried, Box<Broken>> {
+    run(seed, lie, seen, |campaign| campaign.transfer())
+}
+
+/// Runs a seed: one store of baselines.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run_store_seed(seed: u64, lie: Option<Lie>, seen: &mut HashSet<u64>) -> Result<Tried, Box<Broken>> {
+    run(seed, lie, seen, |campaign| campaign.store())
+}
+
+fn run(
+    seed: u64,
+    lie: Option<Lie>,
+    seen: &mut HashSet<u64>,
+    nodes: fn(&mut Campaign<'_>) -> Result<(), Box<Broken>>,
+) -> Result<Tried, Box<Broken>> {
     let before = seen.clone();
     let mut campaign = Campaign { seed, rng: Rng::new(seed), lie, seen, traced: false, tried: Tried::default() };
-    if campaign.run().is_ok() {
+    if nodes(&mut campaign).is_ok() {
         return Ok(campaign.tried);
     }
     // Once more, with a trace of it.
     *seen = before;
     let mut campaign = Campaign { seed, rng: Rng::new(seed), lie, seen, traced: true, tried: Tried::default() };
-    campaign.run().map(|()| campaign.tried)
+    nodes(&mut campaign).map(|()| campaign.tried)
 }
 
 struct Campaign<'a> {
@@ -104,7 +122,11 @@ struct Campaign<'a> {
 }
 
 impl Campaign<'_> {
-    fn run(&mut self) -> Result<(), Box<Broken>> {
+    fn store(&mut self) -> Result<(), Box<Broken>> {
+        self.explore(&baselines::Keeper)
+    }
+
+    fn transfer(&mut self) -> Result<(), Box<Broken>> {
         let receiver = sink::Receiver::new(&mut self.rng);
         self.explore(&receiver)?;
         self.explore(&source::Sender)

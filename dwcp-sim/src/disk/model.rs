@@ -25,17 +25,25 @@ pub enum Lie {
     Record,
     /// Of names.
     Names,
+    /// Of packs of baselines.
+    Pack,
+    /// Of manifests of baselines.
+    Manifest,
 }
 
 impl Lie {
-    /// All of them.
+    /// Those that break a promise of a transfer.
     pub const ALL: [Self; 4] = [Self::Staging, Self::Journal, Self::Record, Self::Names];
+    /// Those that break a promise of a store of baselines.
+    pub const OF_STORE: [Self; 3] = [Self::Pack, Self::Manifest, Self::Names];
 
     fn is_about(self, name: &str) -> bool {
         match self {
             Self::Staging => name.ends_with(".part"),
             Self::Journal => name.ends_with(".wal") || name.ends_with(".new"),
             Self::Record => name.ends_with(".tmp"),
+            Self::Pack => name.ends_with(".pack"),
+            Self::Manifest => name.ends_with(".baseline.new"),
             Self::Names => false,
         }
     }
@@ -501,5 +509,9 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> File for FileOf<T> {
 
     fn wait_lock(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn share(&self) -> io::Result<bool> {
+        Ok(true)
     }
 }

@@ -1,0 +1,258 @@
+//! `dwcp baseline`: earlier states of guests that both ends of a transfer hold.
+
+mod args;
+mod files;
+mod key;
+mod told;
+
+use std::path::Path;
+
+use dwcp_core::baseline::{BaselineError, BaselineStore, Limits, Progress, Summary};
+use dwcp_core::wire::Name;
+use dwcp_core::{Guest, RegionId};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::args::{AddArgs, GcArgs, OfTenantArgs, OneArgs, StoreArgs, VerifyArgs};
+pub(crate) use self::args::{BaselineArgs, BaselineCommand};
+use self::files::Files;
+use self::told::{AddedSummary, CollectedSummary, Ranges, Shown, ShownSummary, Told};
+use crate::exit::{Exit, Failure};
+use crate::place::is_folder;
+use crate::report::Report;
+use crate::state;
+use crate::units;
+
+/// `dwcp baseline`.
+pub(crate) fn run(args: BaselineArgs, report: &Report) -> Result<Exit, Failure> {
+    match args.command {
+        BaselineCommand::Add(args) => add(args, report),
+        BaselineCommand::List(args) => list(&args, report),
+        BaselineCommand::Show(args) => show(&args, report),
+        BaselineCommand::Verify(args) => verify(&args, report),
+        BaselineCommand::Gc(args) => collect(&args, report),
+    }
+}
+
+/// A store that must be there: a mistyped path is no empty store.
+fn open(args: &StoreArgs) -> Result<BaselineStore, Failure> {
+    if !is_folder(&args.store)? {
+        let what = format!("there is no directory {}", args.store.display());
+        return Err(Failure::new(Exit::Failed, what).advise("Name with --store the one given to `dwcp baseline add`."));
+    }
+    BaselineStore::open(&args.store, key::load(&args.key_file)?, Limits::default()).map_err(failure(&args.store))
+}
+
+fn add(args: AddArgs, report: &Report) -> Result<Exit, Failure> {
+    let StoreArgs { store: path, key_file } = args.store;
+    // The files first: nothing is made for an image that is not there.
+    let files = Files::open(args.files)?;
+    if args.make_key && key::make(&key_file)? {
+        report.say(&format!("made the key {}; nodes that share these baselines need the same", key_file.display()));
+    }
+    let key = key::load(&key_file)?;
+    state::make(&path)?;
+    let limits = Limits { bytes: args.limit, ..Limits::default() };
+    let store = BaselineStore::make(&path, key, limits).map_err(failure(&path))?;
+    warn_busy(&store, &path, report)?;
+    let bar = bar(report, "adding", files.layout().pages());
+    let added = store.add(&args.tenant, &args.name, &files, &mut |pages| bar.set_position(pages));
+    bar.finish_and_clear();
+    let told = AddedSummary::of(&args.tenant, &args.name, &added.map_err(failure(&path))?);
+    report.say(&told.line());
+    report.event("summary", &told);
+    Ok(Exit::Ok)
+}
+
+/// Waiting without a word would look like a hang.
+fn warn_busy(store: &BaselineStore, path: &Path, report: &Report) -> Result<(), Failure> {
+    if store.is_busy().map_err(failure(path))? {
+        report.warn(&format!("another process adds to {} or collects there; waiting for it", path.display()));
+    }
+    Ok(())
+}
+
+fn bar(report: &Report, what: &'static str, pages: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:12} {bar:30} {percent:>3}% {eta}");
+    let bar = report.bars.add(ProgressBar::new(pages).with_prefix(what));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What is there, and of which name or tenant. What cannot be read is told, and counted.
+fn listed(
+    store: &BaselineStore,
+    of: &OfTenantArgs,
+    name: Option<&Name>,
+    report: &Report,
+) -> Result<(Vec<Summary>, usize), Failure> {
+    let listing = store.list().map_err(failure(&of.store.store))?;
+    for (_, error) in &listing.damaged {
+        report.warn(&format!(
+            "warning: {error}; it is of no use any more: `dwcp baseline gc` removes it, then add its image again"
+        ));
+    }
+    let mut baselines = listing.baselines;
+    baselines.retain(|one| of.tenant.as_ref().is_none_or(|tenant| one.about.tenant == *tenant));
+    baselines.retain(|one| name.is_none_or(|name| one.about.name == *name));
+    if let (Some(name), true) = (name, baselines.is_empty()) {
+        let what = format!("there is no baseline {name} in {}", of.store.store.display());
+        return Err(Failure::new(Exit::Failed, what).advise("See `dwcp baseline list`."));
+    }
+    Ok((baselines, listing.damaged.len()))
+}
+
+fn list(args: &OfTenantArgs, report: &Report) -> Result<Exit, Failure> {
+    let store = open(&args.store)?;
+    let (baselines, damaged) = listed(&store, args, None, report)?;
+    if baselines.is_empty() {
+        report.say(&format!("there is no baseline in {}", args.store.store.display()));
+    }
+    let shown = Shown::all(&baselines);
+    for one in &shown {
+        report.say(&one.line());
+        report.event("baseline", one);
+    }
+    let bytes = store.bytes().map_err(failure(&args.store.store))?;
+    if !shown.is_empty() {
+        report.say(&format!("{} on the disk in all", units::bytes(bytes)));
+    }
+    let baselines = shown.len();
+    report.event(
+        "summary",
+        &Told { verdict: Exit::Ok.word(), baselines, damaged, bytes_disk: Some(bytes), damaged_pages: None },
+    );
+    Ok(Exit::Ok)
+}
+
+fn show(args: &OneArgs, report: &Report) -> Result<Exit, Failure> {
+    let store = open(&args.of.store)?;
+    let (baselines, _) = listed(&store, &args.of, Some(&args.name), report)?;
+    let shown = Shown::all(&baselines);
+    let current: Vec<_> = shown.iter().filter(|one| !one.replaced).collect();
+    let [one] = current.as_slice() else {
+        let tenants: Vec<_> = current.iter().map(|one| one.tenant.as_str()).collect();
+        let what = format!("{} is the name of baselines of several tenants: {}", args.name, tenants.join(", "));
+        return Err(Failure::new(Exit::Failed, what).advise("Say which one with --tenant."));
+    };
+    for (what, value) in one.lines() {
+        report.say(&format!("{what:<9} {value}"));
+    }
+    report.event("summary", &ShownSummary { verdict: Exit::Ok.word(), shown: one });
+    Ok(Exit::Ok)
+}
+
+fn verify(args: &VerifyArgs, report: &Report) -> Result<Exit, Failure> {
+    let store = open(&args.of.store)?;
+    let (baselines, unreadable) = listed(&store, &args.of, args.name.as_ref(), report)?;
+    let (mut damaged, mut damaged_pages) = (unreadable, 0);
+    for summary in &baselines {
+        let pages = verify_one(&store, summary, &args.of.store.store, report)?;
+        damaged += usize::from(pages > 0);
+        damaged_pages += pages;
+    }
+    let exit = if damaged == 0 { Exit::Ok } else { Exit::Integrity };
+    let baselines = baselines.len();
+    let damaged_pages = Some(damaged_pages);
+    report.event("summary", &Told { verdict: exit.word(), baselines, damaged, bytes_disk: None, damaged_pages });
+    Ok(exit)
+}
+
+/// Reads one baseline; how many of its pages are damaged.
+fn verify_one(store: &BaselineStore, summary: &Summary, path: &Path, report: &Report) -> Result<u64, Failure> {
+    let about = &summary.about;
+    let shown = format!("{} of tenant {}", about.name, about.tenant);
+    let mut ranges = Ranges::default();
+    let mut first = None;
+    let bar = bar(report, "verifying", about.pages);
+    let whole = match store.look_into(summary) {
+        Ok(baseline) => baseline.verify(&mut |progress| match progress {
+            Progress::Read { pages } => bar.set_position(pages),
+            Progress::Damaged { region: RegionId(region), page, error } => {
+                ranges.add(region, page);
+                first.get_or_insert_with(|| error.to_string());
+            }
+        }),
+        Err(error) if error.is_damage() => {
+            first = Some(error.to_string());
+            Ok(0)
+        }
+        // It was removed since it was listed: nobody has any use of it.
+        Err(BaselineError::Unknown { .. }) => Ok(about.pages),
+        Err(error) => Err(error),
+    };
+    bar.finish_and_clear();
+    let damaged = about.pages.saturating_sub(whole.map_err(failure(path))?);
+    match first {
+        None => report.say(&format!("{shown}: all {} pages are whole", about.pages)),
+        Some(error) => {
+            report.warn(&format!("{shown}: {damaged} of {} pages are damaged{ranges}", about.pages));
+            report.warn(&format!("       {error}"));
+            report.warn(
+                "       Add its image again: what is damaged is stored anew. If that happens again, look at the disk.",
+            );
+        }
+    }
+    report.event("baseline", &told::Verified::of(summary, damaged));
+    Ok(damaged)
+}
+
+fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
+    let store = open(&args.store)?;
+    let path = &args.store.store;
+    let named = |one: &Summary, name: &Name| args.tenant.as_ref() == Some(&one.about.tenant) && one.about.name == *name;
+    let listing = store.list().map_err(failure(path))?;
+    if let Some(name) = args.remove.iter().find(|name| !listing.baselines.iter().any(|one| named(one, name))) {
+        let what = format!("there is no baseline {name} of that tenant in {}; nothing was removed", path.display());
+        return Err(Failure::new(Exit::Failed, what).advise("See `dwcp baseline list`."));
+    }
+    warn_busy(&store, path, report)?;
+    let mut unwanted = |one: &Summary| args.remove.iter().any(|name| named(one, name));
+    let collected = store.collect(&mut unwanted, args.limit).map_err(failure(path))?;
+    for one in &collected.removed {
+        report.say(&format!("removed {} of tenant {}", one.about.name, one.about.tenant));
+    }
+    for (file, error) in &collected.damaged {
+        report.warn(&format!("warning: removed {file}, which could not be read: {error}"));
+    }
+    for one in &collected.in_use {
+        report.warn(&format!(
+            "warning: {} of tenant {} is in use and stays; collect again later",
+            one.about.name, one.about.tenant
+        ));
+    }
+    let told = CollectedSummary::of(&collected);
+    report.say(&told.line());
+    report.event("summary", &told);
+    Ok(Exit::Ok)
+}
+
+/// What happened in a store, and what to do.
+fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
+    move |error| {
+        let shown = store.display();
+        let failure = Failure::new(Exit::Failed, format!("{shown}: {error}"));
+        match error {
+            BaselineError::NoStore => failure.advise("Name with --store the directory given to `dwcp baseline add`."),
+            BaselineError::WrongKey => failure.advise("Name with --key-file the key that the store was made with."),
+            BaselineError::DamagedHeader => failure.advise(
+                "Without it nothing in the store can be used. Bring the file back from a copy, or add the images again to \
+                 a new store.",
+            ),
+            BaselineError::Format { .. } => failure.advise(
+                "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.",
+            ),
+            BaselineError::OverLimit { .. } => failure.advise(
+                "Nothing was added. Make room with `dwcp baseline gc --limit SIZE` or --remove, or allow more with --limit.",
+            ),
+            BaselineError::DiskFull { .. } => {
+                failure.advise("Nothing was added. Make room on that disk, or with `dwcp baseline gc --limit SIZE`.")
+            }
+            BaselineError::TooLarge { .. } => failure.advise("Leave it without a baseline; it can be sent all the same."),
+            BaselineError::Guest(error) => Failure::from(error),
+            BaselineError::Damaged { .. } => failure.advise("See `dwcp baseline verify`."),
+            BaselineError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                failure.advise("Run as the user whose store it is, or give this user the right to it.")
+            }
+            _ => failure,
+        }
+    }
+}
