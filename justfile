@@ -63,6 +63,10 @@ mutants:
 bench:
     cargo bench --bench wire --bench hde --bench session
 
+# What the codec saves on real guest memory and how fast, beside its peers: just bench-codec --pages DIR
+bench-codec *ARGS:
+    cargo bench --bench codec -- {{ARGS}}
+
 # Whole transfers over loopback beside the bare rustls loop
 bench-transfer *ARGS:
     cargo bench --bench transfer -- {{ARGS}}

@@ -244,6 +244,7 @@ fn block_seeds() -> Seeds {
         2..=5 => 0x88,
         _ => 0xff,
     });
+    let counters: Vec<u8> = (0..1024_u32).flat_map(|word| (0x0a00_0000 + word * word * 7).to_le_bytes()).collect();
     // One page unchanged, one with a changed word, one half changed, one new.
     let changed = pages(4, |page, at| match page {
         0 => 0xa5,
@@ -258,6 +259,7 @@ fn block_seeds() -> Seeds {
         ("lz4", seed(&text, &none, Effort::Fast)),
         ("zstd", seed(&text, &none, Effort::Balanced)),
         ("planes", seed(&words, &none, Effort::Balanced)),
+        ("narrow-planes", seed(&counters, &none, Effort::Thorough(12))),
         ("copies", seed(&mixed, &none, Effort::Balanced)),
         ("xor-lz4", seed(&changed, &based, Effort::Fast)),
         ("prefix-and-xor-zstd", seed(&changed, &based, Effort::Balanced)),

@@ -15,9 +15,10 @@ pub enum Effort {
     /// zstd's matches without an entropy coder for the rest, XOR or prefix against the base: a quarter fewer bytes than
     /// LZ4 at nearly its speed. For 1 to 5 Gbit/s.
     Light,
-    /// zstd with a double-fast search, byte planes, XOR or prefix against the base.
+    /// zstd with a fast search, byte planes, XOR or prefix against the base. For 1 Gbit/s and one core.
     Balanced,
-    /// As balanced, with a zstd level of 1 to 12.
+    /// As balanced, with a level of 1 to 12: 1 has a double-fast search, 6 and more try every form of a page. 12 packs some
+    /// 60 MB/s and is for 100 Mbit/s.
     Thorough(i32),
 }
 

@@ -156,6 +156,7 @@ impl Decoder {
         }
         match method {
             Method::Planes => scatter(&self.packed, &self.picked, scratch, planes::join),
+            Method::NarrowPlanes => scatter(&self.packed, &self.picked, scratch, planes::join_narrow),
             Method::XorLz4 | Method::XorZstd => {
                 for &index in &self.picked {
                     base_into(bases, index, method, at, page_of(scratch, index))?;

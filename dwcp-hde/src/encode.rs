@@ -2,16 +2,16 @@
 
 use crate::block::{self, GROUP_HEAD_BYTES};
 use crate::choose::{self, Sample};
-use crate::codec::{lz4, zstd};
+use crate::codec::lz4;
+use crate::codec::zstd::{self, Search};
+use crate::forms::Forms;
 use crate::{Bases, Effort, EncodeError, MAX_PAGES, Method, MethodStats, PAGE_BYTES, Stats, delta, planes, zero};
 
-/// The level of [`Effort::Light`]: the first of zstd's accelerated ones.
-const LIGHT_LEVEL: i32 = -1;
-/// The level of [`Effort::Balanced`].
-const BALANCED_LEVEL: i32 = 1;
-/// Levels that [`Effort::Thorough`] takes: 12 runs at 55 MB/s and saves 1.5 to 2 points more than balanced, and from 13 on
-/// zstd changes to optimal parsing, which no link we meet waits for.
+/// Levels that [`Effort::Thorough`] takes. From 13 on zstd searches trees and parses optimally: 1 point more at a fifth of the
+/// speed, which no link we meet waits for.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=12;
+/// From this level on every form of a page is tried; below, a look at the page decides.
+const TRIED_FROM: i32 = 6;
 /// Pages of a prefix group: 64 KiB beside 64 KiB fits the tables of the fast zstd levels; 64 pages lose 2-10 points.
 const PREFIX_PAGES: usize = 16;
 /// A group must save at least 1/32 of its plain bytes, or it travels raw: the receiver's time counts too.
@@ -19,6 +19,9 @@ const LEAST_SAVING: usize = 32;
 /// Bytes before the old pages of a prefix: zstd would take a prefix that starts with its dictionary magic for a trained
 /// dictionary, and old pages may start with anything.
 pub(crate) const PREFIX_GUARD: [u8; 8] = [0; 8];
+/// The methods with a group of compressed bytes, in the order in which their groups are written.
+const COMPRESSED: [Method; 7] =
+    [Method::Lz4, Method::Zstd, Method::XorLz4, Method::XorZstd, Method::Prefix, Method::Planes, Method::NarrowPlanes];
 /// Slots of the table that finds copies: at least twice [`MAX_PAGES`], a power of two.
 const COPY_SLOTS: usize = 512;
 
@@ -46,6 +49,7 @@ pub struct Encoder {
     picked: Vec<usize>,
     lz4: lz4::Packer,
     zstd: zstd::Packer,
+    forms: Forms,
 }
 
 impl Default for Encoder {
@@ -65,7 +69,7 @@ struct Job<'a> {
     pages: &'a [u8],
     bases: &'a Bases<'a>,
     effort: Effort,
-    level: i32,
+    search: Search,
     stats: Stats,
 }
 
@@ -92,6 +96,7 @@ impl Encoder {
             picked: Vec::new(),
             lz4: lz4::Packer::new(),
             zstd: zstd::Packer::new(),
+            forms: Forms::new(),
         }
     }
 
@@ -110,8 +115,8 @@ impl Encoder {
         effort: Effort,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, EncodeError> {
-        let level = check(pages, bases, effort)?;
-        let mut job = Job { pages, bases, effort, level, stats: Stats::default() };
+        let search = check(pages, bases, effort)?;
+        let mut job = Job { pages, bases, effort, search, stats: Stats::default() };
         self.make_plan(&job);
         self.body.clear();
         self.pack_all(&mut job);
@@ -145,6 +150,7 @@ impl Encoder {
             return Method::CopyOf;
         }
         match job.effort {
+            Effort::Thorough(TRIED_FROM..) => self.forms.best(page, sample.random),
             _ if sample.random => Method::Raw,
             Effort::Raw => Method::Raw,
             Effort::Fast => Method::Lz4,
@@ -171,7 +177,7 @@ impl Encoder {
             self.body.extend_from_slice(&self.copied);
             count(&mut job.stats, Method::CopyOf, pages, pages + GROUP_HEAD_BYTES);
         }
-        for method in [Method::Lz4, Method::Zstd, Method::XorLz4, Method::XorZstd, Method::Prefix, Method::Planes] {
+        for method in COMPRESSED {
             let limit = if method == Method::Prefix { PREFIX_PAGES } else { MAX_PAGES };
             let mut next = 0;
             while let Some(found) = self.pick(method, next, limit) {
@@ -196,8 +202,8 @@ impl Encoder {
         let limit = plain - plain / LEAST_SAVING;
         let group = match method {
             Method::Lz4 | Method::XorLz4 => self.lz4.pack(&self.packed, limit),
-            Method::Prefix => self.zstd.pack_after(&self.prefix, &self.packed, job.level, limit),
-            _ => self.zstd.pack(&self.packed, job.level, limit),
+            Method::Prefix => self.zstd.pack_after(&self.prefix, &self.packed, job.search, limit),
+            _ => self.zstd.pack(&self.packed, job.search, limit),
         };
         let Some(group) = group else {
             for page in &self.picked {
@@ -227,6 +233,7 @@ impl Encoder {
                 }
                 Method::Prefix => self.prefix.extend_from_slice(job.bases.get(index).unwrap_or_default()),
                 Method::Planes => planes::split(job.page(index), page),
+                Method::NarrowPlanes => planes::split_narrow(job.page(index), page),
                 _ => {}
             }
         }
@@ -263,8 +270,8 @@ fn count(stats: &mut Stats, method: Method, pages: usize, bytes_out: usize) {
     stats.add(method, share);
 }
 
-/// Checks the caller's side and gives the zstd level.
-fn check(pages: &[u8], bases: &Bases<'_>, effort: Effort) -> Result<i32, EncodeError> {
+/// Checks the caller's side and tells how zstd is to search.
+fn check(pages: &[u8], bases: &Bases<'_>, effort: Effort) -> Result<Search, EncodeError> {
     if !pages.len().is_multiple_of(PAGE_BYTES) {
         return Err(EncodeError::PartialPage { bytes: pages.len() });
     }
@@ -277,8 +284,8 @@ fn check(pages: &[u8], bases: &Bases<'_>, effort: Effort) -> Result<i32, EncodeE
     }
     match effort {
         Effort::Thorough(level) if !LEVELS.contains(&level) => Err(EncodeError::Level { level }),
-        Effort::Thorough(level) => Ok(level),
-        Effort::Light => Ok(LIGHT_LEVEL),
-        Effort::Raw | Effort::Fast | Effort::Balanced => Ok(BALANCED_LEVEL),
+        Effort::Thorough(level) => Ok(Search::Level(level)),
+        Effort::Light => Ok(Search::Light),
+        Effort::Raw | Effort::Fast | Effort::Balanced => Ok(Search::Balanced),
     }
 }

@@ -55,6 +55,7 @@ mod decode;
 mod delta;
 mod encode;
 mod error;
+mod forms;
 mod method;
 mod planes;
 mod stats;

@@ -28,11 +28,13 @@ pub enum Method {
     Planes,
     /// Reserved: packed pages, one zstd frame with a shared dictionary. No decoder of this version accepts it.
     Dictionary,
+    /// Packed pages, each split into four byte planes, one zstd frame.
+    NarrowPlanes,
 }
 
 impl Method {
     /// Every method, in the order of the wire numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Zero,
         Self::Same,
         Self::CopyOf,
@@ -44,6 +46,7 @@ impl Method {
         Self::Prefix,
         Self::Planes,
         Self::Dictionary,
+        Self::NarrowPlanes,
     ];
 
     /// The wire number.
@@ -60,6 +63,7 @@ impl Method {
             Self::Prefix => 0x08,
             Self::Planes => 0x09,
             Self::Dictionary => 0x0a,
+            Self::NarrowPlanes => 0x0b,
         }
     }
 
@@ -82,6 +86,7 @@ impl Method {
             Self::Prefix => "prefix",
             Self::Planes => "planes",
             Self::Dictionary => "dictionary",
+            Self::NarrowPlanes => "narrow-planes",
         }
     }
 
@@ -106,7 +111,7 @@ mod tests {
             assert_eq!(usize::from(method.number()), place);
             assert_eq!(Method::from_number(method.number()), Some(method));
         }
-        assert_eq!(Method::from_number(0x0b), None);
+        assert_eq!(Method::from_number(0x0c), None);
         assert_eq!(Method::from_number(0xff), None);
     }
 }

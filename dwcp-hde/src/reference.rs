@@ -1,7 +1,6 @@
 //! A slow, obvious decoder: the oracle for the real one. It trusts its block, reads it byte by byte, and panics freely.
 
 use crate::Method;
-use crate::planes;
 
 /// The plain pages of an honest block.
 pub(crate) fn decode(block: &[u8], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
@@ -71,11 +70,8 @@ fn unpack(method: Method, bytes: &[u8], mine: &[usize], base: &dyn Fn(usize) -> 
     };
     let pages = packed.chunks(4096).zip(mine).map(|(plain, page)| match method {
         Method::XorLz4 | Method::XorZstd => plain.iter().zip(base(*page)).map(|(new, old)| new ^ old).collect(),
-        Method::Planes => {
-            let mut joined = vec![0; 4096];
-            planes::join(plain, &mut joined);
-            joined
-        }
+        Method::Planes => (0..4096).map(|byte| plain[byte % 8 * 512 + byte / 8]).collect(),
+        Method::NarrowPlanes => (0..4096).map(|byte| plain[byte % 4 * 1024 + byte / 4]).collect(),
         _ => plain.to_vec(),
     });
     pages.collect()

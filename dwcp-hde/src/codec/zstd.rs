@@ -10,57 +10,73 @@ const WINDOW_MAX: u64 = 1 << WINDOW_LOG_MAX;
 /// The first bytes of every zstd frame; skippable and legacy frames have others.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The least level of a frame with a prefix: the double-fast search saves 0.1 to 0.6 points more than level 1 on changed
-/// pages, at the same speed.
-const PREFIX_LEVEL: i32 = 3;
+/// zstd's levels for a frame with a prefix, which it takes by level only. From 3: the double-fast search saves 0.1 to 0.6 points
+/// more than level 1 on changed pages, at the same speed. To 9: 12 saves 0.1 points more at a tenth of the speed.
+const LEAST_PREFIX_LEVEL: i32 = 3;
+const MOST_PREFIX_LEVEL: i32 = 9;
+
+/// How hard a packer searches for matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// For one page, of which only the length is of interest.
+    Trial,
+    /// Fast, and literals are left as they are.
+    Light,
+    /// Fast.
+    Balanced,
+    /// 1 to 12.
+    Level(i32),
+}
 
 /// A zstd encoder that keeps its tables.
 pub(crate) struct Packer {
     /// Made at the first use, so that an encoder which never needs zstd stays small.
     frames: Option<CCtx<'static>>,
-    /// The level which `frames` is set to.
-    level: Option<i32>,
+    /// The search which `frames` is set to.
+    search: Option<Search>,
     squeezed: Vec<u8>,
 }
 
 impl Packer {
     pub(crate) const fn new() -> Self {
-        Self { frames: None, level: None, squeezed: Vec::new() }
+        Self { frames: None, search: None, squeezed: Vec::new() }
     }
 
     /// The frame of `plain`, or `None` when it is longer than `limit` (or zstd fails: plain bytes are always an answer).
-    pub(crate) fn pack(&mut self, plain: &[u8], level: i32, limit: usize) -> Option<&[u8]> {
-        self.prepare(level, limit)?;
+    pub(crate) fn pack(&mut self, plain: &[u8], search: Search, limit: usize) -> Option<&[u8]> {
+        self.prepare(search, limit)?;
         let frames = self.frames.as_mut()?;
         let done = frames.compress2(self.squeezed.get_mut(..limit)?, plain);
         self.finish(done)
     }
 
     /// As [`pack`](Self::pack), with `prefix` as if it stood before `plain`.
-    pub(crate) fn pack_after(&mut self, prefix: &[u8], plain: &[u8], level: i32, limit: usize) -> Option<&[u8]> {
-        self.prepare(level, limit)?;
+    pub(crate) fn pack_after(&mut self, prefix: &[u8], plain: &[u8], search: Search, limit: usize) -> Option<&[u8]> {
+        self.prepare(search, limit)?;
         let frames = self.frames.as_mut()?;
-        let level = level.max(PREFIX_LEVEL);
+        let level = match search {
+            Search::Level(level) => level.clamp(LEAST_PREFIX_LEVEL, MOST_PREFIX_LEVEL),
+            Search::Trial | Search::Light | Search::Balanced => LEAST_PREFIX_LEVEL,
+        };
         let done = frames.compress_using_dict(self.squeezed.get_mut(..limit)?, plain, prefix, level);
         self.finish(done)
     }
 
-    fn prepare(&mut self, level: i32, limit: usize) -> Option<()> {
+    fn prepare(&mut self, search: Search, limit: usize) -> Option<()> {
         if self.squeezed.len() < limit {
             self.squeezed.resize(limit, 0);
         }
         if self.frames.is_none() {
             self.frames = CCtx::try_create();
         }
-        if self.level != Some(level) {
-            self.level = None;
+        if self.search != Some(search) {
+            self.search = None;
             let frames = self.frames.as_mut()?;
             frames.reset(ResetDirective::SessionAndParameters).ok()?;
-            frames.set_parameter(CParameter::CompressionLevel(level)).ok()?;
-            for parameter in parameters(level) {
-                frames.set_parameter(*parameter).ok()?;
+            for parameter in parameters(search) {
+                frames.set_parameter(parameter).ok()?;
             }
-            self.level = Some(level);
+            self.search = Some(search);
         }
         Some(())
     }
@@ -72,7 +88,7 @@ impl Packer {
             Err(_) => {
                 if self.frames.as_mut()?.reset(ResetDirective::SessionOnly).is_err() {
                     self.frames = None;
-                    self.level = None;
+                    self.search = None;
                 }
                 None
             }
@@ -80,33 +96,59 @@ impl Packer {
     }
 }
 
-/// What a level means here: zstd's own tables for it over a window of the whole group, so that a frame is always a single
-/// segment. Level 1 is ours: the double-fast search with two 2^15 tables (256 KiB, they stay in the second-level cache) and
-/// matches from 5 bytes. On real first rounds it saves 1.7 to 2.1 points more than zstd's level 1 at three quarters of its
-/// speed, and 0.1 points less than level 3 with half of its tables. Level -1 is ours too: the fast search with one 2^14 table,
-/// matches from 5 bytes, and a target length that makes zstd leave literals as they are. It saves 3 points less than level 1
-/// at 1.4 times its speed, both ways.
-fn parameters(level: i32) -> &'static [CParameter] {
-    const OURS: &[CParameter] = &[
-        CParameter::WindowLog(WINDOW_LOG_MAX),
-        CParameter::Strategy(Strategy::ZSTD_dfast),
-        CParameter::HashLog(15),
-        CParameter::ChainLog(15),
-        CParameter::MinMatch(5),
-    ];
-    const LIGHT: &[CParameter] = &[
-        CParameter::WindowLog(WINDOW_LOG_MAX),
-        CParameter::Strategy(Strategy::ZSTD_fast),
-        CParameter::HashLog(14),
-        CParameter::MinMatch(5),
-        CParameter::TargetLength(1),
-    ];
-    const ZSTDS: &[CParameter] = &[CParameter::WindowLog(WINDOW_LOG_MAX)];
-    match level {
-        ..=0 => LIGHT,
-        1 => OURS,
-        _ => ZSTDS,
-    }
+/// What a search means: parameters of our own over a window of the whole group, so that a frame is always a single segment.
+/// zstd's levels are made for files: their tables and least matches grow with the input. The table of `docs/performance.md`,
+/// "Codec", has what each choice saves and costs.
+///
+/// - `Light`: one 2^14 table, and a target length that makes zstd leave literals as they are.
+/// - `Balanced`: one 2^14 table (64 KiB), matches from 5 bytes. 2.1 to 2.9 points above zstd-1 over 64 KiB at nearly its speed.
+/// - 1: two 2^15 tables (256 KiB, they stay in the second-level cache): 0.8 to 1 point more at three quarters of the speed.
+/// - 6 to 12: the lazy search in rows with matches from 4 bytes, where zstd's levels 9 to 12 have 5; twice as fast as zstd's 12
+///   on our groups, and better.
+fn parameters(search: Search) -> impl Iterator<Item = CParameter> {
+    let (level, ours): (i32, &[CParameter]) = match search {
+        Search::Trial => (TRIAL_LEVEL, &[]),
+        Search::Light => (-1, LIGHT),
+        Search::Balanced => (1, BALANCED),
+        Search::Level(level @ ..=1) => (level, DOUBLE),
+        Search::Level(level @ 2..=5) => (level, &[]),
+        Search::Level(level @ 6..=8) => (level, SHALLOW),
+        Search::Level(level @ 9..=11) => (level, MIDDLE),
+        Search::Level(level) => (level, DEEP),
+    };
+    let first = [CParameter::CompressionLevel(level), CParameter::WindowLog(WINDOW_LOG_MAX)];
+    first.into_iter().chain(ours.iter().copied())
+}
+
+/// The fastest of zstd's levels that still ranks forms as a slow one does.
+const TRIAL_LEVEL: i32 = -5;
+const LIGHT: &[CParameter] = &[
+    CParameter::Strategy(Strategy::ZSTD_fast),
+    CParameter::HashLog(14),
+    CParameter::MinMatch(5),
+    CParameter::TargetLength(1),
+];
+const BALANCED: &[CParameter] =
+    &[CParameter::Strategy(Strategy::ZSTD_fast), CParameter::HashLog(14), CParameter::MinMatch(5)];
+const DOUBLE: &[CParameter] = &[
+    CParameter::Strategy(Strategy::ZSTD_dfast),
+    CParameter::HashLog(15),
+    CParameter::ChainLog(15),
+    CParameter::MinMatch(5),
+];
+const SHALLOW: &[CParameter] = &lazy(3);
+const MIDDLE: &[CParameter] = &lazy(4);
+const DEEP: &[CParameter] = &lazy(5);
+
+/// A lazy search that looks at up to 2^`search_log` places.
+const fn lazy(search_log: u32) -> [CParameter; 5] {
+    [
+        CParameter::Strategy(Strategy::ZSTD_lazy2),
+        CParameter::HashLog(19),
+        CParameter::ChainLog(18),
+        CParameter::SearchLog(search_log),
+        CParameter::MinMatch(4),
+    ]
 }
 
 /// A zstd decoder that keeps its tables.

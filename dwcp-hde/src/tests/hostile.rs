@@ -172,7 +172,7 @@ fn the_head_must_be_the_extents() {
     assert_eq!(refuse(&zero, 257), DecodeError::TooManyPages { pages: 257 });
     assert_eq!(refuse(&[2, 0, 0], 0), DecodeError::Version { at: 0, version: 2 });
     assert_eq!(refuse(&[1, 2, 0, 0, 255], 2), DecodeError::RunBeyondEnd { at: 3, run: 256, left: 2 });
-    assert_eq!(refuse(&[1, 2, 0, 0x0b, 1], 2), DecodeError::UnknownMethod { at: 3, number: 0x0b });
+    assert_eq!(refuse(&[1, 2, 0, 0x0c, 1], 2), DecodeError::UnknownMethod { at: 3, number: 0x0c });
     assert_eq!(refuse(&[1, 2, 0, 0, 1, 9], 2), DecodeError::Trailing { at: 5, bytes: 1 });
     assert_eq!(refuse(&[1, 0, 0, 3, 0, 0, 16, 0, 0], 0), DecodeError::Trailing { at: 3, bytes: 6 });
 }

@@ -116,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn any_mixture_comes_back(mix in prop::collection::vec((kinds(), olds()), 0..48), effort in 0_usize..5) {
+    fn any_mixture_comes_back(mix in prop::collection::vec((kinds(), olds()), 0..48), effort in 0..EFFORTS.len()) {
         let (kinds, olds): (Vec<_>, Vec<_>) = mix.into_iter().unzip();
         let pages = build(&kinds);
         let (present, bytes) = build_old(&pages, &olds);
@@ -151,6 +151,16 @@ fn every_method_is_chosen_where_it_belongs() {
         let done = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
         let used: Vec<Method> = done.stats.used().map(|(method, _)| method).collect();
         assert!(methods.iter().all(|method| used.contains(method)), "{effort:?}: {used:?}");
+    }
+}
+
+#[test]
+fn narrow_words_are_split_where_forms_are_tried() {
+    let counters: Vec<u8> = (0..1024_u32).flat_map(|word| (0x0a00_0000 + word * word * 7).to_le_bytes()).collect();
+    let pages = [build(&[Kind::Text(1), Kind::Words(0)]), counters].concat();
+    let done = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &Bases::none(), Effort::Thorough(12));
+    for method in [Method::Zstd, Method::Planes, Method::NarrowPlanes] {
+        assert_eq!(done.stats.of(method).pages, 1, "{method:?}");
     }
 }
 

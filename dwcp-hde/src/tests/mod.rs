@@ -7,8 +7,15 @@ mod mixture;
 use crate::{Bases, Decoder, Effort, Encoded, Encoder, PAGE_BYTES, max_block_bytes, reference};
 
 /// Every effort worth a test.
-const EFFORTS: [Effort; 6] =
-    [Effort::Raw, Effort::Fast, Effort::Light, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(5)];
+const EFFORTS: [Effort; 7] = [
+    Effort::Raw,
+    Effort::Fast,
+    Effort::Light,
+    Effort::Balanced,
+    Effort::Thorough(1),
+    Effort::Thorough(5),
+    Effort::Thorough(12),
+];
 
 /// The bitmask of the first `pages` pages.
 fn all(pages: usize) -> [u64; 4] {
