@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwcp_core::net::Fingerprint;
 use dwcp_core::wire::{Name, TransferId};
 
-use crate::baseline::BaselineArgs;
+use crate::baseline::{BaselineArgs, UseOfBaseline};
 use crate::demo::{DemoArgs, PartArgs};
 use crate::dual::FlagOptions;
 use crate::exit::{self, Exit};
@@ -210,6 +210,8 @@ pub(crate) struct ReceiveArgs {
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]
+    pub(crate) baseline: UseOfBaseline,
+    #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Connections that one transfer may use besides the control connection, 1 to 64
     #[arg(long, default_value = "16", value_parser = units::lanes)]
@@ -272,6 +274,8 @@ pub(crate) struct SendArgs {
     /// How long a lost connection may stay lost
     #[arg(long, default_value = "30s", value_parser = units::duration)]
     pub(crate) reconnect_limit: Duration,
+    #[command(flatten)]
+    pub(crate) baseline: UseOfBaseline,
     #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Print JSON lines; the last one is the summary

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use dwcp_core::baseline::{Baseline, BaselineError, Copied};
 use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, Standing};
-use dwcp_core::wire::{GuestKind, Name, TransferId};
-use dwcp_core::{Guest, GuestError, Layout};
+use dwcp_core::wire::{Digest, GuestKind, Name, TransferId};
+use dwcp_core::{Guest, GuestError, Layout, RegionId};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use crate::report::{Received, Report};
 use crate::send::{EVENT_EVERY, Step};
 use crate::state::{self, Shown};
 use crate::statistics;
+use crate::units;
 
 /// Folder below `--dir` for what this receiver has promised.
 pub(crate) const RECORDS: &str = ".dwcp";
@@ -33,6 +35,7 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// `dwcp receive`.
 pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
+    let baseline = args.baseline.open()?;
     let records = args.dir.join(RECORDS);
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
@@ -57,6 +60,8 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         names,
         folder,
         records,
+        baseline,
+        laying: JoinSet::new(),
         held: HashMap::new(),
         waiting: HashMap::new(),
         running: JoinSet::new(),
@@ -176,6 +181,9 @@ struct Desk<'a> {
     names: HashMap<TransferId, Name>,
     folder: ImageFolder,
     records: Records,
+    /// Its pages are put in the place of an image before its sender begins.
+    baseline: Option<Arc<Baseline>>,
+    laying: JoinSet<Laid>,
     /// Sessions that are followed.
     held: HashMap<TransferId, Held>,
     /// Offers for the end of the session that holds their name.
@@ -185,6 +193,50 @@ struct Desk<'a> {
     legacy: Option<Port>,
     stopped: watch::Receiver<Stop>,
     tally: Tally,
+}
+
+/// A place for an image, and that nothing of it is there yet.
+struct Staged {
+    guest: Arc<dyn Guest>,
+    fresh: bool,
+}
+
+/// The pages of a baseline are in the place of an image.
+struct Laid {
+    incoming: IncomingOffer,
+    guest: Arc<dyn Guest>,
+    peer: Peer,
+    runs: Vec<(RegionId, u32, Vec<Digest>)>,
+    copied: Result<Copied, BaselineError>,
+}
+
+#[derive(Serialize)]
+struct FromBaseline<'a> {
+    transfer: String,
+    name: &'a str,
+    pages: u64,
+    damaged: u64,
+}
+
+/// How long a sender waits at most while a baseline is laid down; what has not been by then travels.
+const LAY_LIMIT: Duration = Duration::from_secs(5);
+
+#[expect(clippy::disallowed_methods, reason = "a sender waits for this, and gives up after 10 s without a word")]
+fn lay(baseline: &Baseline, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: Peer) -> Laid {
+    let (begun, mut runs) = (std::time::Instant::now(), Vec::new());
+    let copied = baseline.copy_into(&*guest, &mut |region, first, leaves| {
+        runs.push((region, first, leaves.to_vec()));
+        begun.elapsed() < LAY_LIMIT
+    });
+    Laid { incoming, guest, peer, runs, copied }
+}
+
+fn words_of(copied: Copied) -> String {
+    let bytes = units::bytes(copied.pages * 4096);
+    match copied.damaged {
+        0 => bytes,
+        damaged => format!("{bytes} ({damaged} pages of it are damaged: see `dwcp baseline verify`)"),
+    }
 }
 
 /// How a receiver is stopped.
@@ -269,11 +321,12 @@ impl Desk<'_> {
                     Some(_) => {}
                     None => open = false,
                 },
+                Some(Ok(laid)) = self.laying.join_next() => self.laid(laid),
                 Some(done) = self.running.join_next() => {
                     let done = done.ok();
                     self.done(done.as_ref());
                     let goes_on = done.is_some_and(|done| done.superseded);
-                    if self.args.once && !goes_on || (!open && self.running.is_empty()) {
+                    if self.args.once && !goes_on || (!open && self.is_idle()) {
                         return;
                     }
                 }
@@ -284,7 +337,7 @@ impl Desk<'_> {
                     }
                 }
                 () = interrupts.next() => {
-                    if self.tally.interrupted || self.running.is_empty() {
+                    if self.tally.interrupted || self.is_idle() {
                         return;
                     }
                     self.tally.interrupted = true;
@@ -329,9 +382,13 @@ impl Desk<'_> {
         None
     }
 
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.laying.is_empty()
+    }
+
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
-            Ok(staging) => {
+            Ok(Staged { guest, fresh }) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
                 let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
@@ -344,8 +401,13 @@ impl Desk<'_> {
                 };
                 self.report.event("started", &shown);
                 self.names.insert(transfer, name);
-                let session = incoming.accept(staging, self.config());
-                self.follow(session, peer);
+                match self.baseline.clone().filter(|_| fresh) {
+                    Some(baseline) => {
+                        let laid = move || lay(&baseline, guest, incoming, peer);
+                        self.laying.spawn_blocking(laid);
+                    }
+                    None => self.follow(incoming.accept(guest, self.config()), peer),
+                }
             }
             Err(error) => {
                 let (offer, error) = (incoming.offer(), error.to_string());
@@ -358,14 +420,14 @@ impl Desk<'_> {
         }
     }
 
-    fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
+    fn stage(&self, incoming: &IncomingOffer) -> Result<Staged, GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
             return Err(GuestError::Other(
                 "this receiver stores images; a running guest needs a node that can run it".into(),
             ));
         }
-        if self.args.once && !self.running.is_empty() {
+        if self.args.once && !self.is_idle() {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
         let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
@@ -394,7 +456,26 @@ impl Desk<'_> {
             self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
             self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
         }
-        Ok(Arc::new(staging))
+        Ok(Staged { guest: Arc::new(staging), fresh: held == 0 })
+    }
+
+    /// The pages of the baseline are in an image's place: now its sender may begin.
+    fn laid(&mut self, laid: Laid) {
+        let Laid { incoming, guest, peer, runs, copied } = laid;
+        match copied {
+            Ok(copied) => {
+                let name = peer.name.as_str();
+                self.report
+                    .say(&format!("{} of {name} are those of the baseline, unless they changed", words_of(copied)));
+                let transfer = peer.transfer.to_string();
+                let (pages, damaged) = (copied.pages, copied.damaged);
+                self.report.event("baseline", &FromBaseline { transfer, name, pages, damaged });
+            }
+            // What was laid down is right; the rest travels.
+            Err(error) => self.report.warn(&format!("warning: the baseline is of no use for {}: {error}", peer.name)),
+        }
+        let session = incoming.accept_holding(guest, &runs, self.config());
+        self.follow(session, peer);
     }
 
     /// A sender that gave up before a crash asks whether its image is here.
@@ -491,6 +572,8 @@ impl Desk<'_> {
             // One that fails among many is no failure of the receiver.
             Some(exit) if self.args.once || exit == Exit::InDoubt => exit,
             _ if !self.running.is_empty() => Exit::Interrupted,
+            // Whoever waits for the one transfer must not take this for it.
+            _ if self.args.once && received == 0 => Exit::Interrupted,
             _ => Exit::Ok,
         };
         self.report.event("summary", &Summary { verdict: exit.word(), received, failed, parked, refused });

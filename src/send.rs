@@ -159,7 +159,10 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     check(args)?;
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
-    let endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
+    let mut endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
+    if let Some(baseline) = args.baseline.open()? {
+        endpoint = endpoint.with_old_pages(baseline);
+    }
     for record in state::standing(endpoint.records(), Standing::GaveUp)? {
         report.warn(&format!(
             "warning: transfer {} ({}) is in doubt, unless another `dwcp send` hands it over just now; see: {}",

@@ -279,7 +279,7 @@ fn two_operators_do_not_undo_each_other() {
     let fleet = Fleet::new();
     let held = File::open(fleet.folder.path()).unwrap();
     held.lock().unwrap();
-    fleet.set(&["--disable"]).failed(1, &["somebody else changes", "Try again"]);
+    fleet.set(&["--disable"]).failed(1, &["somebody has locked", "Try again"]);
     drop(held);
     ok(&fleet.set(&["--disable"]));
 }

@@ -94,38 +94,78 @@ fn a_stopped_receiver_parks_and_the_next_one_goes_on() {
     arrived(&place, receiver, &image);
 }
 
+/// Two nodes that obey one flag document.
+struct Flagged {
+    place: Place,
+    image: std::path::PathBuf,
+}
+
+impl Flagged {
+    fn new() -> Self {
+        let flagged = Self { image: std::path::PathBuf::new(), place: Place::new() };
+        let flagged = Self { image: flagged.place.path("vm.mem"), ..flagged };
+        fs::write(&flagged.image, noise(BYTES)).unwrap();
+        flagged.set(&["--create", "--enable", "--percentage", "100"]);
+        flagged
+    }
+
+    fn set(&self, words: &[&str]) {
+        let mut command = operator::dwcp();
+        command.args(["flag", "set", "dwcp_v3_hde", "--file"]).arg(self.place.path("flags.json")).args(words);
+        let said = operator::run(&mut command);
+        assert_eq!(said.code, 0, "{}", said.err);
+    }
+
+    fn obeying(&self, mut command: std::process::Command, node: &str) -> std::process::Command {
+        command.args(["--node", node]).arg("--flags").arg(self.place.path("flags.json"));
+        command
+    }
+
+    /// A receiver that was killed when a quarter was durable; where it was, and its sender.
+    fn cut_off(&self) -> (String, Lines) {
+        let mut receiver = Receiver::start(&mut self.obeying(self.place.receive(), "node-b"));
+        let mut send = self.obeying(self.place.send(&receiver.address, "vm1"), "node-a");
+        let sending = Lines::start(send.args(["--json", "--bandwidth", RATE]).arg(&self.image));
+        until_durable(&self.place, BYTES / 4);
+        receiver.lines.kill();
+        (receiver.address, sending)
+    }
+
+    fn goes_on(&self, address: &str) -> (Receiver, u64) {
+        let mut receiver = Receiver::start(&mut self.obeying(self.place.receive_at(address), "node-b"));
+        let held = receiver.lines.until("going-on")["bytes_held"].as_u64().unwrap();
+        (receiver, held)
+    }
+}
+
 /// Roll-back while an image is resumed: what is durable is held by either version.
 #[test]
 fn an_image_that_goes_on_leaves_version_3_and_what_was_held_stays_held() {
-    let place = Place::new();
-    let (image, flags) = (place.path("vm.mem"), place.path("flags.json"));
-    fs::write(&image, noise(BYTES)).unwrap();
-    let set = |words: &[&str]| {
-        let said =
-            operator::run(operator::dwcp().args(["flag", "set", "dwcp_v3_hde", "--file"]).arg(&flags).args(words));
-        assert_eq!(said.code, 0, "{}", said.err);
-    };
-    set(&["--create", "--enable", "--percentage", "100"]);
-    let flagged = |mut command: std::process::Command, node: &str| {
-        command.args(["--node", node]).arg("--flags").arg(&flags);
-        command
-    };
-    let mut receiver = Receiver::start(&mut flagged(place.receive(), "node-b"));
-    let address = receiver.address.clone();
-    let mut send = flagged(place.send(&address, "vm1"), "node-a");
-    let mut sending = Lines::start(send.args(["--json", "--bandwidth", RATE]).arg(&image));
-    until_durable(&place, BYTES / 4);
-    receiver.lines.kill();
-
-    let mut receiver = Receiver::start(&mut flagged(place.receive_at(&address), "node-b"));
-    let held = receiver.lines.until("going-on")["bytes_held"].as_u64().unwrap();
-    set(&["--disable", "--reason", "performance"]);
+    let flagged = Flagged::new();
+    let (address, mut sending) = flagged.cut_off();
+    let (receiver, held) = flagged.goes_on(&address);
+    flagged.set(&["--disable", "--reason", "performance"]);
     assert_eq!(sending.until("handed-over")["to"], "v1");
     let summary = sending.until("summary");
     assert_eq!((&summary["verdict"], sending.end().0), (&"ok".into(), 0));
     let (wire, total) = (summary["bytes_wire"].as_u64().unwrap(), u64::try_from(BYTES).unwrap());
     assert!(wire >= total && wire < total + held / 2, "{held} bytes were held, {wire} travelled for {total}");
-    arrived(&place, receiver, &image);
+    arrived(&flagged.place, receiver, &flagged.image);
+}
+
+// spec: V-5
+#[test]
+fn what_was_held_of_an_image_is_thrown_away_when_it_is_not_to_be_trusted() {
+    let flagged = Flagged::new();
+    let (address, mut sending) = flagged.cut_off();
+    flagged.set(&["--kill", "--reason", "integrity"]);
+    let (receiver, held) = flagged.goes_on(&address);
+    assert_eq!(sending.until("handed-over")["restart"], true);
+    let summary = sending.until("summary");
+    assert_eq!((&summary["verdict"], sending.end().0), (&"ok".into(), 0));
+    let (wire, total) = (summary["bytes_wire"].as_u64().unwrap(), u64::try_from(BYTES).unwrap());
+    assert!(held > 0 && wire >= total + held, "{held} bytes were held, {wire} travelled for {total}");
+    arrived(&flagged.place, receiver, &flagged.image);
 }
 
 #[test]

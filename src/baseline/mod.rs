@@ -4,6 +4,7 @@ mod args;
 mod files;
 mod key;
 mod told;
+mod use_of;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use self::args::{AddArgs, GcArgs, OfTenantArgs, OneArgs, StoreArgs, VerifyArgs};
 pub(crate) use self::args::{BaselineArgs, BaselineCommand};
 use self::files::Files;
 use self::told::{AddedSummary, CollectedSummary, Ranges, Shown, ShownSummary, Told};
+pub(crate) use self::use_of::UseOfBaseline;
 use crate::exit::{Exit, Failure};
 use crate::place::is_folder;
 use crate::report::Report;

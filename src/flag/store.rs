@@ -2,7 +2,7 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dwcp_core::flag::{FlagDocument, MAX_DOCUMENT_BYTES};
 
@@ -45,6 +45,31 @@ pub(super) struct Store {
     folder: File,
 }
 
+/// How long another command may take to change a document of the same folder: it syncs two files.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A kill switch must not fail because somebody else turns one just now.
+#[expect(clippy::disallowed_methods, reason = "a command that waits for another; nothing else runs in it")]
+fn lock(handle: &File, folder: &Path) -> Result<(), Failure> {
+    let until = Instant::now() + LOCK_LIMIT;
+    loop {
+        match handle.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let (shown, waited) = (folder.display(), LOCK_LIMIT.as_secs());
+                let what = format!("somebody has locked {shown} for {waited} s and more, so nothing was changed");
+                return Err(Failure::new(Exit::Failed, what).advise(format!(
+                    "See who with `lsof {shown}`; a node can be taken to version 1 without the document by \
+                     DWCP_FORCE_V1=1 and a restart."
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(folder, "cannot be locked", &error)),
+        }
+    }
+}
+
 impl Store {
     /// Keeps others from changing it. Where the path is a link, what it leads to is changed.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
@@ -55,14 +80,8 @@ impl Store {
         let path = path.map_err(|error| Failure::new(Exit::Failed, format!("--file cannot be found: {error}")))?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         let handle = File::open(folder).map_err(|error| failed(folder, "cannot be opened", &error))?;
-        match handle.try_lock() {
-            Ok(()) => Ok(Self { path, folder: handle }),
-            Err(TryLockError::WouldBlock) => {
-                let what = format!("somebody else changes a flag document in {} just now", folder.display());
-                Err(Failure::new(Exit::Failed, what).advise("Try again; then look at what was changed."))
-            }
-            Err(TryLockError::Error(error)) => Err(failed(folder, "cannot be locked", &error)),
-        }
+        lock(&handle, folder)?;
+        Ok(Self { path, folder: handle })
     }
 
     /// See [`read`].

@@ -96,6 +96,24 @@ struct Counts {
     spoken_unwritten: u64,
 }
 
+impl Counts {
+    /// Who was turned away here hears nothing but a hang-up: that must not be the end of it.
+    fn warn(&self, report: &Report) {
+        let counted = [
+            (self.clear_text, "from addresses that --allow-plaintext-v1 does not name"),
+            (self.downgrade_refused, "from addresses that spoke version 3"),
+            (self.garbage, "of bytes that are neither TLS nor version 1 as --v1 has it (are both ends set alike?)"),
+            (self.silent, "that said nothing"),
+            (self.too_many, "too many at a time"),
+        ];
+        let told: Vec<_> =
+            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        if !told.is_empty() {
+            report.warn(&format!("connections that version 1's port turned away: {}", told.join("; ")));
+        }
+    }
+}
+
 impl Port {
     /// Where version 1 is wanted: an endpoint that lets it in, and what takes it.
     pub(crate) fn open(
@@ -246,6 +264,7 @@ impl Port {
             bytes: received.bytes,
             spoken_unwritten: self.listener.unwritten(),
         };
+        shown.warn(&self.report);
         self.report.event("v1-port", &shown);
         (self.refused, exit)
     }

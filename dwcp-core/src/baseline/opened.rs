@@ -9,7 +9,7 @@ use super::manifest::{About, Manifest, Place};
 use super::names::ManifestName;
 use super::pack::{Pack, Unpacker};
 use crate::extent::{FlatPage, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, Region, RegionId};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{Guest, GuestError, OldPages};
 use crate::session::Leaves;
 use crate::session::page_hash::hash_pages;
 use crate::storage::{File, Folder};
@@ -242,15 +242,15 @@ impl Baseline {
 
     /// Writes the baseline's pages to a guest of zeros, before a transfer to it begins: each page that both have at the same
     /// place and that is whole here. `held` is told what the guest holds from then on, for [`Leaves::set`] and for
-    /// [`Guest::held`]. What is damaged stays zeros, so it travels. Returns how many pages were written and how many were
-    /// damaged.
+    /// [`Guest::held`], and says whether to go on: what was not written travels as ever, so who is in a hurry stops. What is
+    /// damaged stays zeros, so it travels, too. Returns how many pages were written and how many were damaged.
     ///
     /// # Errors
     /// The guest cannot be written, or the store cannot be read.
     pub fn copy_into(
         &self,
         guest: &dyn Guest,
-        held: &mut dyn FnMut(RegionId, u32, &[Digest]),
+        held: &mut dyn FnMut(RegionId, u32, &[Digest]) -> bool,
     ) -> Result<Copied, BaselineError> {
         let mut copied = Copied::default();
         let mut bytes = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
@@ -259,14 +259,16 @@ impl Baseline {
             let into = bytes.get_mut(..leaves.len() * PAGE_BYTES).unwrap_or_default();
             let whole = match self.read(region, first, into) {
                 Err(error) if error.is_damage() => {
-                    self.copy_each(guest, (region, first, &leaves), into, held, &mut copied)?;
+                    if !self.copy_each(guest, (region, first, &leaves), into, held, &mut copied)? {
+                        break;
+                    }
                     continue;
                 }
                 other => other,
             };
             whole?;
-            if !leaves.is_empty() {
-                copied.write(guest, (region, first, &leaves), into, held)?;
+            if !leaves.is_empty() && !copied.write(guest, (region, first, &leaves), into, held)? {
+                break;
             }
         }
         Ok(copied)
@@ -277,17 +279,20 @@ impl Baseline {
         guest: &dyn Guest,
         (region, first, leaves): (RegionId, u32, &[Digest]),
         into: &mut [u8],
-        held: &mut dyn FnMut(RegionId, u32, &[Digest]),
+        held: &mut dyn FnMut(RegionId, u32, &[Digest]) -> bool,
         copied: &mut Copied,
-    ) -> Result<(), BaselineError> {
+    ) -> Result<bool, BaselineError> {
         for ((page, leaf), into) in (first..).zip(leaves).zip(into.chunks_exact_mut(PAGE_BYTES)) {
             match self.read(region, page, into) {
-                Ok(()) => copied.write(guest, (region, page, std::slice::from_ref(leaf)), into, held)?,
+                Ok(()) if !copied.write(guest, (region, page, std::slice::from_ref(leaf)), into, held)? => {
+                    return Ok(false);
+                }
+                Ok(()) => {}
                 Err(error) if error.is_damage() => copied.damaged += 1,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Pages from `first` on that a region of another layout has as well. Where the regions end at different bytes, the last
@@ -296,6 +301,20 @@ impl Baseline {
         let (Some(ours), Some(theirs)) = (self.layout().region(region), layout.region(region)) else { return 0 };
         let pages = if ours.bytes == theirs.bytes { ours.pages } else { whole_pages(ours).min(whole_pages(theirs)) };
         usize::try_from(pages.saturating_sub(first)).unwrap_or(0)
+    }
+}
+
+impl OldPages for Baseline {
+    fn find(&self, leaf: Digest, near: (RegionId, u32)) -> Option<(RegionId, u32)> {
+        self.find(leaf, Some(near))
+    }
+
+    fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> bool {
+        let read = self.read(region, first, into);
+        if let Err(error) = &read {
+            tracing::warn!(%error, "pages of a baseline cannot be used; they travel whole");
+        }
+        read.is_ok()
     }
 }
 
@@ -342,12 +361,11 @@ impl Copied {
         guest: &dyn Guest,
         (region, first, leaves): (RegionId, u32, &[Digest]),
         bytes: &[u8],
-        held: &mut dyn FnMut(RegionId, u32, &[Digest]),
-    ) -> Result<(), GuestError> {
+        held: &mut dyn FnMut(RegionId, u32, &[Digest]) -> bool,
+    ) -> Result<bool, GuestError> {
         guest.write(region, first, bytes)?;
         guest.written(region, first, leaves);
-        held(region, first, leaves);
         self.pages += u64::try_from(leaves.len()).unwrap_or(0);
-        Ok(())
+        Ok(held(region, first, leaves))
     }
 }

@@ -269,7 +269,12 @@ fn a_flipped_bit_of_a_pack_is_told_with_its_page_and_healed() {
     assert_eq!((whole.unwrap(), damaged.len()), (200 - 64, 64));
     let into = Memory::new(Layout::new(&[200 * 4096]).unwrap());
     let mut held = 0;
-    let copied = baseline.copy_into(&into, &mut |_, _, leaves| held += leaves.len()).unwrap();
+    let copied = baseline
+        .copy_into(&into, &mut |_, _, leaves| {
+            held += leaves.len();
+            true
+        })
+        .unwrap();
     assert_eq!((copied, held), (Copied { pages: 136, damaged: 64 }, 136));
     drop(baseline);
     let healed = add(&store, "vm", pages.clone());
@@ -391,8 +396,12 @@ fn a_guest_begins_with_what_both_have() {
     // Its second page ends after 100 bytes, and there is another region.
     let into = Memory::new(Layout::new(&[2 * 4096 + 100, 4096]).unwrap());
     let mut held = Vec::new();
-    let copied =
-        baseline.copy_into(&into, &mut |region, first, leaves| held.push((region, first, leaves.to_vec()))).unwrap();
+    let copied = baseline
+        .copy_into(&into, &mut |region, first, leaves| {
+            held.push((region, first, leaves.to_vec()));
+            true
+        })
+        .unwrap();
     assert_eq!(copied, Copied { pages: 1, damaged: 0 });
     assert_eq!(held, [(R0, 0, vec![leaf(&page(1))])]);
     let mut bytes = vec![0; 3 * PAGE_BYTES];

@@ -5,12 +5,14 @@ mod image;
 #[cfg(feature = "net")]
 mod mapped;
 mod memory;
+mod old_pages;
 
 #[cfg(feature = "net")]
 pub use self::image::{ImageFolder, ImageSource, ImageStaging, Parked, Rounds, Swept};
 #[cfg(feature = "net")]
 pub use self::mapped::MappedRegion;
 pub use self::memory::Memory;
+pub use self::old_pages::OldPages;
 
 use std::fmt;
 

@@ -23,11 +23,12 @@ use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
 use super::statistics::{End, Ledger};
+use crate::extent::RegionId;
 use crate::guest::Guest;
 use crate::session::binding::{Chosen, Key, MESSAGES};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
 use crate::wire::{
-    Abort, AbortReason, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
+    Abort, AbortReason, Digest, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
 };
 
 /// A session answers whether it can be superseded as soon as it has done what waits in its queue.
@@ -196,14 +197,30 @@ impl IncomingOffer {
     }
 
     /// Takes it: the pages go into `guest`, which starts out as zeros and has the offered layout.
-    #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
+        self.accept_holding(guest, &[], config)
+    }
+
+    /// As [`accept`](Self::accept), into a guest that holds pages already, beside those that it tells of itself
+    /// ([`Guest::held`]): the first page of each run, and their leaves. The source is told the leaves, so it can tell which
+    /// of its pages are among them: hold only what it may know of. Others are zeros. spec: R-1
+    #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
+    pub fn accept_holding(
+        self,
+        guest: Arc<dyn Guest>,
+        runs: &[(RegionId, u32, Vec<Digest>)],
+        config: SinkConfig,
+    ) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
-        guest.held(&mut |region, page, leaf| {
+        let holds = |region, page, leaf| {
             if let Some(page) = self.offer.layout.flat(region, page) {
                 leaves.set(page, leaf);
             }
-        });
+        };
+        guest.held(&mut |region, page, leaf| holds(region, page, leaf));
+        for (region, first, held) in runs {
+            (*first..).zip(held).for_each(|(page, leaf)| holds(*region, page, *leaf));
+        }
         let Chosen { framing, features } = self.first.chosen;
         let lanes = config.lanes.min(self.first.limits.lanes);
         let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, ..config };

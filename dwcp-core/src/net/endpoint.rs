@@ -29,7 +29,7 @@ use super::statistics::{Counters, Declined, End, Ledger, Statistics, VersionRefu
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::flag::{Constant, FlagSource};
-use crate::guest::Guest;
+use crate::guest::{Guest, OldPages};
 use crate::message::MessageCodec;
 use crate::session::binding::{Chosen, MESSAGES, Speaks};
 use crate::session::handover::Wish;
@@ -49,6 +49,8 @@ pub struct Endpoint {
     pub(super) lanes: u16,
     /// Carries messages, if this node can.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
+    /// Has pages that sinks may hold.
+    old_pages: Option<Arc<dyn OldPages>>,
     /// What this node wants lanes to carry.
     pub(super) flags: Arc<dyn FlagSource>,
     /// Who is asked about connections before TLS begins.
@@ -103,6 +105,7 @@ impl Endpoint {
             conduct: Arc::new(Conduct::new(Quarantine::default())),
             lanes: SinkConfig::default().lanes,
             codec: None,
+            old_pages: None,
             flags: Arc::new(Constant::v3()),
             openings: None,
             counters: Arc::default(),
@@ -130,6 +133,13 @@ impl Endpoint {
     #[must_use]
     pub fn with_lanes(mut self, lanes: u16) -> Self {
         self.lanes = lanes.clamp(1, MAX_LANES);
+        self
+    }
+
+    /// Gives sources pages that their sinks may hold, too, such as a baseline: of those only what changed is sent.
+    #[must_use]
+    pub fn with_old_pages(mut self, old_pages: Arc<dyn OldPages>) -> Self {
+        self.old_pages = Some(old_pages);
         self
     }
 
@@ -291,6 +301,7 @@ impl Endpoint {
             leaves: Arc::clone(&leaves),
             shadow: ShadowBytes::default(),
             codec: self.codec.clone(),
+            old_pages: self.old_pages.clone(),
             threads: self.threads.clone(),
             dialer,
             session: made.ack.session,

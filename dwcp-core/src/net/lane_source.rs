@@ -16,11 +16,11 @@ use super::dial::Dialer;
 use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
 use super::message_source;
-use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask};
-use crate::guest::{Guest, GuestError};
+use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask, RegionId};
+use crate::guest::{Guest, GuestError, OldPages};
 use crate::message::MessageCodec;
 use crate::session::binding::Key;
-use crate::session::leaves::extent_digest;
+use crate::session::leaves::{extent_digest, zero_leaf};
 use crate::session::page_hash::hash_pages;
 use crate::session::{Dispatch, Encoded, Input, Leaves, SlotId};
 use crate::wire::{Digest, ExtentHead, FenceEpoch, FencedLane, Framing, LaneId, SessionId};
@@ -53,6 +53,8 @@ pub(super) struct SourceLanes {
     pub(super) shadow: ShadowBytes,
     /// Makes messages, where lanes carry them.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
+    /// Of which the sink may hold some.
+    pub(super) old_pages: Option<Arc<dyn OldPages>>,
     pub(super) threads: LaneThreads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
@@ -228,6 +230,8 @@ thread_local! {
 pub(super) struct Press {
     plain: Vec<u8>,
     bases: Vec<u8>,
+    /// Pages of an extent, and their leaves at the sink.
+    held: Vec<(usize, Digest)>,
     leaves: Vec<Digest>,
     block: Vec<u8>,
     encoder: dwcp_hde::Encoder,
@@ -265,6 +269,7 @@ impl Press {
         Self {
             plain: Vec::new(),
             bases: Vec::new(),
+            held: Vec::new(),
             leaves: Vec::new(),
             block: Vec::new(),
             encoder: dwcp_hde::Encoder::new(),
@@ -283,7 +288,8 @@ impl Press {
     ) -> Result<Sheet, GuestError> {
         self.read(shared, dispatch)?;
         let same = self.hash(shared, dispatch);
-        let based = self.swap_shadow(shared, dispatch, &same);
+        let mut based = self.swap_shadow(shared, dispatch, &same);
+        self.find_old_pages(shared, dispatch, &same, &mut based);
         let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
@@ -344,6 +350,7 @@ impl Press {
     /// Hashes every page; those that the sink has already are told, and their leaves not kept.
     fn hash(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> PageMask {
         let mut same = PageMask::EMPTY;
+        self.held.clear();
         self.leaves.clear();
         hash_pages(self.plain.get(..dispatch.extent.bytes()).unwrap_or_default(), &mut self.leaves);
         let mut told = 0;
@@ -359,6 +366,10 @@ impl Press {
             if dispatch.known.get(index) && shared.leaves.get(flat) == *digest {
                 same.set(index);
             } else {
+                let at_sink = shared.leaves.get(flat);
+                if shared.old_pages.is_some() && dispatch.known.get(index) && at_sink != zero_leaf() {
+                    self.held.push((index, at_sink));
+                }
                 shared.leaves.set(flat, *digest);
             }
         }
@@ -414,6 +425,43 @@ impl Press {
         }
         based
     }
+
+    /// Bases for pages that have none in the shadow, where the sink holds what this node has beside the guest.
+    fn find_old_pages(&mut self, shared: &SourceLanes, dispatch: &Dispatch, same: &PageMask, based: &mut PageMask) {
+        let Some(old_pages) = shared.old_pages.as_ref().filter(|_| dispatch.effort != dwcp_hde::Effort::Raw) else {
+            return;
+        };
+        let region = dispatch.extent.region();
+        let place_of = |index: usize| (0..index).filter(|&before| !same.get(before)).count();
+        let numbers: Vec<u32> = dispatch.extent.page_numbers().collect();
+        // Pages that are neighbours at both ends are read together: the place here, the place there, how many.
+        let mut runs: Vec<(usize, (RegionId, u32), usize)> = Vec::new();
+        for &(index, leaf) in &self.held {
+            let place = place_of(index);
+            let Some(&number) = numbers.get(index).filter(|_| !based.get(place)) else { continue };
+            let Some((found, page)) = old_pages.find(leaf, (region, number)) else { continue };
+            match runs.last_mut() {
+                Some((first, (before, start), pages))
+                    if *before == found
+                        && *first + *pages == place
+                        && usize::try_from(page.saturating_sub(*start)) == Ok(*pages) =>
+                {
+                    *pages += 1;
+                }
+                _ => runs.push((place, (found, page), 1)),
+            }
+        }
+        if runs.is_empty() {
+            return;
+        }
+        grow(&mut self.bases, dispatch.extent.bytes());
+        for (place, (found, page), pages) in runs {
+            let Some(into) = self.bases.get_mut(place * PAGE_BYTES..(place + pages) * PAGE_BYTES) else { continue };
+            if old_pages.read(found, page, into) {
+                (place..place + pages).for_each(|place| based.set(place));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -434,6 +482,7 @@ mod tests {
             guest,
             shadow: ShadowBytes::default(),
             codec: None,
+            old_pages: None,
             threads: LaneThreads::start().unwrap(),
             dialer: Dialer {
                 to: String::new(),

@@ -91,6 +91,7 @@ fn what_is_hashed_is_what_is_sent() {
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
         codec: None,
+        old_pages: None,
         threads: LaneThreads::start().unwrap(),
         dialer: dialer("localhost:1".into()),
         session: SessionId([0; 16]),

@@ -19,7 +19,7 @@ pub enum EffortPolicy {
 /// let it sink, and at its ends the effort moves a step. So between two steps it settles into the mixture of both
 /// that just keeps the queue from running dry.
 ///
-/// The steps above [`Effort::Balanced`] are different: each saves a few per cent more and takes several times as long.
+/// The last steps are different: each saves a few per cent more and takes several times as long.
 /// They are taken only where the link would need that time anyway, and left when a write finds room again.
 ///
 /// To send pages raw is a bet that the link outruns every encoder, which nothing short of trying tells: a link of
@@ -45,9 +45,10 @@ pub(super) struct Budget {
     passed: u32,
 }
 
-const STEPS: [Effort; 5] = [Effort::Raw, Effort::Light, Effort::Balanced, Effort::Thorough(6), Effort::Thorough(12)];
+const STEPS: [Effort; 6] =
+    [Effort::Raw, Effort::Light, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(6), Effort::Thorough(12)];
 /// From here on a step saves a few per cent and takes many times as long: only time to spare buys it.
-const THRIFTY: usize = 2;
+const THRIFTY: usize = 3;
 /// What such a step takes at most, in times of the one before it.
 const DEARER: u32 = 4;
 const RAW: usize = 0;
@@ -259,9 +260,10 @@ mod tests {
             Effort::Raw => (2500.0, 1.0),
             Effort::Fast => (620.0, 2.6),
             Effort::Light => (640.0, 3.2),
-            Effort::Balanced => (400.0, 3.9),
-            Effort::Thorough(level) if level <= 6 => (130.0, 4.1),
-            Effort::Thorough(_) => (52.0, 4.2),
+            Effort::Balanced => (460.0, 3.7),
+            Effort::Thorough(1) => (400.0, 3.9),
+            Effort::Thorough(level) if level <= 6 => (110.0, 4.1),
+            Effort::Thorough(_) => (48.0, 4.3),
         }
     }
 
@@ -302,10 +304,11 @@ mod tests {
         let links = [50.0, 500.0, 5000.0, 500.0, 50.0, 5000.0].map(|megabits| megabits / 8.0);
         // A second to find out.
         let phases = links.map(|link| [(link, 1.0), (link, 19.0)]).concat();
-        let efforts =
-            [Effort::Raw, Effort::Fast, Effort::Light, Effort::Balanced, Effort::Thorough(6), Effort::Thorough(12)];
+        let efforts = [Effort::Raw, Effort::Fast, Effort::Light, Effort::Balanced].into_iter();
+        let efforts: Vec<_> = efforts.chain([1, 6, 12].map(Effort::Thorough)).collect();
         for queue in [0.5, 1.0, 2.0, 4.0] {
-            let fixed = efforts.map(|effort| replay(EffortPolicy::Fixed(effort), queue, &phases));
+            let fixed = efforts.iter().map(|&effort| replay(EffortPolicy::Fixed(effort), queue, &phases));
+            let fixed: Vec<_> = fixed.collect();
             let auto = replay(EffortPolicy::Auto, queue, &phases);
             for (phase, got) in auto.iter().enumerate().skip(1).step_by(2) {
                 let best = fixed.iter().map(|rates| rates[phase]).fold(0.0, f64::max);

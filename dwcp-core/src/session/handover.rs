@@ -52,7 +52,7 @@ pub struct Leaving {
     framing: Framing,
     own: Wish,
     peer: Wish,
-    /// Version 3 applied something since the transfer began, or began again.
+    /// Version 3 applied something since the transfer began, or began again, or may have done so before.
     tainted: bool,
     phase: LeavingPhase,
 }
@@ -109,6 +109,11 @@ impl Leaving {
         // Who declined version 3 says so itself, or says that it was not it.
         let (own, peer) = (Wish::default(), Wish { framing, restart: false });
         Self { transfer, epoch, framing, own, peer, tainted, phase: LeavingPhase::Active }
+    }
+
+    /// The sink holds something from before the transfer: it may be of version 3. spec: V-5
+    pub fn distrust_held(&mut self) {
+        self.tainted = true;
     }
 
     /// The epoch that extents and promises have.

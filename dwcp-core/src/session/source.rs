@@ -335,6 +335,8 @@ impl Source {
             self.leaves.set(FlatPage(page), *leaf);
         }
         self.progress.pages_held += u64::try_from(have.leaves.len()).unwrap_or(0);
+        // Who knows which version brought them.
+        self.leave.distrust_held();
         Ok(())
     }
 
@@ -591,7 +593,10 @@ impl Source {
 
     fn send_extents(&mut self, now: Time) {
         self.pace.fill(now);
-        let limit = usize::from(self.config.limits.extent_pages).min(CACHED_PAGES);
+        // Where there is time for a thorough search, the cache is not what counts.
+        let thorough = matches!(self.budget.effort(), dwcp_hde::Effort::Thorough(_));
+        let most = usize::from(self.config.limits.extent_pages);
+        let limit = if thorough { most } else { most.min(CACHED_PAGES) };
         while self.dirty.sendable() > 0 && self.pace.open() {
             let Some((lane, pages)) = self.lanes.choose(limit) else { break };
             let Some(extent) = self.dirty.next_extent(pages) else { break };

@@ -28,6 +28,8 @@ pub(super) struct LeaveClock {
     last_extent: Option<Time>,
     until: Option<Time>,
     draining: bool,
+    /// Somebody changed his mind while lanes were changing.
+    again: Option<Time>,
     /// A hand-over is due before its turn.
     turn_at: Option<Time>,
 }
@@ -42,6 +44,9 @@ impl Source {
     /// This node, or the sink, wants another framing. After GIVE_UP the transfer is finished as it is.
     pub(super) fn wish(&mut self, now: Time, wish: LeavingEvent) {
         let was_due = self.leave.due().is_some() || !self.leave.is_active();
+        if !self.leave.is_active() {
+            self.leave_clock.again = Some(now);
+        }
         self.leaving(now, wish);
         if !was_due && self.leave.due().is_some() {
             self.leave_clock = LeaveClock { wished: now, ..LeaveClock::default() };
@@ -209,6 +214,7 @@ impl Source {
         self.progress.epoch = fence.epoch;
         self.progress.handovers += 1;
         let clock = std::mem::take(&mut self.leave_clock);
+        self.leave_clock.wished = clock.again.unwrap_or(now);
         // A wish of long ago whose lane 0 was lost meanwhile is measured all the same: that is what a user waits.
         let last_extent = clock.last_extent.map_or(Duration::ZERO, |at| at.since(clock.wished));
         let settled = now.since(clock.wished);

@@ -95,6 +95,24 @@ fn a_flag_that_flaps_is_followed_at_the_pace_of_a_source_to_where_it_stands() {
     assert_eq!(bench.machine.progress().framing, Framing::Messages);
 }
 
+#[test]
+fn a_wish_that_comes_in_the_middle_of_a_hand_over_is_measured_from_when_it_came() {
+    let config = SourceConfig { lanes: 1, messages: true, ..SourceConfig::default() };
+    let mut bench = Bench::new(Source::new(config, offer(), leaves(), PEER));
+    bench.now = bench.now + Duration::from_secs(3600);
+    bench.feed(Input::Start);
+    bench.hear(Frame::Accept(Accept { transfer: offer().transfer }));
+    let outputs = bench.hear(Frame::Prefer(OFF));
+    bench.now = bench.now + Duration::from_millis(500);
+    bench.hear(Frame::Prefer(ON));
+    bench.now = bench.now + Duration::from_millis(200);
+    let epoch = complete(&mut bench, 3, &outputs);
+    let outputs = bench.after(Duration::from_millis(100));
+    complete(&mut bench, epoch, &outputs);
+    let settled: Vec<_> = bench.machine.progress().handover_log.iter().map(|one| one.settled.as_millis()).collect();
+    assert_eq!(settled, [701, 301]);
+}
+
 /// The hand-over that begins with `outputs` is brought to its end.
 fn complete(bench: &mut Bench<Source>, epoch: u64, outputs: &[Output]) -> u64 {
     for output in outputs {
