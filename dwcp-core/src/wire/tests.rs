@@ -1,7 +1,10 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE, MAX_MESSAGE_BYTES, MAX_MESSAGE_EXTENTS, MAX_TEXT_BYTES};
+use super::limits::{
+    DEVICE_STATE_CHUNK, MAX_CONTROL_BYTES, MAX_DEVICE_STATE, MAX_HANDOVER_NODES, MAX_HANDSHAKE_BYTES, MAX_HAVE_LEAVES,
+    MAX_MESSAGE_BYTES, MAX_MESSAGE_EXTENTS, MAX_TEXT_BYTES,
+};
 use super::*;
 use crate::extent::{Extent, ExtentError, Layout, RegionId, Run as PageRun};
 
@@ -366,4 +369,43 @@ fn device_state_is_bounded() {
     let mut bytes = Vec::new();
     Frame::Pause(pause).encode(&mut bytes);
     assert!(Frame::decode(FrameType::Pause.byte(), &bytes[8..]).is_err(), "too much in all");
+}
+
+/// What becomes of a frame on its way.
+fn arrives(frame: &Frame) -> bool {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    let (header, body) = bytes.split_first_chunk().unwrap();
+    let header = FrameHeader::decode(*header, usize::MAX).unwrap();
+    matches!(Frame::decode(header.frame, body), Ok(Some(decoded)) if decoded == *frame)
+}
+
+#[test]
+fn lists_may_be_as_long_as_their_limit_and_not_longer() {
+    let have = |count| Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![Digest([1; 32]); count] });
+    let handover = |count| {
+        let (transfer, epoch) = (TransferId([1; 16]), FenceEpoch(2));
+        Frame::Handover(Handover { transfer, epoch, lanes: Vec::new(), nodes: vec![Digest([1; 32]); count] })
+    };
+    for frame in [have(1), have(MAX_HAVE_LEAVES), handover(0), handover(MAX_HANDOVER_NODES)] {
+        assert!(arrives(&frame), "{:?}", frame.frame_type());
+    }
+    for frame in [have(0), have(MAX_HAVE_LEAVES + 1), handover(MAX_HANDOVER_NODES + 1)] {
+        assert!(!arrives(&frame), "{:?}", frame.frame_type());
+    }
+    assert_eq!((MAX_CONTROL_BYTES, MAX_HANDSHAKE_BYTES), (DEVICE_STATE_CHUNK + 64, 512));
+}
+
+#[test]
+fn names_for_people_say_what_is_meant() {
+    assert_eq!(LaneId(7).to_string(), "lane 7");
+    assert_eq!([Framing::Messages, Framing::Extents].map(|framing| framing.to_string()), ["v1", "v3"]);
+}
+
+#[test]
+fn only_what_arrived_other_than_it_was_sent_is_an_integrity_error() {
+    use ErrorCode::*;
+    let integrity = [ExtentDigest, RootMismatch, DeviceDigest, BadBlock];
+    let all: Vec<_> = ErrorCode::ALL.into_iter().filter(|code| code.is_integrity()).collect();
+    assert!(all.len() == integrity.len() && integrity.iter().all(|code| all.contains(code)), "{all:?}");
 }
