@@ -241,6 +241,19 @@ fn write(moving: &[Moving], over: &Arc<AtomicBool>) -> Vec<std::thread::JoinHand
     })]
 }
 
+/// What one that is late went through.
+fn tell_late(settled: Duration, progress: &Progress) {
+    if settled > Duration::from_secs(1) {
+        let Progress { lanes_lost, reconnects, phase, .. } = *progress;
+        let by_itself = progress.handover_log.last().unwrap().settled;
+        eprintln!(
+            "late: {:.0} ms, {:.0} by its own clock; {phase:?}, lanes lost {lanes_lost}, reconnects {reconnects}",
+            millis(settled),
+            millis(by_itself)
+        );
+    }
+}
+
 /// Waits until all have made so many hand-overs.
 async fn all(moving: &mut [Moving], handovers: u64, to: Framing, before: Instant, distrusted: bool) -> Vec<Leg> {
     let waits = moving.iter_mut().map(|moving| async {
@@ -250,6 +263,7 @@ async fn all(moving: &mut [Moving], handovers: u64, to: Framing, before: Instant
         let last_v3 = match progress.expect("a hand-over takes more than a minute") {
             Ok(progress) => {
                 assert_eq!(progress.framing, to);
+                tell_late(settled, &progress);
                 progress.handover_log.last().unwrap().last_extent
             }
             Err(_) => panic!("a transfer ended: {:?}", moving.sending.outcome().await),
