@@ -59,6 +59,13 @@ fuzz-shrink TARGET:
 mutants:
     cargo run --release -p dwcp-sim --bin mutants
 
+# Changes that a tool makes to wire, credit, switch-over and hand-over: how many the unit tests notice (cargo install cargo-mutants; one in PART)
+mutation-score PART="12":
+    cargo mutants --shard 0/{{PART}} --sharding round-robin --timeout 180 --no-shuffle -p dwcp-core --test-package dwcp-core \
+        --cargo-arg=--no-default-features -f 'dwcp-core/src/wire/**' -f dwcp-core/src/session/lanes.rs -f dwcp-core/src/session/handover.rs \
+        -f dwcp-core/src/session/source/leave.rs -f dwcp-core/src/session/source/switch_over.rs -f dwcp-core/src/session/sink.rs \
+        -f 'dwcp-core/src/session/sink/**' -- --lib --test vectors
+
 # Micro benchmarks: wire, hde, session
 bench:
     cargo bench --bench wire --bench hde --bench session

@@ -230,8 +230,9 @@ thread_local! {
 pub(super) struct Press {
     plain: Vec<u8>,
     bases: Vec<u8>,
-    /// Pages of an extent, and their leaves at the sink.
-    held: Vec<(usize, Digest)>,
+    /// Pages that are carried and that the sink holds otherwise: their place among those carried, their number, their leaf
+    /// at the sink.
+    held: Vec<(usize, u32, Digest)>,
     leaves: Vec<Digest>,
     block: Vec<u8>,
     encoder: dwcp_hde::Encoder,
@@ -289,7 +290,7 @@ impl Press {
         self.read(shared, dispatch)?;
         let same = self.hash(shared, dispatch);
         let mut based = self.swap_shadow(shared, dispatch, &same);
-        self.find_old_pages(shared, dispatch, &same, &mut based);
+        self.find_old_pages(shared, dispatch, &mut based);
         let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
@@ -361,6 +362,7 @@ impl Press {
             told = end;
         }
         let first = shared.guest.layout().region(dispatch.extent.region()).map_or(0, |region| region.first);
+        let mut carried = 0;
         for ((index, number), digest) in dispatch.extent.page_numbers().enumerate().zip(&self.leaves) {
             let flat = FlatPage(first + number);
             if dispatch.known.get(index) && shared.leaves.get(flat) == *digest {
@@ -368,9 +370,10 @@ impl Press {
             } else {
                 let at_sink = shared.leaves.get(flat);
                 if shared.old_pages.is_some() && dispatch.known.get(index) && at_sink != zero_leaf() {
-                    self.held.push((index, at_sink));
+                    self.held.push((carried, number, at_sink));
                 }
                 shared.leaves.set(flat, *digest);
+                carried += 1;
             }
         }
         if !same.is_empty() {
@@ -427,18 +430,14 @@ impl Press {
     }
 
     /// Bases for pages that have none in the shadow, where the sink holds what this node has beside the guest.
-    fn find_old_pages(&mut self, shared: &SourceLanes, dispatch: &Dispatch, same: &PageMask, based: &mut PageMask) {
+    fn find_old_pages(&mut self, shared: &SourceLanes, dispatch: &Dispatch, based: &mut PageMask) {
         let Some(old_pages) = shared.old_pages.as_ref().filter(|_| dispatch.effort != dwcp_hde::Effort::Raw) else {
             return;
         };
         let region = dispatch.extent.region();
-        let place_of = |index: usize| (0..index).filter(|&before| !same.get(before)).count();
-        let numbers: Vec<u32> = dispatch.extent.page_numbers().collect();
         // Pages that are neighbours at both ends are read together: the place here, the place there, how many.
         let mut runs: Vec<(usize, (RegionId, u32), usize)> = Vec::new();
-        for &(index, leaf) in &self.held {
-            let place = place_of(index);
-            let Some(&number) = numbers.get(index).filter(|_| !based.get(place)) else { continue };
+        for &(place, number, leaf) in self.held.iter().filter(|(place, ..)| !based.get(*place)) {
             let Some((found, page)) = old_pages.find(leaf, (region, number)) else { continue };
             match runs.last_mut() {
                 Some((first, (before, start), pages))
