@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use dwcp_core::extent::PAGE_BYTES;
 use dwcp_core::session::binding::{self, Key, Speaker};
+use dwcp_core::session::handover::Wish;
 use dwcp_core::session::{
     Applied, Encoded, Input, Leaves, Machine, Output, Phase, Sink, SinkConfig, Source, SourceConfig, Time, leaves,
 };
-use dwcp_core::wire::limits::MAX_HANDSHAKE_BYTES;
+use dwcp_core::wire::limits::{MAX_HANDOVER_NODES, MAX_HANDSHAKE_BYTES};
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame, ExtentHead,
-    FRAME_HEADER_BYTES, FenceEpoch, Frame, FrameHeader, FrameType, Framing, GuestKind, Have, LaneId, Name, Offer,
-    Pause, PeerLimits, Ping, Ready, Run, Running, TransferId,
+    FRAME_HEADER_BYTES, Fence, FenceEpoch, FencedLane, Frame, FrameHeader, FrameType, Framing, GuestKind, HandedLane,
+    Handover, Have, LaneId, Message, Name, Offer, Pause, PeerLimits, Ping, Prefer, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
 use dwcp_hde::Bases;
@@ -126,8 +127,17 @@ pub fn run_operations(data: &[u8]) {
     let _ = reach(data);
 }
 
-/// As [`run_operations`]; says how far the source and the sink came.
-pub fn reach(data: &[u8]) -> [Phase; 2] {
+/// How far the source and the sink came.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// Their last phases before the end.
+    pub phases: [Phase; 2],
+    /// Their hand-overs.
+    pub handovers: [u64; 2],
+}
+
+/// As [`run_operations`]; says how far they came.
+pub fn reach(data: &[u8]) -> Reached {
     let layout = Layout::new(&[70 * 4096, 5 * 4096 - 1]).unwrap();
     let offer = Offer {
         transfer: TransferId([1; 16]),
@@ -137,14 +147,16 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
         layout: layout.clone(),
     };
     let mut bytes = Script { data };
-    let source = SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), ..SourceConfig::default() };
+    let source =
+        SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), messages: true, ..SourceConfig::default() };
     let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)), PEER);
-    let sink = Sink::new(SinkConfig::default(), offer, Arc::new(Leaves::new(&layout)), PEER);
+    let sink =
+        Sink::new(SinkConfig { messages: true, ..SinkConfig::default() }, offer, Arc::new(Leaves::new(&layout)), PEER);
     let mut source = Driven::new(source, &layout);
     let mut sink = Driven::new(sink, &layout);
     source.feed(Input::Start);
     sink.feed(Input::Start);
-    let mut reached = [Phase::Offered; 2];
+    let mut phases = [Phase::Offered; 2];
     for _ in 0..MOST_OPERATIONS {
         let Some(operation) = bytes.byte() else { break };
         if operation & 0x80 == 0 {
@@ -154,7 +166,7 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
             let input = sink.input(operation, &mut bytes);
             sink.feed(input);
         }
-        for (reached, progress) in reached.iter_mut().zip([source.machine.progress(), sink.machine.progress()]) {
+        for (reached, progress) in phases.iter_mut().zip([source.machine.progress(), sink.machine.progress()]) {
             if progress.phase != Phase::Ended {
                 *reached = progress.phase;
             }
@@ -163,7 +175,7 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
     source.feed(Input::Cancel);
     assert!(source.finished, "a cancelled source has not ended");
     sink.feed(Input::Cancel);
-    reached
+    Reached { phases, handovers: [source.machine.progress().handovers, sink.machine.progress().handovers] }
 }
 
 /// The bytes that are left.
@@ -201,6 +213,17 @@ impl Script<'_> {
         PeerLimits { extent_pages, lanes: u16::from(self.byte().unwrap_or(3) & 3) + 1 }
     }
 
+    fn wish(&mut self) -> Wish {
+        let byte = self.byte().unwrap_or(0);
+        let framing = if byte & 1 == 0 { Framing::Messages } else { Framing::Extents };
+        Wish { framing, restart: byte & 2 != 0 }
+    }
+
+    /// The epoch that is due, or another.
+    fn epoch(&mut self, due: FenceEpoch) -> FenceEpoch {
+        if self.rarely() { FenceEpoch(self.number()) } else { due }
+    }
+
     fn transfer(&mut self) -> TransferId {
         TransferId([if self.byte() == Some(0) { 2 } else { 1 }; 16])
     }
@@ -223,7 +246,7 @@ impl Script<'_> {
 
     /// A frame that a sink would send.
     fn sink_says(&mut self, kind: u8, hint: &mut Hint) -> Frame {
-        let epoch = FenceEpoch(1);
+        let epoch = hint.epoch;
         match kind & 0x1f {
             0 => Frame::Have(Have {
                 region: RegionId(u16::from(self.byte().unwrap_or(0)) & 3),
@@ -237,6 +260,11 @@ impl Script<'_> {
             3..=12 if !hint.encoded.is_empty() => {
                 Frame::Ack(Ack { durable: 0, lanes: hint.encoded.iter().map(|(&lane, &next)| (lane, next)).collect() })
             }
+            13 if self.rarely() => {
+                let Wish { framing, restart } = self.wish();
+                Frame::Prefer(Prefer { framing, restart })
+            }
+            14 if self.rarely() || hint.fence.is_some() => self.handover(hint),
             13..=15 => Frame::Credit(Credit { lane: self.lane(), total: self.number() << 20 }),
             16..=19 if self.rarely() || !hint.buries.is_empty() => {
                 let lane = hint.buries.pop_front().unwrap_or_else(|| self.lane());
@@ -257,11 +285,52 @@ impl Script<'_> {
         }
     }
 
+    /// The answer to the FENCE that was said last, or nearly so.
+    fn handover(&mut self, hint: &Hint) -> Frame {
+        let fence = hint.fence.as_ref();
+        let fenced = fence.map(|fence| fence.lanes.clone()).unwrap_or_default();
+        let mut lanes: Vec<HandedLane> = Vec::new();
+        for FencedLane { lane, end, .. } in fenced {
+            let applied = if self.rarely() { self.number() } else { end };
+            lanes.push(HandedLane { lane, applied, credit: self.number() << 20 });
+        }
+        let mut nodes = hint.nodes.clone();
+        if self.rarely() {
+            nodes.truncate(usize::from(self.byte().unwrap_or(0)));
+        } else if self.rarely() {
+            nodes.iter_mut().for_each(|node| *node = self.digest());
+        }
+        let due = fence.map_or(hint.epoch, |fence| fence.epoch);
+        Frame::Handover(Handover { transfer: self.transfer(), epoch: self.epoch(due), lanes, nodes })
+    }
+
+    /// A FENCE that fits, or nearly so.
+    fn fence(&mut self, hint: &Hint) -> Frame {
+        let mut lanes = Vec::new();
+        for _ in 0..self.number().min(2) {
+            let (lane, next) = (self.lane(), LaneId(self.lane().0 + 8));
+            lanes.push(FencedLane { lane, end: self.number(), next });
+        }
+        let (transfer, epoch) = (self.transfer(), self.epoch(FenceEpoch(hint.epoch.0.saturating_add(1))));
+        let Wish { framing, restart } = self.wish();
+        Frame::Fence(Fence { transfer, epoch, framing, restart, lanes })
+    }
+
+    /// A MESSAGE that comes in its turn, or nearly so.
+    fn message(&mut self, hint: &Hint) -> Frame {
+        let lane = self.lane();
+        let first = if self.rarely() { self.number() } else { hint.applied.get(&lane).copied().unwrap_or(0) };
+        let bytes = if self.rarely() { u32::MAX } else { 4200 };
+        Frame::Message(Message { lane, first, extents: 1, pages: 1, bytes, digest: self.digest() })
+    }
+
     /// A frame that a source would send.
     fn source_says(&mut self, kind: u8, hint: &Hint) -> Frame {
-        let epoch = FenceEpoch(1);
+        let epoch = hint.epoch;
         match kind & 0x1f {
-            0..=5 => Frame::Bury(Bury { lane: self.lane() }),
+            0..=2 => Frame::Bury(Bury { lane: self.lane() }),
+            3 | 4 => self.fence(hint),
+            5 => self.message(hint),
             6..=14 if self.rarely() || !hint.run => Frame::Pause(Pause {
                 attempt: if self.rarely() { self.number() as u32 } else { hint.attempt.wrapping_add(1) },
                 root: if self.rarely() { self.digest() } else { hint.root },
@@ -303,6 +372,15 @@ struct Hint {
     /// RUN was said by the source; READY was said by the sink.
     run: bool,
     ready: bool,
+    /// The epoch and the framing of the machine's lanes.
+    epoch: FenceEpoch,
+    framing: Framing,
+    /// The FENCE that was said last.
+    fence: Option<Fence>,
+    /// What HANDOVER says of a sink that holds zeros.
+    nodes: Vec<Digest>,
+    /// For each lane how many extents the sink applied.
+    applied: BTreeMap<LaneId, u64>,
 }
 
 /// A machine with an honest driver.
@@ -314,6 +392,8 @@ struct Driven<M> {
     dispatched: VecDeque<(LaneId, u64, u64)>,
     /// Next sequence number that each admitted lane may apply.
     admitted: BTreeMap<LaneId, u64>,
+    /// Messages that admitted lanes wait for.
+    expected: BTreeMap<LaneId, Message>,
     /// Answers that are owed.
     owed: VecDeque<Input>,
     hint: Hint,
@@ -323,8 +403,14 @@ struct Driven<M> {
 impl<M: Machine> Driven<M> {
     fn new(machine: M, layout: &Layout) -> Self {
         // Hashing a guest of zeros costs more than most scripts.
-        static ROOT: OnceLock<Digest> = OnceLock::new();
-        let root = *ROOT.get_or_init(|| leaves::Tree::new(layout).root(&Leaves::new(layout)));
+        static ZEROS: OnceLock<(Digest, Vec<Digest>)> = OnceLock::new();
+        let (root, nodes) = ZEROS
+            .get_or_init(|| {
+                let (mut tree, zeros) = (leaves::Tree::new(layout), Leaves::new(layout));
+                let root = tree.root(&zeros);
+                (root, tree.nodes(&zeros, MAX_HANDOVER_NODES).into_iter().map(|(_, digest)| digest).collect())
+            })
+            .clone();
         Self {
             hint: Hint {
                 attempt: 0,
@@ -333,6 +419,11 @@ impl<M: Machine> Driven<M> {
                 buries: VecDeque::new(),
                 run: false,
                 ready: false,
+                epoch: FenceEpoch(1),
+                framing: Framing::Extents,
+                fence: None,
+                nodes,
+                applied: BTreeMap::new(),
             },
             layout: layout.clone(),
             machine,
@@ -340,6 +431,7 @@ impl<M: Machine> Driven<M> {
             finished: false,
             dispatched: VecDeque::new(),
             admitted: BTreeMap::new(),
+            expected: BTreeMap::new(),
             owed: VecDeque::new(),
         }
     }
@@ -365,6 +457,7 @@ impl<M: Machine> Driven<M> {
                     Frame::Bury(bury) => self.hint.buries.push_back(bury.lane),
                     Frame::Run(_) => self.hint.run = true,
                     Frame::Ready(_) => self.hint.ready = true,
+                    Frame::Fence(fence) => self.hint.fence = Some(fence.clone()),
                     _ => {}
                 }
                 let mut bytes = Vec::new();
@@ -383,6 +476,16 @@ impl<M: Machine> Driven<M> {
                 self.dispatched.retain(|&(id, ..)| id != lane);
                 self.owed.push_back(Input::LaneDown { lane });
             }
+            Output::LeaveLane { lane, next } => {
+                self.end_lane(FencedLane { lane, end: self.hint.encoded.get(&lane).copied().unwrap_or(0), next });
+            }
+            Output::EndLane(fenced) => self.end_lane(fenced),
+            Output::Expect(message) => {
+                self.expected.insert(message.lane, message);
+            }
+            Output::Engage { epoch, framing } => (self.hint.epoch, self.hint.framing) = (epoch, framing),
+            Output::RaiseFence { least, .. } => self.owed.push_back(Input::Raised(least)),
+            Output::Clear => self.owed.push_back(Input::Cleared),
             Output::Harvest => {
                 let dirty = DirtyMap::new(&self.layout);
                 self.owed.push_back(Input::Harvested { dirty, pending: Pending::Unknown });
@@ -396,6 +499,13 @@ impl<M: Machine> Driven<M> {
             Output::Finished(_) => self.finished = true,
             _ => {}
         }
+    }
+
+    fn end_lane(&mut self, fenced: FencedLane) {
+        self.admitted.remove(&fenced.lane);
+        self.dispatched.retain(|&(id, ..)| id != fenced.lane);
+        self.owed.push_back(Input::LaneEnded(fenced));
+        self.owed.push_back(Input::LaneDown { lane: fenced.lane });
     }
 
     fn input(&mut self, operation: u8, bytes: &mut Script<'_>) -> Input {
@@ -452,6 +562,10 @@ impl<M: Machine> Driven<M> {
             4 => Input::Retire,
             again @ 5..=6 => Input::Superseded { again: again == 5 },
             3 => Input::GuestFailed(dwcp_core::GuestError::Other("fuzz".into())),
+            4..=12 => Input::Prefer(bytes.wish()),
+            21 => Input::Retire,
+            22 | 23 => Input::Superseded { again: bytes.rarely() },
+            24 => Input::Compression(bytes.rarely()),
             odd => Input::ControlDown { clean: odd % 8 == 7 },
         }
     }
@@ -460,12 +574,22 @@ impl<M: Machine> Driven<M> {
         let Some((lane, seq, pages)) = self.dispatched.pop_front() else { return Input::Tick };
         let carried = pages as u16;
         self.hint.encoded.insert(lane, seq + 1);
+        if self.hint.framing == Framing::Messages {
+            let (digest, bytes) = (Digest([0; 32]), 100 + pages as u32 * 4096);
+            let message = Message { lane, first: seq, extents: 1, pages: pages as u32, bytes, digest };
+            self.owed.push_back(Input::Prepared(message));
+        }
         Input::Encoded(Encoded { lane, seq, wire_bytes: 100 + pages * 4096, carried, ..Encoded::default() })
     }
 
     fn apply_next(&mut self, lane: LaneId) -> Input {
+        let messages = self.hint.framing == Framing::Messages;
         let Some(seq) = self.admitted.get_mut(&lane) else { return Input::Tick };
+        if messages && self.expected.remove(&lane).is_none() {
+            return Input::Tick;
+        }
         *seq += 1;
+        self.hint.applied.insert(lane, *seq);
         Input::Applied(Applied { lane, seq: *seq - 1, wire_bytes: 4200, pages: 1, durable: 0 })
     }
 }

@@ -78,12 +78,16 @@ fn operations_reach_every_phase() {
     let mut reached = std::collections::BTreeMap::new();
     for _ in 0..20_000 {
         let data: Vec<u8> = (0..rng.between(1, 2000)).flat_map(|_| rng.word().to_le_bytes().first().copied()).collect();
-        let [source, sink] = dwcp_sim::reach(&data);
+        let dwcp_sim::hostile::Reached { phases: [source, sink], handovers } = dwcp_sim::reach(&data);
         *reached.entry(format!("source {source:?}")).or_insert(0) += 1;
         *reached.entry(format!("sink {sink:?}")).or_insert(0) += 1;
+        for (end, count) in ["source", "sink"].into_iter().zip(handovers).filter(|(_, count)| *count > 0) {
+            *reached.entry(format!("{end} handed over {}", count.min(3))).or_insert(0) += 1;
+        }
     }
     println!("{reached:?}");
-    for phase in ["source Copying", "source Committing", "source Handing", "sink Committing", "sink Handing"] {
+    let phases = ["source Copying", "source Committing", "source Handing", "sink Committing", "sink Handing"];
+    for phase in phases.into_iter().chain(["source handed over 1", "source handed over 2", "sink handed over 2"]) {
         assert!(reached.contains_key(phase), "{phase} is not among {reached:?}");
     }
 }
