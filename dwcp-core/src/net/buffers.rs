@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::endpoint::LaneThreads;
 use super::socket::SOCKET_BYTES;
+use crate::wire::limits::MAX_MESSAGE_EXTENTS;
 
 /// Buffers that are kept for the next lane.
 const KEPT: usize = 64;
@@ -12,6 +13,8 @@ const KEPT: usize = 64;
 const AHEAD_BYTES: usize = 16 << 20;
 /// One record of TLS.
 const LEAST_AHEAD: usize = 16 << 10;
+/// Extents that the messages of all lanes of an endpoint hold together, about.
+const MESSAGES_EXTENTS: usize = 128;
 
 /// The buffers that nobody uses.
 #[derive(Debug, Default)]
@@ -35,17 +38,20 @@ impl Buffers {
     }
 }
 
-/// What one lane may read, or encrypt, ahead.
+/// What one lane may read, or encrypt, ahead, and do in one go.
 pub(super) struct Share {
     threads: LaneThreads,
     pub(super) bytes: usize,
+    /// Extents of a message. It is made, and checked, without a pause, while all other lanes of a thread wait: one of
+    /// them may have been told to end.
+    pub(super) extents: usize,
 }
 
 impl Share {
     /// For one more lane: a few go far, and many a little.
     pub(super) fn of(threads: &LaneThreads) -> Self {
         let lanes = threads.buffers().lanes.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { threads: threads.clone(), bytes: share(lanes) }
+        Self { threads: threads.clone(), bytes: share(lanes), extents: message_extents(lanes) }
     }
 }
 
@@ -57,6 +63,10 @@ impl Drop for Share {
 
 fn share(lanes: usize) -> usize {
     (AHEAD_BYTES / lanes).clamp(LEAST_AHEAD, SOCKET_BYTES)
+}
+
+fn message_extents(lanes: usize) -> usize {
+    (MESSAGES_EXTENTS / lanes).clamp(1, usize::from(MAX_MESSAGE_EXTENTS))
 }
 
 /// At least so long; what was there stays.
@@ -74,6 +84,8 @@ mod tests {
     fn few_lanes_read_far_ahead_and_many_a_little() {
         assert_eq!([1, 64, 128, 2000].map(share), [SOCKET_BYTES, SOCKET_BYTES, SOCKET_BYTES / 2, LEAST_AHEAD]);
         assert!((1..=1000).map(share).sum::<usize>() < 4 * AHEAD_BYTES);
+        let most = usize::from(MAX_MESSAGE_EXTENTS);
+        assert_eq!([1, 16, 32, 400].map(message_extents), [most, most, 4, 1], "many lanes wait for each other");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::lane_source::{Ended, LaneError, Press, SourceLanes, Terms};
 use crate::guest::GuestError;
 use crate::message::{MessageCodec, MessageError, message_digest};
 use crate::session::{Dispatch, Encoded, Input};
-use crate::wire::limits::{MAX_MESSAGE_BYTES, MAX_MESSAGE_EXTENTS};
+use crate::wire::limits::MAX_MESSAGE_BYTES;
 use crate::wire::{Digest, LaneId, Message};
 
 thread_local! {
@@ -71,7 +71,7 @@ pub(super) async fn carry(
         tokio::select! {
             biased;
             next = &mut leave => return Ok(next.map_or(Ended::Closed, |next| Ended::Left { stream: Box::new(stream), end: written, next })),
-            count = work.recv_many(&mut batch, usize::from(MAX_MESSAGE_EXTENTS)) => if count == 0 { break },
+            count = work.recv_many(&mut batch, share.extents) => if count == 0 { break },
         }
         let made = WORKSHOP.with_borrow_mut(|shop| shop.make(shared, &*codec, terms, &batch, last_write))?;
         failpoint!("source.lane.printed");
