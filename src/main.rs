@@ -10,6 +10,7 @@ mod flag;
 mod identity;
 mod interrupt;
 mod legacy;
+mod methods;
 mod place;
 mod quarantine;
 mod receive;

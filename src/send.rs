@@ -89,7 +89,10 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
 
 /// Two sessions of one transfer as if they were one: all that both looked at and sent, over the time of both.
 fn together(earlier: &Progress, later: &Progress) -> Progress {
+    let mut methods = earlier.methods;
+    methods += later.methods;
     Progress {
+        methods,
         pages_read: earlier.pages_read + later.pages_read,
         pages_resent: earlier.pages_resent + later.pages_resent,
         wire_bytes: earlier.wire_bytes + later.wire_bytes,
