@@ -1,7 +1,5 @@
 //! Pages to a block: plan every page, pack the groups, write the head last, when it is known which groups paid.
 
-use std::time::Duration;
-
 use crate::block::{self, GROUP_HEAD_BYTES};
 use crate::choose::{self, Sample};
 use crate::codec::lz4;
@@ -73,17 +71,16 @@ struct Job<'a> {
     effort: Effort,
     search: Search,
     stats: Stats,
-    clock: &'a dyn Fn() -> Duration,
+    clock: &'a dyn Fn() -> u64,
     /// When the last step ended.
-    lap: Duration,
+    lap: u64,
 }
 
 impl Job<'_> {
     /// Nanoseconds since the last step ended; the next one begins.
     fn lap(&mut self) -> u64 {
         let now = (self.clock)();
-        let took = now.saturating_sub(std::mem::replace(&mut self.lap, now));
-        u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
+        now.saturating_sub(std::mem::replace(&mut self.lap, now))
     }
 
     /// The last step was for `method`.
@@ -133,11 +130,11 @@ impl Encoder {
         effort: Effort,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, EncodeError> {
-        self.encode_timed(pages, bases, effort, out, &|| Duration::ZERO)
+        self.encode_timed(pages, bases, effort, out, &|| 0)
     }
 
-    /// As [`encode`](Self::encode), and tells how long each method took by a clock of the caller, which is read once for
-    /// each group: this crate has none.
+    /// As [`encode`](Self::encode), and tells how long each method took by a clock of the caller, which counts
+    /// nanoseconds since anything and is read once for each group: this crate has none.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -147,7 +144,7 @@ impl Encoder {
         bases: &Bases<'_>,
         effort: Effort,
         out: &mut Vec<u8>,
-        clock: &dyn Fn() -> Duration,
+        clock: &dyn Fn() -> u64,
     ) -> Result<Encoded, EncodeError> {
         let search = check(pages, bases, effort)?;
         let mut job = Job { pages, bases, effort, search, stats: Stats::default(), clock, lap: clock() };

@@ -313,7 +313,7 @@ impl Press {
         let watch = Stopwatch::start();
         let encoded = self
             .encoder
-            .encode_timed(plain, &bases, dispatch.effort, &mut self.block, &|| watch.elapsed())
+            .encode_timed(plain, &bases, dispatch.effort, &mut self.block, &|| watch.nanos())
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
         let raw = if encoded.raw_tail { plain.len() } else { 0 };
         let digest = extent_digest(epoch, &extent, &self.leaves);

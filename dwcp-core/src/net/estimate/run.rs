@@ -360,7 +360,7 @@ impl<'a> Run<'a> {
         }
         let watch = Stopwatch::start();
         let sheet = self.press.print(&self.pages, EPOCH, dispatch, Sheet::default())?;
-        let nanos = u64::try_from(watch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let nanos = watch.nanos();
         let bytes = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let cost = Cost {
             solid,
