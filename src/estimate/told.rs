@@ -11,6 +11,8 @@ use crate::units;
 
 /// A link or a core that is busy for so much of the time is what limits.
 const LIMITS: f64 = 0.8;
+/// Below that neither is what the transfer waits for.
+const IDLES: f64 = 0.5;
 /// What a receiver lays down of a baseline before it begins, some 400 MB a second for 5 s.
 const LAID_DOWN: u64 = 2_000_000_000;
 
@@ -29,6 +31,8 @@ pub(super) struct Asked<'a> {
 enum Limit {
     Link,
     Cores,
+    /// Each waits for the other in turn.
+    Both,
     /// Neither: round trips, and the windows of lanes.
     Latency,
 }
@@ -73,7 +77,8 @@ impl Told {
     pub(super) fn of(asked: &Asked<'_>, estimate: &Estimate) -> Self {
         let progress = &estimate.progress;
         let limit = match (estimate.link_busy, estimate.cores_busy) {
-            (link, cores) if link.max(cores) < LIMITS => Limit::Latency,
+            (link, cores) if link.max(cores) < IDLES => Limit::Latency,
+            (link, cores) if link.max(cores) < LIMITS => Limit::Both,
             (link, cores) if link >= cores => Limit::Link,
             _ => Limit::Cores,
         };
@@ -173,6 +178,7 @@ impl Told {
         let what = match self.limit {
             Limit::Link => "the link",
             Limit::Cores => "the cores: more of them, or less --effort, would be faster",
+            Limit::Both => "link and cores in turn",
             Limit::Latency => "round trips and windows; link and cores have time to spare",
         };
         format!(

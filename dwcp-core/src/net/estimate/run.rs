@@ -370,7 +370,7 @@ impl<'a> Run<'a> {
             nanos,
             methods: sheet.methods,
         };
-        self.experience.learn(dispatch.effort, &cost);
+        self.experience.learn(dispatch.effort, pages, &cost);
         Ok(cost)
     }
 

@@ -115,16 +115,23 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Experience {
     efforts: Vec<Known>,
-    /// Of pages known to be zeros in extents that were not made.
-    zeros: u64,
+    /// Of pages that are known to be zeros: all of them were met, so nothing is like them.
+    zeros: Stats,
 }
 
 /// Solid pages after which extents of an effort need not be made: before, an average says little.
 const ENOUGH: u64 = 2048;
 
 impl Experience {
-    /// An extent was made.
-    pub(super) fn learn(&mut self, effort: Effort, cost: &Cost) {
+    /// An extent of so many pages was made.
+    pub(super) fn learn(&mut self, effort: Effort, pages: u64, cost: &Cost) {
+        if cost.solid == 0 {
+            self.zeros += cost.methods;
+            return;
+        }
+        let zeros = Stats::default().with(Method::Zero, MethodStats::left_out(pages - cost.solid));
+        self.zeros += zeros;
+        let cost = &Cost { methods: cost.methods.since(&zeros), ..*cost };
         match self.efforts.iter_mut().find(|known| known.effort == effort) {
             Some(known) => known.seen.add(cost),
             None => self.efforts.push(Known { effort, seen: *cost, alike: 0, again: 0 }),
@@ -135,7 +142,7 @@ impl Experience {
     pub(super) fn alike(&mut self, effort: Effort, pages: u64, solid: u64) -> Option<Cost> {
         let known = self.efforts.iter_mut().find(|known| known.effort == effort && known.seen.solid >= ENOUGH)?;
         known.alike += solid;
-        self.zeros += pages - solid;
+        self.zeros.add(Method::Zero, MethodStats::left_out(pages - solid));
         Some(like(&known.seen, solid, known.seen.solid))
     }
 
@@ -154,7 +161,7 @@ impl Experience {
 
     /// What each method would have done to the whole image.
     pub(super) fn methods(&self) -> Stats {
-        let mut sum = Stats::default().with(Method::Zero, MethodStats::left_out(self.zeros));
+        let mut sum = self.zeros;
         for Known { seen, alike, again, .. } in &self.efforts {
             sum += seen.methods;
             sum += scaled_stats(&seen.methods, *alike, seen.solid);
@@ -219,14 +226,17 @@ mod tests {
             Cost { solid: 4000, carried: 3000, head_bytes: 8000, body_bytes: 3_000_000, nanos: 20_000_000, methods };
         let mut experience = Experience::default();
         assert!(experience.alike(effort, 64, 64).is_none(), "nothing is known");
-        experience.learn(effort, &seen);
+        let zeros = Stats::default().with(Method::Zero, MethodStats::left_out(100));
+        experience.learn(effort, 100, &Cost { methods: zeros, ..Cost::default() });
+        let methods = methods.with(Method::Zero, MethodStats::left_out(500));
+        experience.learn(effort, 4500, &Cost { methods, ..seen });
         let alike = experience.alike(effort, 500, 400).unwrap();
         assert_eq!((alike.carried, alike.body_bytes, alike.head_bytes, alike.nanos), (300, 300_000, 800, 2_000_000));
         let again = experience.again(effort, 300).unwrap();
         assert_eq!((again.carried, again.body_bytes), (300, 300_000));
         let sum = experience.methods();
         assert_eq!((sum.of(Method::Zstd).pages, sum.of(Method::Zstd).bytes_out), (3600, 3_600_000));
-        assert_eq!(sum.of(Method::Zero).pages, 1000 + 100 + 100, "read, alike, and the hundred that are known");
+        assert_eq!(sum.of(Method::Zero).pages, 1000 + 100 + 100 + 100 + 500, "read, alike, and those that are known");
         assert_eq!(experience.read(), (4000, 20_000_000));
     }
 }
