@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwcp_core::net::Fingerprint;
+use dwcp_core::session::EffortPolicy;
 use dwcp_core::wire::{Name, TransferId};
+use dwcp_hde::Effort;
 
 use crate::baseline::{BaselineArgs, UseOfBaseline};
 use crate::demo::{DemoArgs, PartArgs};
 use crate::dual::FlagOptions;
+use crate::estimate::EstimateArgs;
 use crate::exit::{self, Exit};
 use crate::flag::FlagArgs;
 use crate::legacy::{ReceiveV1Args, SendV1Args};
@@ -71,6 +74,8 @@ pub(crate) enum Command {
     Receive(ReceiveArgs),
     /// Send an image, or successive snapshots of one guest
     Send(SendArgs),
+    /// Tell what sending it would cost: bytes, time, downtime, by method; nothing is sent
+    Estimate(EstimateArgs),
     /// List or end transfers in doubt
     Resolve(ResolveArgs),
     /// List peers of which nothing is taken for a time, or let them in again
@@ -96,6 +101,7 @@ impl Command {
             Self::Demo(args) => args.json(),
             Self::Receive(args) => args.json,
             Self::Send(args) => args.json,
+            Self::Estimate(args) => args.json,
             Self::Resolve(args) => args.json,
             Self::Quarantine(args) => args.json,
             Self::Flag(args) => args.command.json(),
@@ -299,6 +305,19 @@ pub(crate) enum EffortArg {
     Light,
     /// zstd
     Balanced,
+}
+
+impl EffortArg {
+    /// What a source is told.
+    pub(crate) fn policy(self) -> EffortPolicy {
+        match self {
+            Self::Auto => EffortPolicy::Auto,
+            Self::Raw => EffortPolicy::Fixed(Effort::Raw),
+            Self::Fast => EffortPolicy::Fixed(Effort::Fast),
+            Self::Light => EffortPolicy::Fixed(Effort::Light),
+            Self::Balanced => EffortPolicy::Fixed(Effort::Balanced),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,11 +5,13 @@ mod baseline;
 mod cli;
 mod demo;
 mod dual;
+mod estimate;
 mod exit;
 mod flag;
 mod identity;
 mod interrupt;
 mod legacy;
+mod methods;
 mod place;
 mod quarantine;
 mod receive;
@@ -84,6 +86,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Identity(args) => identity::run(args, report),
         Command::Send(args) if args.legacy.shared.v1.is_some() => return legacy::send(&args, report).await,
         Command::Send(args) => return send::run(args, Words::of_process(), report).await,
+        Command::Estimate(args) => estimate::run(&args, report),
         Command::Receive(args) => receive::run(args, report).await,
         Command::Resolve(args) => resolve::run(args, report).await,
         Command::Quarantine(args) => quarantine::run(args, report),

@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use dwcp_core::session::Progress;
+use dwcp_hde::Stats;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::methods::{self, Methods};
 use crate::units;
 
 /// Version of the JSON lines. Fields may be added within one; none changes or goes.
@@ -115,6 +117,10 @@ pub(crate) struct Figures {
     mb_s: Option<f64>,
     downtime_ms: Option<f64>,
     seconds: Option<f64>,
+    /// What the codec did; nothing, if nothing went as extents.
+    codec: Methods,
+    #[serde(skip)]
+    methods: Stats,
 }
 
 impl Figures {
@@ -133,6 +139,8 @@ impl Figures {
             mb_s: Some(rounded(approximate(looked_at) / 1e6 / seconds, 10.0)),
             downtime_ms: progress.downtime.map(|downtime| rounded(downtime.as_secs_f64() * 1e3, 1e3)),
             seconds: Some(rounded(seconds, 1e3)),
+            codec: Methods::of(&progress.methods),
+            methods: progress.methods,
         }
     }
 
@@ -150,7 +158,18 @@ impl Figures {
             self.seconds.unwrap_or_default(),
             self.mb_s.unwrap_or_default(),
             self.root_source.as_deref().unwrap_or("-"),
-        )
+        ) + &self.methods_lines()
+    }
+
+    /// By method, if anything went as extents.
+    fn methods_lines(&self) -> String {
+        if self.methods.pages() == 0 {
+            return String::new();
+        }
+        let without = self.methods.saved_without_zero();
+        let without =
+            without.map_or(String::new(), |saved| format!("\n  without zero pages {:.1} % saved", saved * 100.0));
+        format!("{without}\n{}", methods::table(&self.methods))
     }
 }
 
@@ -187,11 +206,11 @@ impl Received {
     }
 }
 
-fn rounded(value: f64, places: f64) -> f64 {
+pub(crate) fn rounded(value: f64, places: f64) -> f64 {
     (value * places).round() / places
 }
 
 #[expect(clippy::as_conversions, reason = "a rate for humans; 53 bits are plenty")]
-fn approximate(value: u64) -> f64 {
+pub(crate) fn approximate(value: u64) -> f64 {
     value as f64
 }

@@ -5,16 +5,13 @@ use std::time::Duration;
 use dwcp_core::Guest;
 use dwcp_core::guest::{ImageSource, Rounds};
 use dwcp_core::net::{Endpoint, Offering, Records, Session, Transfer};
-use dwcp_core::session::{
-    EffortPolicy, Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing,
-};
+use dwcp_core::session::{Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing};
 use dwcp_core::wire::{AbortReason, GuestKind, Name, TransferId};
-use dwcp_hde::Effort;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::bars::Bars;
-use crate::cli::{EffortArg, SendArgs};
+use crate::cli::SendArgs;
 use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
 use crate::identity;
@@ -30,7 +27,7 @@ use crate::words::Words;
 pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
 /// An image at rest loses nothing while the receiver's disk stores it, so a slow disk is no reason
 /// to end the transfer.
-const STORE_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// `dwcp send`.
 pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -> Exit {
@@ -89,7 +86,10 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
 
 /// Two sessions of one transfer as if they were one: all that both looked at and sent, over the time of both.
 fn together(earlier: &Progress, later: &Progress) -> Progress {
+    let mut methods = earlier.methods;
+    methods += later.methods;
     Progress {
+        methods,
         pages_read: earlier.pages_read + later.pages_read,
         pages_resent: earlier.pages_resent + later.pages_resent,
         wire_bytes: earlier.wire_bytes + later.wire_bytes,
@@ -314,19 +314,12 @@ fn check(args: &SendArgs) -> Result<(), Failure> {
 }
 
 fn config(args: &SendArgs, guest_bytes: u64) -> SourceConfig {
-    let effort = match args.effort {
-        EffortArg::Auto => EffortPolicy::Auto,
-        EffortArg::Raw => EffortPolicy::Fixed(Effort::Raw),
-        EffortArg::Fast => EffortPolicy::Fixed(Effort::Fast),
-        EffortArg::Light => EffortPolicy::Fixed(Effort::Light),
-        EffortArg::Balanced => EffortPolicy::Fixed(Effort::Balanced),
-    };
     SourceConfig {
         lanes: args.lanes.get(),
         downtime_budget: args.downtime,
         pause_limit: STORE_LIMIT,
         reconnect_limit: args.reconnect_limit,
-        effort,
+        effort: args.effort.policy(),
         // One image is sent once: nothing could be a base.
         shadow_bytes: if args.rounds.len() > 1 { args.shadow.of(guest_bytes) } else { 0 },
         shadow_fill: ShadowFill::First,

@@ -8,6 +8,7 @@ use dwcp_core::flag::{Flag, RefusalKind};
 use dwcp_core::net::{EndStatistics, Endpoint, FlagStatistics, HandoverStatistics, SessionStatistics, Statistics};
 use serde::Serialize;
 
+use crate::methods::Methods;
 use crate::report::Report;
 
 /// Which end of its transfers a command is.
@@ -51,6 +52,8 @@ struct Sessions {
     bytes_wire: u64,
     /// Null at a receiver, which does not measure it.
     extent_ms_p99: Option<u128>,
+    /// Of a sender.
+    codec: Methods,
 }
 
 #[derive(Serialize)]
@@ -114,6 +117,7 @@ impl Sessions {
             ended: sessions.ended.iter().map(|(ending, count)| (ending.word(), *count)).collect(),
             bytes_guest: sessions.guest_bytes,
             bytes_wire: sessions.wire_bytes,
+            codec: Methods::of(&sessions.methods),
             extent_ms_p99: sessions.extent_latency.quantile(0.99).map(|latency| latency.as_millis()),
         }
     }

@@ -16,6 +16,7 @@ use dwcp_core::net::{Endpoint, EndpointError, Fingerprint, Identity, Incoming, L
 use dwcp_core::session::{Outcome, Owner, Record, SessionError, ShadowFill, SinkConfig, SourceConfig, Standing};
 use dwcp_core::wire::{Digest, FenceEpoch, GuestKind, Name, TransferId};
 use dwcp_core::{Guest, Layout, PAGE_BYTES, RegionId};
+use dwcp_hde::{Method, Stats};
 
 fn pair() -> (Endpoint, Endpoint) {
     let (source, sink, ..) = pair_with_keys();
@@ -92,6 +93,16 @@ async fn a_guest_arrives_as_it_was() {
     assert_eq!(progress.root, progress.peer_root);
     assert!(progress.root.is_some());
     assert!(progress.saved() > 0.4, "zeros and compressible pages: {}", progress.saved());
+    let methods = progress.methods;
+    assert_eq!((methods.pages(), methods.bytes_out()), (progress.pages_read, progress.wire_bytes));
+    assert_eq!(methods.of(Method::Zero).pages, progress.pages_same, "a third is zeros, which the sink has");
+    assert_eq!(methods.of(Method::Zero).bytes_out, 0);
+    assert!(methods.used().filter(|(method, _)| *method != Method::Zero).all(|(_, share)| share.nanos > 0));
+    assert!(methods.saved_without_zero().unwrap() < methods.saved().unwrap());
+    // The node's own sum, as an exporter reads it.
+    let counted = source.statistics().source.v3;
+    assert_eq!((counted.methods, counted.wire_bytes), (methods, progress.wire_bytes));
+    assert_eq!(sink.statistics().sink.v3.methods, Stats::default(), "a sink encodes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

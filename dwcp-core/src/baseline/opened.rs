@@ -240,6 +240,21 @@ impl Baseline {
         Ok(whole)
     }
 
+    /// What a guest of this layout has after [`copy_into`](Self::copy_into), if no page is damaged: the leaves of pages that
+    /// both have at the same place, and zeros.
+    pub fn held_by(&self, layout: &Layout) -> Leaves {
+        let held = Leaves::new(layout);
+        for (region, first, leaves) in self.runs() {
+            let shared = self.shared(layout, region, first);
+            for (page, leaf) in (first..).zip(leaves.iter().take(shared)) {
+                if let Some(flat) = layout.flat(region, page) {
+                    held.set(flat, *leaf);
+                }
+            }
+        }
+        held
+    }
+
     /// Writes the baseline's pages to a guest of zeros, before a transfer to it begins: each page that both have at the same
     /// place and that is whole here. `held` is told what the guest holds from then on, for [`Leaves::set`] and for
     /// [`Guest::held`], and says whether to go on: what was not written travels as ever, so who is in a hurry stops. What is

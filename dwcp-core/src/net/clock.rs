@@ -43,6 +43,10 @@ impl Stopwatch {
     pub(super) fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
+
+    pub(super) fn nanos(&self) -> u64 {
+        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The wall clock, for what must survive a restart. Zero when it stands before 1970.

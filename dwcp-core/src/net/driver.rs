@@ -215,7 +215,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         if outcome.is_some() || handed || now.since(self.published) >= PUBLISH {
             self.published = now;
             self.ledger.tell(self.machine.progress());
-            self.progress.send_replace(self.machine.progress().clone());
+            self.progress.send_replace(self.ledger.complete(self.machine.progress()));
         }
         outcome
     }

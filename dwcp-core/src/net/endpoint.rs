@@ -17,7 +17,7 @@ use super::dial::{ControlStream, Dialer, Sockets, random};
 use super::driver::{Chores, Driver, EVENTS, Flagged};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
-use super::lane_source::{ShadowBytes, SourceLanes};
+use super::lane_source::{ShadowBytes, SourceLanes, SourcePages};
 use super::offence::Offences;
 use super::openings::Openings;
 use super::quarantine::{Quarantine, Quarantined};
@@ -25,7 +25,7 @@ use super::records::{FIRST_EPOCH, Records};
 use super::session::Session;
 use super::socket::Socket;
 use super::source_hands::SourceHands;
-use super::statistics::{Counters, Declined, End, Ledger, Statistics, VersionRefusal};
+use super::statistics::{Counters, Declined, End, Ledger, MethodCounters, Statistics, VersionRefusal};
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::flag::{Constant, FlagSource};
@@ -295,13 +295,16 @@ impl Endpoint {
         let limits = crate::session::binding::narrow(config.limits, made.limits);
         let config = SourceConfig { limits, framing, messages: features & MESSAGES != 0, ..config };
         let leaves = Arc::new(Leaves::new(&offer.layout));
-        let transfer = offer.transfer;
+        let (transfer, methods) = (offer.transfer, Arc::<MethodCounters>::default());
         let shared = Arc::new(SourceLanes {
-            guest: Arc::clone(&guest),
-            leaves: Arc::clone(&leaves),
-            shadow: ShadowBytes::default(),
+            pages: SourcePages {
+                guest: Arc::clone(&guest),
+                leaves: Arc::clone(&leaves),
+                shadow: ShadowBytes::default(),
+                old_pages: self.old_pages.clone(),
+            },
+            methods: Arc::clone(&methods),
             codec: self.codec.clone(),
-            old_pages: self.old_pages.clone(),
             threads: self.threads.clone(),
             dialer,
             session: made.ack.session,
@@ -339,7 +342,7 @@ impl Endpoint {
             progress,
             published: Time::default(),
             flags: Flagged::by(&self.flags),
-            ledger: Ledger::open(Arc::clone(&self.counters), End::Source, framing),
+            ledger: Ledger::open(Arc::clone(&self.counters), End::Source, framing).with_methods(methods),
         };
         Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
     }

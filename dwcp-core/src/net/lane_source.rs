@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use dwcp_hde::{Method, MethodStats, Stats};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +17,7 @@ use super::dial::Dialer;
 use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
 use super::message_source;
+use super::statistics::MethodCounters;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask, RegionId};
 use crate::guest::{Guest, GuestError, OldPages};
 use crate::message::MessageCodec;
@@ -46,15 +48,22 @@ impl ShadowBytes {
     }
 }
 
-/// What all workers of one session share.
-pub(super) struct SourceLanes {
+/// What an extent is made from.
+pub(super) struct SourcePages {
     pub(super) guest: Arc<dyn Guest>,
     pub(super) leaves: Arc<Leaves>,
     pub(super) shadow: ShadowBytes,
-    /// Makes messages, where lanes carry them.
-    pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// Of which the sink may hold some.
     pub(super) old_pages: Option<Arc<dyn OldPages>>,
+}
+
+/// What all workers of one session share.
+pub(super) struct SourceLanes {
+    pub(super) pages: SourcePages,
+    /// What the codec did for this session.
+    pub(super) methods: Arc<MethodCounters>,
+    /// Makes messages, where lanes carry them.
+    pub(super) codec: Option<Arc<dyn MessageCodec>>,
     pub(super) threads: LaneThreads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
@@ -186,8 +195,9 @@ async fn carry(
         };
         let watch = Stopwatch::start();
         let sheet = Sheet { head, body: buffers.take(), ..Sheet::default() };
-        let sheet =
-            PRESS.with_borrow_mut(|press| press.print(shared, epoch, &dispatch, sheet)).map_err(LaneError::Guest)?;
+        let sheet = PRESS
+            .with_borrow_mut(|press| press.print(&shared.pages, epoch, &dispatch, sheet))
+            .map_err(LaneError::Guest)?;
         failpoint!("source.lane.printed");
         let encode = watch.elapsed();
         let encoded = Encoded {
@@ -200,6 +210,7 @@ async fn carry(
             last_write,
             waited,
         };
+        shared.methods.add(&sheet.methods);
         if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
             return Ok(Ended::Closed);
         }
@@ -255,8 +266,9 @@ pub(super) struct Sheet {
     /// A shared buffer, and how much of it is the extent's.
     body: Vec<u8>,
     length: usize,
-    carried: u16,
-    same: u16,
+    pub(super) carried: u16,
+    pub(super) same: u16,
+    pub(super) methods: Stats,
 }
 
 impl Sheet {
@@ -282,23 +294,26 @@ impl Press {
     /// What of it is not carried as it is in memory goes through `sheet`'s buffer.
     pub(super) fn print(
         &mut self,
-        shared: &SourceLanes,
+        source: &SourcePages,
         epoch: FenceEpoch,
         dispatch: &Dispatch,
         mut sheet: Sheet,
     ) -> Result<Sheet, GuestError> {
-        self.read(shared, dispatch)?;
-        let same = self.hash(shared, dispatch);
-        let mut based = self.swap_shadow(shared, dispatch, &same);
-        self.find_old_pages(shared, dispatch, &mut based);
+        self.read(source, dispatch)?;
+        let same = self.hash(source, dispatch);
+        sheet.methods = self.left_out(&same);
+        self.drop_leaves(&same);
+        let mut based = self.swap_shadow(source, dispatch, &same);
+        self.find_old_pages(source, dispatch, &mut based);
         let extent = self.drop_same(&dispatch.extent, &same);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
         sheet.head.clear();
         let bases = dwcp_hde::Bases::new(*based.words(), &self.bases);
+        let watch = Stopwatch::start();
         let encoded = self
             .encoder
-            .encode(plain, &bases, dispatch.effort, &mut self.block)
+            .encode_timed(plain, &bases, dispatch.effort, &mut self.block, &|| watch.nanos())
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
         let raw = if encoded.raw_tail { plain.len() } else { 0 };
         let digest = extent_digest(epoch, &extent, &self.leaves);
@@ -307,6 +322,8 @@ impl Press {
         let head = ExtentHead { seq: dispatch.seq, epoch, digest, extent };
         head.encode(self.block.len() + raw, &mut sheet.head)
             .map_err(|fault| GuestError::Other(format!("an extent cannot be framed: {}", fault.what)))?;
+        sheet.methods += encoded.stats;
+        sheet.methods.head_bytes += u64::try_from(sheet.head.len()).unwrap_or(0);
         if encoded.raw_tail {
             sheet.head.extend_from_slice(&self.block);
             std::mem::swap(&mut self.plain, &mut sheet.body);
@@ -319,11 +336,12 @@ impl Press {
     }
 
     /// The same for a lane of messages, which takes the plain pages.
-    pub(super) fn cut(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<Cut<'_>, GuestError> {
-        self.read(shared, dispatch)?;
-        let same = self.hash(shared, dispatch);
+    pub(super) fn cut(&mut self, source: &SourcePages, dispatch: &Dispatch) -> Result<Cut<'_>, GuestError> {
+        self.read(source, dispatch)?;
+        let same = self.hash(source, dispatch);
+        self.drop_leaves(&same);
         let extent = self.drop_same(&dispatch.extent, &same);
-        let first = shared.guest.layout().region(extent.region()).map_or(0, |region| region.first);
+        let first = source.guest.layout().region(extent.region()).map_or(0, |region| region.first);
         let runs = extent.runs().iter().map(|run| (FlatPage(first + run.start), usize::from(run.count))).collect();
         let count = |pages: usize| u16::try_from(pages).unwrap_or(u16::MAX);
         Ok(Cut {
@@ -335,21 +353,21 @@ impl Press {
         })
     }
 
-    fn read(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> Result<(), GuestError> {
+    fn read(&mut self, source: &SourcePages, dispatch: &Dispatch) -> Result<(), GuestError> {
         let region = dispatch.extent.region();
         grow(&mut self.plain, dispatch.extent.bytes());
         let mut at = 0;
         for run in dispatch.extent.runs() {
             let end = at + run.bytes();
             let into = self.plain.get_mut(at..end).ok_or(GuestError::Outside { region, first: run.start })?;
-            shared.guest.read(region, run.start, into)?;
+            source.guest.read(region, run.start, into)?;
             at = end;
         }
         Ok(())
     }
 
-    /// Hashes every page; those that the sink has already are told, and their leaves not kept.
-    fn hash(&mut self, shared: &SourceLanes, dispatch: &Dispatch) -> PageMask {
+    /// Hashes every page, and tells those that the sink has already.
+    fn hash(&mut self, source: &SourcePages, dispatch: &Dispatch) -> PageMask {
         let mut same = PageMask::EMPTY;
         self.held.clear();
         self.leaves.clear();
@@ -358,24 +376,44 @@ impl Press {
         for run in dispatch.extent.runs() {
             let end = told + usize::from(run.count);
             let leaves = self.leaves.get(told..end).unwrap_or_default();
-            shared.guest.hashed(dispatch.extent.region(), run.start, leaves);
+            source.guest.hashed(dispatch.extent.region(), run.start, leaves);
             told = end;
         }
-        let first = shared.guest.layout().region(dispatch.extent.region()).map_or(0, |region| region.first);
+        let first = source.guest.layout().region(dispatch.extent.region()).map_or(0, |region| region.first);
         let mut carried = 0;
         for ((index, number), digest) in dispatch.extent.page_numbers().enumerate().zip(&self.leaves) {
             let flat = FlatPage(first + number);
-            if dispatch.known.get(index) && shared.leaves.get(flat) == *digest {
+            if dispatch.known.get(index) && source.leaves.get(flat) == *digest {
                 same.set(index);
             } else {
-                let at_sink = shared.leaves.get(flat);
-                if shared.old_pages.is_some() && dispatch.known.get(index) && at_sink != zero_leaf() {
+                let at_sink = source.leaves.get(flat);
+                if source.old_pages.is_some() && dispatch.known.get(index) && at_sink != zero_leaf() {
                     self.held.push((carried, number, at_sink));
                 }
-                shared.leaves.set(flat, *digest);
+                source.leaves.set(flat, *digest);
                 carried += 1;
             }
         }
+        same
+    }
+
+    /// Pages that are not carried, by what they are.
+    fn left_out(&self, same: &PageMask) -> Stats {
+        let mut stats = Stats::default();
+        if same.is_empty() {
+            return stats;
+        }
+        let zero = zero_leaf();
+        let left_out = self.leaves.iter().enumerate().filter(|(index, _)| same.get(*index));
+        let zeros = u64::try_from(left_out.filter(|(_, leaf)| **leaf == zero).count()).unwrap_or(0);
+        let all = u64::try_from(same.count()).unwrap_or(0);
+        stats.add(Method::Zero, MethodStats::left_out(zeros));
+        stats.add(Method::Same, MethodStats::left_out(all - zeros));
+        stats
+    }
+
+    /// Keeps only the leaves of pages that are carried.
+    fn drop_leaves(&mut self, same: &PageMask) {
         if !same.is_empty() {
             let mut index = 0;
             self.leaves.retain(|_| {
@@ -383,7 +421,6 @@ impl Press {
                 !same.get(index - 1)
             });
         }
-        same
     }
 
     /// Closes the gaps that dropped pages leave.
@@ -402,7 +439,7 @@ impl Press {
     /// Takes the old pages out of the shadow, puts the new ones in: all of them, also those that
     /// are not carried, because the acknowledgement makes every lent slot a base. Returns which of
     /// the pages that are carried have an old one. spec: D-3
-    fn swap_shadow(&mut self, shared: &SourceLanes, dispatch: &Dispatch, same: &PageMask) -> PageMask {
+    fn swap_shadow(&mut self, source: &SourcePages, dispatch: &Dispatch, same: &PageMask) -> PageMask {
         let mut based = PageMask::EMPTY;
         if dispatch.slots.is_empty() {
             return based;
@@ -411,7 +448,7 @@ impl Press {
         let mut place = 0;
         for (index, page) in self.plain.chunks_exact(PAGE_BYTES).take(dispatch.extent.pages()).enumerate() {
             let carried = !same.get(index);
-            if let Some(slot) = dispatch.slots.get(index).copied().flatten().and_then(|id| shared.shadow.slot(id)) {
+            if let Some(slot) = dispatch.slots.get(index).copied().flatten().and_then(|id| source.shadow.slot(id)) {
                 let mut old = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 if carried
                     && dispatch.based.get(index)
@@ -430,8 +467,8 @@ impl Press {
     }
 
     /// Bases for pages that have none in the shadow, where the sink holds what this node has beside the guest.
-    fn find_old_pages(&mut self, shared: &SourceLanes, dispatch: &Dispatch, based: &mut PageMask) {
-        let Some(old_pages) = shared.old_pages.as_ref().filter(|_| dispatch.effort != dwcp_hde::Effort::Raw) else {
+    fn find_old_pages(&mut self, source: &SourcePages, dispatch: &Dispatch, based: &mut PageMask) {
+        let Some(old_pages) = source.old_pages.as_ref().filter(|_| dispatch.effort != dwcp_hde::Effort::Raw) else {
             return;
         };
         let region = dispatch.extent.region();
@@ -468,32 +505,10 @@ mod tests {
     use super::*;
     use crate::extent::{Layout, RegionId, Run};
     use crate::guest::Memory;
-    use crate::net::dial::Sockets;
-    use crate::net::identity::{Identity, Trust};
-    use crate::net::tls::Tls;
-    use crate::session::binding::Speaks;
 
-    fn shared(guest: Arc<Memory>) -> SourceLanes {
-        let identity = Identity::generate("x").unwrap();
-        let tls = Tls::new(&identity, &Trust::fingerprints([identity.fingerprint()])).unwrap();
-        SourceLanes {
-            leaves: Arc::new(Leaves::new(guest.layout())),
-            guest,
-            shadow: ShadowBytes::default(),
-            codec: None,
-            old_pages: None,
-            threads: LaneThreads::start().unwrap(),
-            dialer: Dialer {
-                to: String::new(),
-                peer: None,
-                tls,
-                sockets: Sockets::default(),
-                capable: Speaks::new(false, Framing::Extents).unwrap(),
-                counters: Arc::default(),
-            },
-            session: SessionId([0; 16]),
-            key: Key::new([0; 32]),
-        }
+    fn pages(guest: Arc<Memory>) -> SourcePages {
+        let leaves = Arc::new(Leaves::new(guest.layout()));
+        SourcePages { leaves, guest, shadow: ShadowBytes::default(), old_pages: None }
     }
 
     fn dispatch(page: u32, known: bool, based: bool) -> Dispatch {
@@ -519,14 +534,14 @@ mod tests {
             guest.poke(RegionId(0), word * 8, page(1));
             guest.poke(RegionId(0), 4096 + word * 8, page(2));
         }
-        let shared = shared(Arc::clone(&guest));
+        let pages = pages(Arc::clone(&guest));
         let mut press = Press::new();
-        press.print(&shared, FenceEpoch(1), &dispatch(1, false, false), Sheet::default()).unwrap();
-        press.print(&shared, FenceEpoch(1), &dispatch(0, false, false), Sheet::default()).unwrap();
+        press.print(&pages, FenceEpoch(1), &dispatch(1, false, false), Sheet::default()).unwrap();
+        press.print(&pages, FenceEpoch(1), &dispatch(0, false, false), Sheet::default()).unwrap();
         // Page 1 takes the slot over and is found to be at the sink already.
-        let sheet = press.print(&shared, FenceEpoch(1), &dispatch(1, true, false), Sheet::default()).unwrap();
+        let sheet = press.print(&pages, FenceEpoch(1), &dispatch(1, true, false), Sheet::default()).unwrap();
         assert_eq!((sheet.carried, sheet.same), (0, 1));
-        let slot = shared.shadow.slot(SlotId(0)).unwrap();
+        let slot = pages.shadow.slot(SlotId(0)).unwrap();
         assert!(slot.lock().unwrap().iter().all(|&byte| byte == 2), "the old owner's page is still there");
     }
 }

@@ -112,7 +112,7 @@ impl Workshop {
         let first = batch.first().map_or(0, |dispatch| dispatch.seq);
         for dispatch in batch {
             let watch = Stopwatch::start();
-            let cut = self.press.cut(shared, dispatch).map_err(LaneError::Guest)?;
+            let cut = self.press.cut(&shared.pages, dispatch).map_err(LaneError::Guest)?;
             let mut rest = cut.plain;
             for (first, count) in cut.runs {
                 let Some((run, after)) = rest.split_at_checked(count * crate::PAGE_BYTES) else { break };

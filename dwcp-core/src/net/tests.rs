@@ -10,8 +10,7 @@ use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Flagged, Hands, Stream};
-use super::endpoint::LaneThreads;
-use super::lane_source::{Press, ShadowBytes, Sheet, SourceLanes};
+use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use super::statistics::{End, Ledger};
 use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
@@ -19,10 +18,10 @@ use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
 use crate::flag::{Constant, FlagSource};
 use crate::guest::{DirtyMap, Guest, GuestError, Pending};
 use crate::session::allowance::Rate;
-use crate::session::binding::{Key, Speaks};
+use crate::session::binding::Speaks;
 use crate::session::leaves::{extent_digest, leaf};
 use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};
-use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, LaneId, SessionId};
+use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, LaneId};
 
 fn dialer(to: String) -> Dialer {
     let identity = Identity::generate("a").unwrap();
@@ -86,16 +85,11 @@ impl Guest for Restless {
 fn what_is_hashed_is_what_is_sent() {
     let layout = Layout::new(&[4096 * 8]).unwrap();
     let leaves = Arc::new(Leaves::new(&layout));
-    let shared = SourceLanes {
+    let pages = SourcePages {
         guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
-        codec: None,
         old_pages: None,
-        threads: LaneThreads::start().unwrap(),
-        dialer: dialer("localhost:1".into()),
-        session: SessionId([0; 16]),
-        key: Key::new([0; 32]),
     };
     let extent = Extent::new(RegionId(0), vec![Run { start: 1, count: 3 }]).unwrap();
     let dispatch = Dispatch {
@@ -108,7 +102,7 @@ fn what_is_hashed_is_what_is_sent() {
         effort: dwcp_hde::Effort::Balanced,
     };
     let mut press = Press::new();
-    let sheet = press.print(&shared, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();
+    let sheet = press.print(&pages, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();
     let frame = [&sheet.head[..], sheet.body()].concat();
     let (head, block) = ExtentHead::decode(&frame[FRAME_HEADER_BYTES..]).unwrap();
     let mut scratch = Vec::new();

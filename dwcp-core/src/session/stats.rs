@@ -45,6 +45,11 @@ pub struct Progress {
     pub pages_settled: u64,
     /// Bytes of frames on bulk lanes, headers included.
     pub wire_bytes: u64,
+    /// Source: what each method of the codec did to the pages of extents: pages, bytes, and the time that it took. Pages that
+    /// were left out because the sink has them are `Zero` or `Same`; bytes of an extent's own head are `head_bytes`. Filled in
+    /// by the driver, for machines have no clock. Of a session that carried nothing but extents and lost no lane, its pages
+    /// are `pages_read` and its bytes `wire_bytes`.
+    pub methods: dwcp_hde::Stats,
     /// Rounds that are over and had something to send, the one with the guest paused included.
     pub rounds: Vec<RoundStats>,
     /// Pages not yet sent in the present round.

@@ -1,5 +1,7 @@
 //! Round trips over every mixture of page kinds, and what the encoder promises about them.
 
+use std::cell::Cell;
+
 use super::{EFFORTS, all, round_trip, wire};
 use crate::{Bases, DecodeError, Decoder, Effort, EncodeError, Encoder, MAX_PAGES, Method, PAGE_BYTES};
 use proptest::prelude::*;
@@ -242,4 +244,22 @@ fn misuse_is_refused_and_writes_nothing() {
     assert_eq!(encode(PAGE_BYTES, &none, Effort::Thorough(13)), EncodeError::Level { level: 13 });
     let short = Bases::new(all(2), &[0; PAGE_BYTES]);
     assert_eq!(encode(2 * PAGE_BYTES, &short, Effort::Fast), EncodeError::BaseBeyondEnd { page: 1, bytes: PAGE_BYTES });
+}
+
+#[test]
+fn each_step_is_timed_by_the_clock_of_the_caller_and_all_of_it_together() {
+    let mut pages: Vec<u8> = random(7).take(4 * PAGE_BYTES).collect();
+    pages.extend(vec![0; PAGE_BYTES]);
+    pages.extend(b"some text of many words, ".iter().copied().cycle().take(4 * PAGE_BYTES));
+    let clock = Cell::new(0);
+    // A clock that goes on by a microsecond with each look.
+    let tick = || clock.replace(clock.get() + 1000);
+    let mut timed = Vec::new();
+    let done = Encoder::new().encode_timed(&pages, &Bases::none(), Effort::Balanced, &mut timed, &tick).unwrap();
+    let nanos = |method| done.stats.of(method).nanos;
+    assert_eq!((done.stats.look_nanos, nanos(Method::Zstd), nanos(Method::Raw)), (1000, 1000, 1000));
+    assert_eq!((nanos(Method::Zero), done.stats.nanos()), (0, 1000 * 3), "{:?}", done.stats);
+    let mut block = Vec::new();
+    let plain = Encoder::new().encode(&pages, &Bases::none(), Effort::Balanced, &mut block).unwrap();
+    assert_eq!((block, plain.stats.nanos()), (timed, 0), "a clock changes no byte");
 }

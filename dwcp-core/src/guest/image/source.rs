@@ -65,6 +65,13 @@ impl ImageSource {
         Ok(Self { ledger, ..self })
     }
 
+    /// Pages that lie in holes of the file, and so are zeros.
+    pub fn holes(&self) -> DirtyMap {
+        let mut holes = DirtyMap::new(&self.layout);
+        holes.mark_words(RegionId(0), 0, self.image.data_words().iter().map(|data| !data));
+        holes
+    }
+
     /// Removes the ledger, once the image is somebody else's.
     pub fn forget_ledger(&self) {
         if let Some(ledger) = &self.ledger {

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Counters, End, EndStatistics, Ending, HandoverReason, HandoverStatistics, VersionRefusal};
+use dwcp_hde::Stats;
+
+use super::{Counters, End, EndStatistics, Ending, HandoverReason, HandoverStatistics, MethodCounters, VersionRefusal};
 use crate::flag::FlagSnapshot;
 use crate::session::handover::Wish;
 use crate::session::{Histogram, Input, Outcome, Output, Progress, SessionError, Time};
@@ -23,6 +25,7 @@ pub(in crate::net) struct Ledger {
     /// To version 1, and none of its messages was sent yet.
     first_message: Option<UnderWay>,
     told: Told,
+    methods: Arc<MethodCounters>,
     over: bool,
 }
 
@@ -47,6 +50,7 @@ struct Told {
     pages_disputed: u64,
     pages_settled: u64,
     wire_bytes: u64,
+    methods: Stats,
     extent_latency: Histogram,
 }
 
@@ -69,8 +73,20 @@ impl Ledger {
             under_way: None,
             first_message: None,
             told: Told::default(),
+            methods: Arc::default(),
             over: false,
         }
+    }
+
+    /// Where the session's workers count what the codec did.
+    pub(in crate::net) fn with_methods(mut self, methods: Arc<MethodCounters>) -> Self {
+        self.methods = methods;
+        self
+    }
+
+    /// Progress as embedders see it: with what the workers counted.
+    pub(in crate::net) fn complete(&self, progress: &Progress) -> Progress {
+        Progress { methods: self.methods.sum(), ..progress.clone() }
     }
 
     /// This node's flags, seen at this time.
@@ -151,16 +167,19 @@ impl Ledger {
         let pages = progress.pages_settled.saturating_sub(self.told.pages_settled);
         let wire = progress.wire_bytes.saturating_sub(self.told.wire_bytes);
         let timed = progress.extent_latency.count() > self.told.extent_latency.count();
-        if pages == 0 && wire == 0 && !timed {
+        let methods = self.methods.sum();
+        if pages == 0 && wire == 0 && !timed && methods == self.told.methods {
             return;
         }
         self.counters.at(self.end, |counted| {
             let sessions = counted.of_mut(self.framing);
             sessions.guest_bytes += pages * 4096;
             sessions.wire_bytes += wire;
+            sessions.methods += methods.since(&self.told.methods);
             sessions.extent_latency.add(&progress.extent_latency, &self.told.extent_latency);
         });
         (self.told.pages_settled, self.told.wire_bytes) = (progress.pages_settled, progress.wire_bytes);
+        self.told.methods = methods;
         if timed {
             self.told.extent_latency = progress.extent_latency.clone();
         }

@@ -10,6 +10,7 @@
 //! exporter that wants zeros asks for each of [`Ending::ALL`] and its like. No name, address or fingerprint is in here.
 
 mod ledger;
+mod methods;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +19,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dwcp_hde::Stats;
 use tokio::time::Instant;
 
 pub(super) use self::ledger::Ledger;
+pub(super) use self::methods::MethodCounters;
 use super::error::EndpointError;
 use super::offence::{Offences, TurnedAway};
 use crate::flag::{Flag, FlagSnapshot, FlagSource, FlagStats, Reason, Why};
@@ -77,6 +80,9 @@ pub struct SessionStatistics {
     pub guest_bytes: u64,
     /// Bytes on bulk lanes for them.
     pub wire_bytes: u64,
+    /// Source, version 3: what each method of the codec did to the pages that were read, those that an acknowledgement is
+    /// still due for included. Its `saved()` and `saved_without_zero()` are the compression ratio.
+    pub methods: Stats,
     /// Source: from the reading of an extent to its acknowledgement.
     pub extent_latency: Histogram,
 }

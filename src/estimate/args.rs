@@ -1,0 +1,129 @@
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::baseline::UseOfBaseline;
+use crate::cli::EffortArg;
+use crate::exit::{self, Exit};
+use crate::units::{self, Bandwidth, Percent};
+
+const EXITS: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotConverged];
+
+#[derive(Debug, Args)]
+#[command(after_help = exit::help(&EXITS, "\
+Examples:
+  dwcp estimate vm1.mem --link 100mbit --rtt 40ms
+  dwcp estimate vm1.mem --link 1gbit --dirty-rate 20MiB/s --downtime 100ms
+  dwcp estimate t0.mem t1.mem t2.mem --link 1gbit                 successive snapshots, as `dwcp send --round` sends them
+  dwcp estimate vm1.mem --link 100mbit --baseline golden --baseline-store DIR --baseline-key base.key
+
+Nothing is sent and nothing is written: the image is read, hashed and encoded as `dwcp send` does, and the link is
+computed. Of one image up to --sample bytes are read, evenly spread; holes cost nothing. Several snapshots are
+read whole. Run it on the host that would send: how fast that encodes is part of the answer. The receiver is taken
+to have the same baseline and to store as fast as pages come."))]
+pub(crate) struct EstimateArgs {
+    /// The image; or snapshots of one guest, oldest first, of which only what differs would travel
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// What the link carries, or what `dwcp send` is limited to, such as 100mbit or 50MB a second
+    #[arg(long, value_name = "RATE")]
+    pub(crate) link: Bandwidth,
+    /// The link's round trip, such as 40ms or 200us
+    #[arg(long, default_value = "1ms", value_parser = round_trip)]
+    pub(crate) rtt: Duration,
+    /// What the running guest writes, in pages a second or a size a second, such as 5000 or 20MiB/s
+    #[arg(long, value_name = "PAGES|SIZE/s", value_parser = dirty_rate)]
+    pub(crate) dirty_rate: Option<u64>,
+    /// How long the guest may stand still
+    #[arg(long, default_value = "300ms", value_parser = units::duration)]
+    pub(crate) downtime: Duration,
+    /// State of the guest's devices, which travels while it stands still; an image has none
+    #[arg(long, value_name = "SIZE", value_parser = device_state)]
+    pub(crate) device_state: Option<usize>,
+    /// Cores that may encode [default: those of this machine]
+    #[arg(long)]
+    pub(crate) cores: Option<NonZeroU16>,
+    /// Connections besides the control connection, 1 to 64
+    #[arg(long, default_value = "4", value_parser = units::lanes)]
+    pub(crate) lanes: NonZeroU16,
+    /// How hard to compress
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) effort: EffortArg,
+    /// Memory for what the receiver has already, as a share of the guest; used by several snapshots
+    #[arg(long, default_value = "25%")]
+    pub(crate) shadow: Percent,
+    /// How much of one image to read
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = units::size)]
+    pub(crate) sample: u64,
+    /// Read all of it
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) whole: bool,
+    #[command(flatten)]
+    pub(crate) baseline: UseOfBaseline,
+    /// Print JSON lines; the last one is the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// As any duration; those of a local network are below a millisecond.
+fn round_trip(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no round trip; write a number and us, ms or s, such as 40ms or 200us");
+    match text.strip_suffix("us") {
+        Some(number) => number.parse().map(Duration::from_micros).map_err(|_| wrong()),
+        None => units::duration(text).map_err(|_| wrong()),
+    }
+}
+
+/// Pages a second; a size is so many pages.
+fn dirty_rate(text: &str) -> Result<u64, String> {
+    if let Ok(pages) = text.parse() {
+        return Ok(pages);
+    }
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    let bytes = units::size(size).ok().or_else(|| size.parse::<Bandwidth>().ok().map(|rate| rate.0.get()));
+    bytes.map(|bytes| bytes.div_ceil(4096)).ok_or_else(|| {
+        format!(
+            "`{text}` is no rate of writes; write pages a second, such as 5000, or a size and KiB, MiB, GiB, kB, MB or \
+             GB, such as 20MiB/s"
+        )
+    })
+}
+
+/// As much as a transfer takes.
+fn device_state(text: &str) -> Result<usize, String> {
+    let most = dwcp_core::wire::limits::MAX_DEVICE_STATE;
+    let bytes = units::size(text)?;
+    let allowed = usize::try_from(bytes).ok().filter(|_| bytes <= most);
+    allowed.ok_or_else(|| format!("`{text}` of device state is too much; a transfer takes 64MiB at most"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_of_writes_are_pages_or_sizes() {
+        assert_eq!((dirty_rate("5000"), dirty_rate("0")), (Ok(5000), Ok(0)));
+        assert_eq!(
+            (dirty_rate("20MiB/s"), dirty_rate("20MiB"), dirty_rate("4096kB/s")),
+            (Ok(5120), Ok(5120), Ok(1000))
+        );
+        for bad in ["", "x", "-1", "20M", "5/s/s", "1 GiB"] {
+            assert!(dirty_rate(bad).unwrap_err().contains("20MiB/s"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn round_trips_may_be_short_and_device_state_not_long() {
+        assert_eq!(round_trip("200us"), Ok(Duration::from_micros(200)));
+        assert_eq!(round_trip("40ms"), Ok(Duration::from_millis(40)));
+        for bad in ["", "40", "us", "-1us", "1.5ms"] {
+            assert!(round_trip(bad).unwrap_err().contains("40ms or 200us"), "{bad}");
+        }
+        assert_eq!(device_state("64MiB"), Ok(64 << 20));
+        assert!(device_state("65MiB").unwrap_err().contains("64MiB at most"));
+        assert!(device_state("1MB").is_err());
+    }
+}
