@@ -41,6 +41,9 @@ struct Shown {
     /// What came to nothing because of versions.
     refused: BTreeMap<&'static str, u64>,
     flag: Flags,
+    /// Of all connections, handshakes and control included; TCP's own heads are not.
+    bytes_sent: u64,
+    bytes_received: u64,
 }
 
 #[derive(Serialize)]
@@ -105,6 +108,8 @@ impl Shown {
             declined: statistics.declined.iter().map(|(by, count)| (by.word(), *count)).collect(),
             refused: statistics.refused.iter().map(|(why, count)| (why.word(), *count)).collect(),
             flag: Flags::of(&statistics.flag),
+            bytes_sent: statistics.traffic.sent,
+            bytes_received: statistics.traffic.received,
         }
     }
 }

@@ -142,7 +142,7 @@ impl Dialer {
         self.sockets.tune(&stream, bulk);
         let connector = TlsConnector::from(self.tls.client(speaks));
         let stream = connector
-            .connect(self.server_name(), Socket::new(stream))
+            .connect(self.server_name(), Socket::new(stream, &self.counters))
             .await
             .map_err(|source| self.tls_error(source))?;
         let (_, state) = stream.get_ref();

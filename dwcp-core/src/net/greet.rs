@@ -179,7 +179,7 @@ impl Gate {
             tracing::info!(%address, %error, "a connection was not authenticated");
             self.turned_away(TurnedAway::NotAuthenticated);
         };
-        let stream = match acceptor.accept(Socket::new(stream)).into_fallible().await {
+        let stream = match acceptor.accept(Socket::new(stream, &self.endpoint.counters)).into_fallible().await {
             Ok(stream) => stream,
             // Counted before it is closed, here as everywhere: who sees the end finds it counted.
             Err((error, _open)) => {

@@ -55,7 +55,7 @@ pub use self::records::{Damaged, Listing, Offered, Offering, Records};
 pub use self::session::Session;
 pub use self::statistics::{
     Declined, EndStatistics, Ending, FlagStatistics, HandoverReason, HandoverStatistics, SessionStatistics, Statistics,
-    VersionRefusal,
+    Traffic, VersionRefusal,
 };
 pub use crate::session::Fingerprint;
 

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::statistics::Counters;
 
 /// What a read takes from the kernel at most, and what a bulk lane encrypts before it writes: a quarter of a core's
 /// second-level cache. 64 KiB and a record a read cost a tenth of the throughput of incompressible pages.
@@ -16,6 +19,8 @@ pub(super) const SOCKET_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
+    /// Of its endpoint.
+    counters: Arc<Counters>,
     /// Empty: nothing is read ahead.
     ahead: Vec<u8>,
     /// What of it is not yet taken.
@@ -24,8 +29,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, ahead: Vec::new(), at: 0, end: 0 }
+    pub(super) fn new(stream: TcpStream, counters: &Arc<Counters>) -> Self {
+        Self { stream, counters: Arc::clone(counters), ahead: Vec::new(), at: 0, end: 0 }
     }
 
     /// From now on so far, at the receiving end of a bulk lane.
@@ -38,14 +43,18 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, ahead, at, end } = self.get_mut();
+        let Self { stream, counters, ahead, at, end } = self.get_mut();
         if ahead.is_empty() {
-            return Pin::new(stream).poll_read(cx, into);
+            let before = into.filled().len();
+            ready!(Pin::new(stream).poll_read(cx, into))?;
+            counters.traffic.received(into.filled().len() - before);
+            return Poll::Ready(Ok(()));
         }
         if at == end {
             let mut more = ReadBuf::new(ahead);
             ready!(Pin::new(stream).poll_read(cx, &mut more))?;
             (*at, *end) = (0, more.filled().len());
+            counters.traffic.received(*end);
         }
         let left = ahead.get(*at..*end).unwrap_or_default();
         let taken = left.get(..into.remaining()).unwrap_or(left);
@@ -57,7 +66,10 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let Self { stream, counters, .. } = self.get_mut();
+        let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
+        counters.traffic.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -65,7 +77,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+        let Self { stream, counters, .. } = self.get_mut();
+        let written = ready!(Pin::new(stream).poll_write_vectored(cx, bytes))?;
+        counters.traffic.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -92,7 +107,8 @@ mod tests {
     async fn what_is_read_is_the_same_before_and_while_it_reads_ahead() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(listener.accept().await.unwrap().0);
+        let counters = Arc::default();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, &counters);
         let sent: Vec<u8> = (0..3 * SOCKET_BYTES).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let all = sent.clone();
         let writer = tokio::spawn(async move {
@@ -110,5 +126,7 @@ mod tests {
         assert!(read == sent);
         drop(writer.await.unwrap());
         assert_eq!(socket.read(&mut [0; 10]).await.unwrap(), 0, "and so is the end");
+        let traffic = counters.statistics(&crate::flag::Constant::v3(), Default::default()).traffic;
+        assert_eq!((traffic.received, traffic.sent), (u64::try_from(sent.len()).unwrap(), 0), "each byte counts once");
     }
 }

@@ -13,6 +13,7 @@ mod ledger;
 mod methods;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 
 pub(super) use self::ledger::Ledger;
 pub(super) use self::methods::MethodCounters;
+pub use self::traffic::Traffic;
+pub(super) use self::traffic::TrafficMeter;
 use super::error::EndpointError;
 use super::offence::{Offences, TurnedAway};
 use crate::flag::{Flag, FlagSnapshot, FlagSource, FlagStats, Reason, Why};
@@ -47,6 +50,8 @@ pub struct Statistics {
     pub flag: FlagStatistics,
     /// What peers did that they must not, and who was turned away.
     pub offences: Offences,
+    /// What its connections carried.
+    pub traffic: Traffic,
 }
 
 /// Sessions of one end. `begun` of all versions together is `live` and `ended` of all together; a hand-over takes a session
@@ -425,7 +430,10 @@ pub(super) enum End {
 
 /// What is counted here and nowhere else. Its lock is held for some additions, and by nobody who moves a page.
 #[derive(Debug, Default)]
-pub(super) struct Counters(Mutex<Counted>);
+pub(super) struct Counters {
+    counted: Mutex<Counted>,
+    pub(super) traffic: TrafficMeter,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Counted {
@@ -449,6 +457,7 @@ impl Counters {
     /// With what others count.
     pub(super) fn statistics(&self, flags: &dyn FlagSource, offences: Offences) -> Statistics {
         let Counted { source, sink, declined, mut refused } = self.lock().clone();
+        let traffic = self.traffic.read();
         let ours = [
             (TurnedAway::NothingSpoken, VersionRefusal::NothingSpoken),
             (TurnedAway::ClearText, VersionRefusal::ClearText),
@@ -459,7 +468,7 @@ impl Counters {
                 *refused.entry(why).or_default() += count;
             }
         }
-        Statistics { source, sink, declined, refused, flag: FlagStatistics::of(flags), offences }
+        Statistics { source, sink, declined, refused, flag: FlagStatistics::of(flags), offences, traffic }
     }
 
     fn at(&self, end: End, change: impl FnOnce(&mut EndStatistics)) {
@@ -471,6 +480,6 @@ impl Counters {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
