@@ -2,10 +2,13 @@
 
 use crate::block::{self, GROUP_HEAD_BYTES};
 use crate::choose::{self, Sample};
-use crate::codec::lz4;
 use crate::codec::zstd::{self, Search};
+use crate::codec::{dictionary, lz4};
 use crate::forms::Forms;
-use crate::{Bases, Effort, EncodeError, MAX_PAGES, Method, MethodStats, PAGE_BYTES, Stats, delta, planes, zero};
+use crate::{
+    Bases, Dictionaries, Dictionary, Effort, EncodeError, MAX_PAGES, Method, MethodStats, PAGE_BYTES, Stats, delta,
+    planes, zero,
+};
 
 /// Levels that [`Effort::Thorough`] takes. From 13 on zstd searches trees and parses optimally: 1 point more at a fifth of the
 /// speed, which no link we meet waits for.
@@ -20,8 +23,20 @@ const LEAST_SAVING: usize = 32;
 /// dictionary, and old pages may start with anything.
 pub(crate) const PREFIX_GUARD: [u8; 8] = [0; 8];
 /// The methods with a group of compressed bytes, in the order in which their groups are written.
-const COMPRESSED: [Method; 7] =
-    [Method::Lz4, Method::Zstd, Method::XorLz4, Method::XorZstd, Method::Prefix, Method::Planes, Method::NarrowPlanes];
+const COMPRESSED: [Method; 8] = [
+    Method::Lz4,
+    Method::Zstd,
+    Method::XorLz4,
+    Method::XorZstd,
+    Method::Prefix,
+    Method::Planes,
+    Method::NarrowPlanes,
+    Method::Dictionary,
+];
+/// The largest group for which a dictionary is used, below level [`TRIED_FROM`] and from it on. Larger groups gain less than
+/// the dictionary's tables cost in time. `docs/performance.md`, "Dictionaries", has the table.
+const FEW_PAGES: usize = 4;
+const FEW_PAGES_TRIED: usize = 16;
 /// Slots of the table that finds copies: at least twice [`MAX_PAGES`], a power of two.
 const COPY_SLOTS: usize = 512;
 
@@ -49,6 +64,7 @@ pub struct Encoder {
     picked: Vec<usize>,
     lz4: lz4::Packer,
     zstd: zstd::Packer,
+    dictionary: dictionary::Packer,
     forms: Forms,
 }
 
@@ -70,6 +86,8 @@ struct Job<'a> {
     bases: &'a Bases<'a>,
     effort: Effort,
     search: Search,
+    /// The dictionary that both ends hold, and its number.
+    dictionary: Option<(u8, &'a Dictionary)>,
     stats: Stats,
 }
 
@@ -96,6 +114,7 @@ impl Encoder {
             picked: Vec::new(),
             lz4: lz4::Packer::new(),
             zstd: zstd::Packer::new(),
+            dictionary: dictionary::Packer::new(),
             forms: Forms::new(),
         }
     }
@@ -115,9 +134,29 @@ impl Encoder {
         effort: Effort,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, EncodeError> {
+        self.encode_with(pages, bases, effort, &Dictionaries::none(), out)
+    }
+
+    /// As [`encode`](Self::encode), for a receiver that holds these dictionaries. The first of them is used, for the pages of
+    /// method [`Method::Zstd`] where they are few: there its gain was measured on guests that it had not seen.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with(
+        &mut self,
+        pages: &[u8],
+        bases: &Bases<'_>,
+        effort: Effort,
+        dictionaries: &Dictionaries,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, EncodeError> {
         let search = check(pages, bases, effort)?;
-        let mut job = Job { pages, bases, effort, search, stats: Stats::default() };
+        let dictionary = dictionaries.first();
+        let mut job = Job { pages, bases, effort, search, dictionary, stats: Stats::default() };
         self.make_plan(&job);
+        if dictionary.is_some() {
+            self.plan_dictionary(dictionaries.most_pages().unwrap_or_else(|| dictionary_pages(effort)));
+        }
         self.body.clear();
         self.pack_all(&mut job);
         Ok(self.write(&mut job, out))
@@ -131,6 +170,16 @@ impl Encoder {
         for (index, page) in job.pages.chunks_exact(PAGE_BYTES).enumerate() {
             let method = self.method_of(index, page, job);
             self.plan.push(method);
+        }
+    }
+
+    /// Gives the pages that would be one small group of zstd to the dictionary.
+    fn plan_dictionary(&mut self, most_pages: usize) {
+        let plain = self.plan.iter().filter(|planned| **planned == Method::Zstd).count();
+        if (1..=most_pages).contains(&plain) {
+            self.plan.iter_mut().filter(|planned| **planned == Method::Zstd).for_each(|planned| {
+                *planned = Method::Dictionary;
+            });
         }
     }
 
@@ -203,8 +252,12 @@ impl Encoder {
         let group = match method {
             Method::Lz4 | Method::XorLz4 => self.lz4.pack(&self.packed, limit),
             Method::Prefix => self.zstd.pack_after(&self.prefix, &self.packed, job.search, limit),
+            Method::Dictionary => job.dictionary.and_then(|(_, dictionary)| {
+                self.dictionary.pack(dictionary, &self.packed, job.search, limit.saturating_sub(1))
+            }),
             _ => self.zstd.pack(&self.packed, job.search, limit),
         };
+        let number = job.dictionary.filter(|_| method == Method::Dictionary).map(|(number, _)| number);
         let Some(group) = group else {
             for page in &self.picked {
                 if let Some(planned) = self.plan.get_mut(*page) {
@@ -213,9 +266,11 @@ impl Encoder {
             }
             return;
         };
-        block::write_group(&mut self.body, method, self.picked.len(), group.len());
+        let length = group.len() + usize::from(number.is_some());
+        block::write_group(&mut self.body, method, self.picked.len(), length);
+        self.body.extend(number);
         self.body.extend_from_slice(group);
-        count(&mut job.stats, method, self.picked.len(), group.len() + GROUP_HEAD_BYTES);
+        count(&mut job.stats, method, self.picked.len(), length + GROUP_HEAD_BYTES);
     }
 
     /// Puts the picked pages side by side, in the form which the method compresses.
@@ -268,6 +323,15 @@ fn count(stats: &mut Stats, method: Method, pages: usize, bytes_out: usize) {
     let share =
         MethodStats { pages: number(pages), bytes_in: number(pages * PAGE_BYTES), bytes_out: number(bytes_out) };
     stats.add(method, share);
+}
+
+/// The largest group for which a dictionary is used.
+const fn dictionary_pages(effort: Effort) -> usize {
+    match effort {
+        Effort::Raw | Effort::Fast | Effort::Light => 0,
+        Effort::Balanced | Effort::Thorough(..TRIED_FROM) => FEW_PAGES,
+        Effort::Thorough(_) => FEW_PAGES_TRIED,
+    }
 }
 
 /// Checks the caller's side and tells how zstd is to search.

@@ -175,9 +175,9 @@ async fn b10_a_delta_against_what_the_node_does_not_hold() {
 
 #[tokio::test]
 async fn b12_a_dictionary_that_nobody_has() {
-    let reserved = |error: &DecodeError| matches!(error, DecodeError::Unsupported { .. });
+    let unknown = |error: &DecodeError| matches!(error, DecodeError::DictionaryUnknown { .. });
     refused_when_packed(Effort::Balanced, Offence::BadBlock, |chance, plain, block| {
-        *block = spoilt(block, plain.len() / PAGE_BYTES, chance, reserved);
+        *block = spoilt(block, plain.len() / PAGE_BYTES, chance, unknown);
     })
     .await;
 }

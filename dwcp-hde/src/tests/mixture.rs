@@ -1,6 +1,7 @@
 //! Round trips over every mixture of page kinds, and what the encoder promises about them.
 
-use super::{EFFORTS, all, round_trip, wire};
+use super::dictionary::held;
+use super::{EFFORTS, all, round_trip, round_trip_with, wire};
 use crate::{Bases, DecodeError, Decoder, Effort, EncodeError, Encoder, MAX_PAGES, Method, PAGE_BYTES};
 use proptest::prelude::*;
 
@@ -27,7 +28,7 @@ enum Old {
     Unrelated(u64),
 }
 
-fn random(mut state: u64) -> impl Iterator<Item = u8> {
+pub(crate) fn random(mut state: u64) -> impl Iterator<Item = u8> {
     state |= 1;
     std::iter::repeat_with(move || {
         state ^= state << 13;
@@ -123,6 +124,8 @@ proptest! {
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::none(), EFFORTS[effort]);
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::new(present, &bytes), EFFORTS[effort]);
+        let both = (&mut encoder, &mut decoder);
+        round_trip_with(both, &pages, &Bases::new(present, &bytes), EFFORTS[effort], &held(3, 256));
     }
 }
 
