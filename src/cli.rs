@@ -10,6 +10,7 @@ use dwcp_core::wire::{Name, TransferId};
 
 use crate::baseline::{BaselineArgs, UseOfBaseline};
 use crate::demo::{DemoArgs, PartArgs};
+use crate::dictionary::{DictionaryArgs, UseOfDictionaries};
 use crate::dual::FlagOptions;
 use crate::exit::{self, Exit};
 use crate::flag::FlagArgs;
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Flag(FlagArgs),
     /// Keep earlier states of guests, of which a transfer need send only what has changed
     Baseline(BaselineArgs),
+    /// Keep what pages have in common, to which extents of few pages can refer
+    Dictionary(DictionaryArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -100,6 +103,7 @@ impl Command {
             Self::Quarantine(args) => args.json,
             Self::Flag(args) => args.command.json(),
             Self::Baseline(args) => args.json,
+            Self::Dictionary(args) => args.json,
             Self::Transfers(args) => args.command.json(),
         }
     }
@@ -212,6 +216,8 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
     #[command(flatten)]
+    pub(crate) dictionaries: UseOfDictionaries,
+    #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Connections that one transfer may use besides the control connection, 1 to 64
     #[arg(long, default_value = "16", value_parser = units::lanes)]
@@ -276,6 +282,8 @@ pub(crate) struct SendArgs {
     pub(crate) reconnect_limit: Duration,
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
+    #[command(flatten)]
+    pub(crate) dictionaries: UseOfDictionaries,
     #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Print JSON lines; the last one is the summary

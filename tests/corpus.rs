@@ -13,7 +13,7 @@ use dwcp_core::wire::{
     Pause, PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
-use dwcp_hde::{Bases, Effort, Encoder};
+use dwcp_hde::{Bases, DictionaryId, Effort, Encoder};
 use dwcp_v1_compat::wire::blocks::BlockHeader;
 use dwcp_v1_compat::wire::{ChunkHeader, Span};
 
@@ -165,8 +165,18 @@ fn frame_seeds() -> Seeds {
     let layout = Layout::new(&[4096 * 70, 4097]).unwrap();
     let name = Name::new("vm1").unwrap();
     let frames = vec![
-        ("offer", Frame::Offer(Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name, layout })),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        (
+            "offer",
+            Frame::Offer(Offer {
+                transfer: TRANSFER,
+                epoch: EPOCH,
+                kind: GuestKind::Live,
+                name,
+                dictionaries: vec![DictionaryId([7; 32])],
+                layout,
+            }),
+        ),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
         ("ack", Frame::Ack(Ack { durable: 3, lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),

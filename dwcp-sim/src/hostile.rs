@@ -19,9 +19,10 @@ use dwcp_core::wire::{
     Pause, PeerLimits, Ping, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
-use dwcp_hde::Bases;
+use dwcp_hde::{Bases, DictionaryId};
 
 use crate::PEER;
+use crate::specimens::dictionaries;
 
 /// Bytes as one frame on any lane: it is refused, or it is a frame that can be written and read again.
 pub fn check_frame(data: &[u8]) {
@@ -99,7 +100,8 @@ pub fn check_block(data: &[u8]) {
     let _ = dwcp_hde::needs_bases(block, pages);
     DECODER.with_borrow_mut(|(decoder, scratch)| {
         for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &OLD)] {
-            if let Ok(plain) = decoder.decode(block, pages, &mut bases, scratch) {
+            let decoded = decoder.decode_with(block, pages, &mut bases, &dictionaries(), scratch);
+            if let Ok(plain) = decoded {
                 assert_eq!(plain.len(), pages * PAGE_BYTES);
             }
         }
@@ -134,6 +136,7 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
         epoch: FenceEpoch(1),
         kind: GuestKind::Live,
         name: Name::new("fuzz").unwrap(),
+        dictionaries: vec![DictionaryId([7; 32])],
         layout: layout.clone(),
     };
     let mut bytes = Script { data };
@@ -215,7 +218,7 @@ impl Script<'_> {
                 position: self.number(),
                 text: "fuzz".into(),
             }),
-            4 => Frame::Accept(Accept { transfer: self.transfer() }),
+            4 => Frame::Accept(Accept { transfer: self.transfer(), dictionaries: 0 }),
             even if even % 2 == 0 => self.sink_says(even, hint),
             odd => self.source_says(odd, hint),
         }
@@ -230,7 +233,7 @@ impl Script<'_> {
                 first: u32::try_from(self.number()).unwrap_or(u32::MAX),
                 leaves: vec![Digest([self.byte().unwrap_or(0); 32]); 3],
             }),
-            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
+            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]), dictionaries: 0 }),
             3..=12 if self.rarely() => {
                 Frame::Ack(Ack { durable: self.number(), lanes: vec![(self.lane(), self.number())] })
             }

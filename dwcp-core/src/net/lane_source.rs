@@ -7,12 +7,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use dwcp_hde::Dictionaries;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::buffers::{Share, grow};
 use super::clock::Stopwatch;
 use super::dial::Dialer;
+use super::dictionaries::Held;
 use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
 use super::message_source;
@@ -55,6 +57,8 @@ pub(super) struct SourceLanes {
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// Of which the sink may hold some.
     pub(super) old_pages: Option<Arc<dyn OldPages>>,
+    /// Of which the sink may hold some.
+    pub(super) dictionaries: Held,
     pub(super) threads: LaneThreads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
@@ -296,9 +300,10 @@ impl Press {
         self.block.clear();
         sheet.head.clear();
         let bases = dwcp_hde::Bases::new(*based.words(), &self.bases);
+        let dictionaries = Dictionaries::agreed(shared.dictionaries.offered(), dispatch.dictionaries);
         let encoded = self
             .encoder
-            .encode(plain, &bases, dispatch.effort, &mut self.block)
+            .encode_with(plain, &bases, dispatch.effort, &dictionaries, &mut self.block)
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
         let raw = if encoded.raw_tail { plain.len() } else { 0 };
         let digest = extent_digest(epoch, &extent, &self.leaves);
@@ -482,6 +487,7 @@ mod tests {
             shadow: ShadowBytes::default(),
             codec: None,
             old_pages: None,
+            dictionaries: Held::default(),
             threads: LaneThreads::start().unwrap(),
             dialer: Dialer {
                 to: String::new(),
@@ -507,6 +513,7 @@ mod tests {
             slots: vec![Some(SlotId(0))],
             based: if based { mask } else { PageMask::EMPTY },
             effort: dwcp_hde::Effort::Fast,
+            dictionaries: 0,
         }
     }
 

@@ -143,13 +143,17 @@ impl Dictionaries {
 
     /// Those offered of which `agreed` has the bit; others keep their number and cannot be named.
     pub fn agreed(offered: &[Dictionary], agreed: u8) -> Self {
-        let mut slots = [const { None }; MAX_DICTIONARIES];
-        for (number, (slot, dictionary)) in slots.iter_mut().zip(offered).enumerate() {
-            if agreed >> number & 1 == 1 {
-                *slot = Some(dictionary.clone());
-            }
+        let kept = (0_u8..8).zip(offered).filter(|(number, _)| agreed >> number & 1 == 1);
+        kept.fold(Self::none(), |all, (number, dictionary)| all.with(number, dictionary))
+    }
+
+    /// With one more, under this number. Numbers from [`MAX_DICTIONARIES`] on do not exist: nothing changes.
+    #[must_use]
+    pub fn with(mut self, number: u8, dictionary: &Dictionary) -> Self {
+        if let Some(slot) = self.slots.get_mut(usize::from(number)) {
+            *slot = Some(dictionary.clone());
         }
-        Self { slots, most_pages: None }
+        self
     }
 
     /// Lets an encoder use them for groups of at most so many pages, whatever the effort, instead of those where a gain was
