@@ -22,7 +22,7 @@ const PAGE: usize = 4096;
 fn page(number: usize) -> Vec<u8> {
     let sentence = |sentence: usize| {
         let mut letters = vec![0; 60 + sentence % 9];
-        blake3::Hasher::new().update(&sentence.to_le_bytes()).finalize_xof().fill(&mut letters);
+        blake3::Hasher::new().update(sentence.to_string().as_bytes()).finalize_xof().fill(&mut letters);
         letters.into_iter().map(|byte| b"etaoin shrdlucmfw"[usize::from(byte % 17)])
     };
     (0..80).flat_map(|place| sentence((number * 7919 + place * (2 * number + 1)) % 500)).take(PAGE).collect()

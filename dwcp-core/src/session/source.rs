@@ -349,9 +349,7 @@ impl Source {
             return Err(SessionError::unexpected("ACCEPT names another transfer"));
         }
         // spec: O-8
-        if u32::from(accept.dictionaries).checked_shr(u32::try_from(self.offer.dictionaries.len()).unwrap_or(u32::MAX))
-            != Some(0)
-        {
+        if (0_u8..8).skip(self.offer.dictionaries.len()).any(|number| accept.dictionaries >> number & 1 == 1) {
             return Err(SessionError::unexpected("ACCEPT names dictionaries that were not offered"));
         }
         self.dictionaries = accept.dictionaries;
