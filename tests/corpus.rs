@@ -13,7 +13,7 @@ use dwcp_core::wire::{
     Pause, PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
-use dwcp_hde::{Bases, DictionaryId, Effort, Encoder};
+use dwcp_hde::{Bases, Effort, Encoder};
 use dwcp_v1_compat::wire::blocks::BlockHeader;
 use dwcp_v1_compat::wire::{ChunkHeader, Span};
 
@@ -172,7 +172,7 @@ fn frame_seeds() -> Seeds {
                 epoch: EPOCH,
                 kind: GuestKind::Live,
                 name,
-                dictionaries: vec![DictionaryId([7; 32])],
+                dictionaries: vec![Digest([7; 32])],
                 layout,
             }),
         ),

@@ -24,7 +24,7 @@ use dwcp_core::wire::{
     Prefer, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId};
-use dwcp_hde::{Bases, Decoder, DictionaryId, Effort, Encoder};
+use dwcp_hde::{Bases, Decoder, Effort, Encoder};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/v3")
@@ -91,7 +91,7 @@ fn offer() -> Offer {
         epoch: EPOCH,
         kind: GuestKind::Live,
         name: Name::new("vm-1.disk").unwrap(),
-        dictionaries: vec![DictionaryId([0xd1; 32])],
+        dictionaries: vec![Digest([0xd1; 32])],
         layout,
     }
 }

@@ -19,7 +19,7 @@ use dwcp_core::wire::{
     Pause, PeerLimits, Ping, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
-use dwcp_hde::{Bases, DictionaryId};
+use dwcp_hde::Bases;
 
 use crate::PEER;
 use crate::specimens::dictionaries;
@@ -136,7 +136,7 @@ pub fn reach(data: &[u8]) -> [Phase; 2] {
         epoch: FenceEpoch(1),
         kind: GuestKind::Live,
         name: Name::new("fuzz").unwrap(),
-        dictionaries: vec![DictionaryId([7; 32])],
+        dictionaries: vec![Digest([7; 32])],
         layout: layout.clone(),
     };
     let mut bytes = Script { data };

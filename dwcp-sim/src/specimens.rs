@@ -9,7 +9,7 @@ use dwcp_core::wire::{
     PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
-use dwcp_hde::{Bases, Dictionaries, Dictionary, DictionaryId, Effort, Encoder};
+use dwcp_hde::{Bases, Dictionaries, Dictionary, Effort, Encoder};
 
 /// Of every transfer here.
 pub const EPOCH: FenceEpoch = FenceEpoch(1);
@@ -27,7 +27,7 @@ pub fn offer() -> Offer {
         epoch: EPOCH,
         kind: GuestKind::Live,
         name: Name::new("vm1").unwrap(),
-        dictionaries: vec![DictionaryId([7; 32])],
+        dictionaries: vec![Digest([7; 32])],
         layout,
     }
 }

@@ -631,16 +631,8 @@ impl Source {
         self.pace.spend(extent.bytes());
         let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
         let effort = self.budget.effort();
-        self.outputs.push_back(Output::Send(Dispatch {
-            lane,
-            seq,
-            extent,
-            known,
-            slots,
-            based,
-            effort,
-            dictionaries: self.dictionaries,
-        }));
+        let dictionaries = self.dictionaries;
+        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries }));
     }
 
     #[cfg(feature = "planted-bugs")]

@@ -1,7 +1,6 @@
 use std::fmt;
 
 use bytes::Bytes;
-use dwcp_hde::DictionaryId;
 
 use super::error::{Fault, Malformed};
 use super::fields::{Put, Reader};
@@ -84,8 +83,8 @@ pub struct Offer {
     pub kind: GuestKind,
     /// What the source calls it: data for the sink, never a path.
     pub name: Name,
-    /// Dictionaries that the source holds and would use, best first, at most four. spec: O-8
-    pub dictionaries: Vec<DictionaryId>,
+    /// Ids of the dictionaries that the source holds and would use, best first, at most four. spec: O-8
+    pub dictionaries: Vec<Digest>,
     /// Its regions.
     pub layout: Layout,
 }
@@ -601,7 +600,7 @@ impl Offer {
     }
 
     /// spec: O-8
-    fn read_dictionaries(r: &mut Reader<'_>) -> Result<Vec<DictionaryId>, Fault> {
+    fn read_dictionaries(r: &mut Reader<'_>) -> Result<Vec<Digest>, Fault> {
         let at = r.at();
         let count = r.u8()?;
         if usize::from(count) > MAX_OFFERED_DICTIONARIES {
@@ -610,7 +609,7 @@ impl Offer {
                 what: Malformed::Value { field: "dictionaries (at most 4)", value: count.into() },
             });
         }
-        (0..count).map(|_| Ok(DictionaryId(r.array()?))).collect()
+        (0..count).map(|_| Ok(Digest(r.array()?))).collect()
     }
 }
 

@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use dwcp_hde::DictionaryId;
 use proptest::prelude::*;
 
 use super::limits::{
@@ -87,7 +86,7 @@ fn handshake() -> impl Strategy<Value = Frame> {
 }
 
 fn control() -> impl Strategy<Value = Frame> {
-    let ids = proptest::collection::vec(any::<[u8; 32]>().prop_map(DictionaryId), 0..=4);
+    let ids = proptest::collection::vec(digest(), 0..=4);
     let offer = (transfer(), any::<u64>(), any::<bool>(), "[a-z0-9_][a-z0-9._-]{0,63}", 1_usize..20, ids).prop_map(
         |(transfer, epoch, live, name, regions, dictionaries)| {
             Frame::Offer(Offer {

@@ -136,7 +136,7 @@ fn an_accept_of_another_transfer_ends_the_session() {
 #[test]
 fn an_accept_of_dictionaries_that_were_not_offered_ends_the_session() {
     let answered = |offered: u8, dictionaries| {
-        let dictionary = |number| dwcp_hde::DictionaryId([number; 32]);
+        let dictionary = |number| Digest([number; 32]);
         let named = Offer { dictionaries: (0..offered).map(dictionary).collect(), ..offer() };
         let mut bench = Bench::new(Source::new(config(), named, leaves(), PEER));
         bench.feed(Input::Start);
