@@ -328,8 +328,9 @@ fn count(stats: &mut Stats, method: Method, pages: usize, bytes_out: usize) {
 /// The largest group for which a dictionary is used.
 const fn dictionary_pages(effort: Effort) -> usize {
     match effort {
-        Effort::Raw | Effort::Fast | Effort::Light => 0,
-        Effort::Balanced | Effort::Thorough(..TRIED_FROM) => FEW_PAGES,
+        // zstd's own levels 3 to 5 pick matches in the dictionary that cost more than they save.
+        Effort::Raw | Effort::Fast | Effort::Light | Effort::Thorough(2..TRIED_FROM) => 0,
+        Effort::Balanced | Effort::Thorough(..2) => FEW_PAGES,
         Effort::Thorough(_) => FEW_PAGES_TRIED,
     }
 }

@@ -27,7 +27,7 @@ fn sentences(first: u64, pages: u64) -> Vec<u8> {
 }
 
 /// Those that use a dictionary.
-const EFFORTS_USING: [Effort; 4] = [Effort::Balanced, Effort::Thorough(1), Effort::Thorough(5), Effort::Thorough(12)];
+const EFFORTS_USING: [Effort; 4] = [Effort::Balanced, Effort::Thorough(1), Effort::Thorough(6), Effort::Thorough(12)];
 
 #[test]
 fn a_dictionary_of_other_pages_makes_small_extents_smaller() {
@@ -48,7 +48,7 @@ fn only_few_pages_go_by_the_dictionary_and_only_by_zstd() {
     let dictionaries = agreed(2, &train(&sentences(1000, 200), 16 * 1024).unwrap().dictionary);
     for effort in EFFORTS {
         let most = match effort {
-            Effort::Raw | Effort::Fast | Effort::Light => 0,
+            Effort::Raw | Effort::Fast | Effort::Light | Effort::Thorough(5) => 0,
             Effort::Thorough(6..) => 16,
             _ => 4,
         };
