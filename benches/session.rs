@@ -92,7 +92,14 @@ impl Bench {
         let layout = Layout::new(&[u64::from(PAGES) * 4096]).expect("a layout");
         let transfer = TransferId([1; 16]);
         let name = Name::new("bench").expect("a name");
-        let offer = Offer { transfer, epoch: FenceEpoch(1), kind: GuestKind::Live, name, layout: layout.clone() };
+        let offer = Offer {
+            transfer,
+            epoch: FenceEpoch(1),
+            kind: GuestKind::Live,
+            name,
+            dictionaries: Vec::new(),
+            layout: layout.clone(),
+        };
         let limits = PeerLimits { extent_pages, lanes: LANES };
         let config = SourceConfig { lanes: LANES, limits, shadow_bytes, ..SourceConfig::default() };
         let mut bench = Self {
@@ -104,7 +111,7 @@ impl Bench {
             harvest_wanted: false,
         };
         bench.feed(Input::Start);
-        bench.feed(Input::Frame(Frame::Accept(Accept { transfer })));
+        bench.feed(Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0 })));
         bench
     }
 

@@ -12,6 +12,7 @@ use dwcp_hde::Effort;
 
 use crate::baseline::{BaselineArgs, UseOfBaseline};
 use crate::demo::{DemoArgs, PartArgs};
+use crate::dictionary::{DictionaryArgs, UseOfDictionaries};
 use crate::dual::FlagOptions;
 use crate::estimate::EstimateArgs;
 use crate::exit::{self, Exit};
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     Flag(FlagArgs),
     /// Keep earlier states of guests, of which a transfer need send only what has changed
     Baseline(BaselineArgs),
+    /// Keep what pages have in common, to which extents of few pages can refer
+    Dictionary(DictionaryArgs),
     /// Move a live guest between two nodes on this machine and check every write
     Demo(DemoArgs),
     /// A process of the demo
@@ -106,6 +109,7 @@ impl Command {
             Self::Quarantine(args) => args.json,
             Self::Flag(args) => args.command.json(),
             Self::Baseline(args) => args.json,
+            Self::Dictionary(args) => args.json,
             Self::Transfers(args) => args.command.json(),
         }
     }
@@ -218,6 +222,8 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
     #[command(flatten)]
+    pub(crate) dictionaries: UseOfDictionaries,
+    #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Connections that one transfer may use besides the control connection, 1 to 64
     #[arg(long, default_value = "16", value_parser = units::lanes)]
@@ -282,6 +288,8 @@ pub(crate) struct SendArgs {
     pub(crate) reconnect_limit: Duration,
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
+    #[command(flatten)]
+    pub(crate) dictionaries: UseOfDictionaries,
     #[command(flatten)]
     pub(crate) flag: FlagOptions,
     /// Print JSON lines; the last one is the summary

@@ -4,6 +4,7 @@ mod bars;
 mod baseline;
 mod cli;
 mod demo;
+mod dictionary;
 mod dual;
 mod estimate;
 mod exit;
@@ -92,6 +93,7 @@ async fn run(command: Command, report: &Report) -> Exit {
         Command::Quarantine(args) => quarantine::run(args, report),
         Command::Flag(args) => flag::run(args, report),
         Command::Baseline(args) => baseline::run(args, report),
+        Command::Dictionary(args) => dictionary::run(args, report),
         Command::Transfers(args) => transfers::run(args.command, report).await,
         Command::Demo(args) => return demo::run(&args, report).await,
         Command::DemoPart(args) => return demo::part(&args).await,

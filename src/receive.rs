@@ -40,7 +40,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
     let endpoint = identity::endpoint(&args.credentials)?.with_records(&records)?.with_lanes(args.lanes.get());
-    let endpoint = dual(endpoint, &args.flag)?;
+    let endpoint = args.dictionaries.of(dual(endpoint, &args.flag)?)?;
     let endpoint = endpoint.with_quarantine(records.join(QUARANTINE))?;
     let mut names = HashMap::new();
     let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);

@@ -160,6 +160,7 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
     let mut endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
+    endpoint = args.dictionaries.of(endpoint)?;
     if let Some(baseline) = args.baseline.open()? {
         endpoint = endpoint.with_old_pages(baseline);
     }

@@ -53,7 +53,7 @@ fn baseline_store() {
 #[test]
 fn the_seeds_of_operations_come_far() {
     for (name, script) in operation_seeds() {
-        let [source, sink] = dwcp_sim::reach(&script);
+        let [source, sink] = dwcp_sim::reach(&script).phases;
         match name {
             "source-moves" => assert_eq!(source, Phase::Handing),
             "sink-takes" | "sink-is-paused-twice" => assert_eq!(sink, Phase::Handing),
@@ -165,8 +165,18 @@ fn frame_seeds() -> Seeds {
     let layout = Layout::new(&[4096 * 70, 4097]).unwrap();
     let name = Name::new("vm1").unwrap();
     let frames = vec![
-        ("offer", Frame::Offer(Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name, layout })),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        (
+            "offer",
+            Frame::Offer(Offer {
+                transfer: TRANSFER,
+                epoch: EPOCH,
+                kind: GuestKind::Live,
+                name,
+                dictionaries: vec![Digest([7; 32])],
+                layout,
+            }),
+        ),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
         ("ack", Frame::Ack(Ack { durable: 3, lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),

@@ -12,6 +12,7 @@
 )]
 
 mod corpus;
+mod dictionaries;
 mod dwcp;
 mod measure;
 mod options;
@@ -41,6 +42,13 @@ fn main() -> ExitCode {
 
 /// Measures every workload and prints its rows as soon as they are known.
 fn report(options: &Options) -> anyhow::Result<()> {
+    if options.dictionaries {
+        let rows = dictionaries::report(options)?;
+        if options.json {
+            println!("summary {}", serde_json::json!({ "rows": rows }));
+        }
+        return Ok(());
+    }
     let mut rows = Vec::new();
     for name in corpus::names(options)? {
         let workload = corpus::read(options, &name)?;

@@ -153,7 +153,7 @@ fn timed(mut work: impl FnMut()) -> Duration {
     }
 }
 
-fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).expect("after 0"), u32::try_from(time.tv_nsec).expect("below 1e9"))
 }

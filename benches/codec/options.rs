@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 pub const USAGE: &str = "\
 What the codec saves on real guest memory and how fast, beside its peers in the same run.
 
-usage: cargo bench --bench codec -- [--pages DIR] [--only NAME] [--method WORD] [--reps N] [--slow] [--json]
+usage: cargo bench --bench codec -- [--pages DIR] [--only NAME] [--method WORD] [--reps N] [--slow] [--dictionaries] [--json]
 
   --pages DIR     folder with NAME.json and NAME.pages.zst for each workload (the format of the lab corpus;
                   default: the 7.5 MiB sample of the repository, which has two rounds and is good for a look only)
@@ -15,6 +15,7 @@ usage: cargo bench --bench codec -- [--pages DIR] [--only NAME] [--method WORD] 
   --method WORD   only methods whose name contains WORD
   --reps N        repetitions, interleaved over the methods; the median counts (default 3)
   --slow          also zstd -19 over the whole round (minutes)
+  --dictionaries  instead: what dictionaries save that were trained from other workloads, or from an earlier snapshot
   --json          end with a line `summary {\"rows\": [...]}`
 
 Rates are millions of non-zero bytes per second of CPU time of one thread.";
@@ -28,12 +29,14 @@ pub struct Options {
     pub method: Option<String>,
     pub reps: usize,
     pub slow: bool,
+    pub dictionaries: bool,
     pub json: bool,
 }
 
 impl Options {
     pub fn parse(words: Vec<String>) -> anyhow::Result<Self> {
-        let mut options = Self { pages: None, only: None, method: None, reps: 3, slow: false, json: false };
+        let mut options =
+            Self { pages: None, only: None, method: None, reps: 3, slow: false, dictionaries: false, json: false };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value; see --help"));
@@ -43,6 +46,7 @@ impl Options {
                 "--method" => options.method = Some(value()?),
                 "--reps" => options.reps = repetitions(&value()?)?,
                 "--slow" => options.slow = true,
+                "--dictionaries" => options.dictionaries = true,
                 "--json" => options.json = true,
                 "--bench" => {} // cargo adds it
                 _ => bail!("unknown option {word}; see --help"),

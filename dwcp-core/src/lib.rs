@@ -13,6 +13,7 @@
 //! - [`guest`]: the trait an embedder implements, and guests for files and memory.
 //! - [`net`]: lanes over TLS 1.3, the one driver loop, [`net::Endpoint`].
 //! - [`baseline`]: earlier states of guests, of which a transfer sends only what has changed since.
+//! - [`dictionary`]: what pages have in common, kept for both ends of a transfer to refer to.
 //! - [`storage`]: where files are kept, as a seam for the simulator.
 //! - [`blocking`]: the same for programs without an async runtime.
 //!
@@ -30,6 +31,8 @@ pub mod failpoint;
 pub mod baseline;
 #[cfg(feature = "net")]
 pub mod blocking;
+#[cfg(feature = "net")]
+pub mod dictionary;
 pub mod extent;
 pub mod flag;
 pub mod guest;

@@ -86,7 +86,14 @@ fn hello_ack() -> HelloAck {
 
 fn offer() -> Offer {
     let layout = Layout::new(&[0x1_0000, 5000]).unwrap();
-    Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name: Name::new("vm-1.disk").unwrap(), layout }
+    Offer {
+        transfer: TRANSFER,
+        epoch: EPOCH,
+        kind: GuestKind::Live,
+        name: Name::new("vm-1.disk").unwrap(),
+        dictionaries: vec![Digest([0xd1; 32])],
+        layout,
+    }
 }
 
 fn handshake_frames() -> Vec<(&'static str, Frame)> {
@@ -99,7 +106,7 @@ fn handshake_frames() -> Vec<(&'static str, Frame)> {
         ("join", Frame::Join(Join { session: SESSION, lane: LANE, mac: digest(0xc0) })),
         ("joined", Frame::Joined(Joined { lane: LANE, credit: 0x80_0000 })),
         ("offer", Frame::Offer(offer())),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
         ("have", Frame::Have(Have { region: RegionId(1), first: 258, leaves: vec![digest(0x40), digest(0x60)] })),
     ]
 }
@@ -309,7 +316,7 @@ fn malformed_handshakes() -> Vec<(&'static str, Vec<u8>)> {
 
 fn malformed_controls() -> Vec<(&'static str, Vec<u8>)> {
     let offer = Frame::Offer(offer());
-    let no_region = encoded(&offer)[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 35].to_vec();
+    let no_region = encoded(&offer)[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 68].to_vec();
     let huge = [&no_region[..], &[1, 0], &u64::MAX.to_le_bytes()].concat();
     let empty = [&no_region[..], &[1, 0], &[0; 8]].concat();
     let pause = [&[0; 36][..], &(64 * 1024 * 1024 + 1_u64).to_le_bytes(), &[0; 34]].concat();
@@ -317,6 +324,7 @@ fn malformed_controls() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("malformed-offer-kind", altered(&offer, 24, 3)),
         ("malformed-offer-name", altered(&offer, 27, b'/')),
+        ("malformed-offer-dictionaries", altered(&offer, 35, 5)),
         ("malformed-offer-no-region", framed(FrameType::Offer, &[&no_region[..], &[0, 0]].concat())),
         ("malformed-offer-empty-region", framed(FrameType::Offer, &empty)),
         ("malformed-offer-too-large", framed(FrameType::Offer, &huge)),
@@ -463,7 +471,7 @@ fn hostile_frames_are_refused_for_their_fault() {
     }
 }
 
-// spec: K-1, K-2, K-3, K-4, K-5, K-6, K-7, K-8, K-9
+// spec: K-1, K-2, K-3, K-4, K-5, K-6, K-7, K-8, K-9, K-10, O-8
 #[test]
 fn the_table_says_what_every_file_is() {
     let table = std::fs::read_to_string(folder().join("vectors.txt")).unwrap();

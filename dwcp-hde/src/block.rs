@@ -156,9 +156,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The dictionary that a [`Method::Dictionary`] group names: its first four bytes.
-pub(crate) fn dictionary_id(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().map(|id| u32::from_le_bytes(*id))
+/// The number of the dictionary that a [`Method::Dictionary`] group names, and its frame. A group is never empty (K-4).
+pub(crate) fn split_dictionary(bytes: &[u8]) -> (u8, &[u8]) {
+    bytes.split_first().map_or((u8::MAX, bytes), |(number, frame)| (*number, frame))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! A block to pages: everything that a head claims is checked before any work, and nothing half-decoded ever leaves.
 
 use crate::block::{self, Group, Reader};
+use crate::codec::zstd::Before;
 use crate::codec::{lz4, zstd};
 use crate::encode::PREFIX_GUARD;
-use crate::{BaseSource, DecodeError, Method, PAGE_BYTES, delta, planes};
+use crate::{BaseSource, DecodeError, Dictionaries, Method, PAGE_BYTES, delta, planes};
 
 /// Unpacks blocks. Keeps its tables and buffers, so one decoder per worker; no allocation after warm-up.
 pub struct Decoder {
@@ -70,7 +71,22 @@ impl Decoder {
         bases: &mut dyn BaseSource,
         scratch: &'b mut Vec<u8>,
     ) -> Result<&'b [u8], DecodeError> {
-        match self.decode_checked(block, pages, bases, scratch) {
+        self.decode_with(block, pages, bases, &Dictionaries::none(), scratch)
+    }
+
+    /// As [`decode`](Self::decode), of a block that may name these dictionaries.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); a dictionary that is not among them is one of the reasons. spec: K-10
+    pub fn decode_with<'b>(
+        &mut self,
+        block: &'b [u8],
+        pages: usize,
+        bases: &mut dyn BaseSource,
+        dictionaries: &Dictionaries,
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], DecodeError> {
+        match self.decode_checked(block, pages, bases, dictionaries, scratch) {
             Ok(Some(raw)) => Ok(raw),
             Ok(None) => Ok(scratch),
             Err(error) => {
@@ -86,12 +102,13 @@ impl Decoder {
         block: &'b [u8],
         pages: usize,
         bases: &mut dyn BaseSource,
+        dictionaries: &Dictionaries,
         scratch: &mut Vec<u8>,
     ) -> Result<Option<&'b [u8]>, DecodeError> {
         let mut reader = Reader::new(block);
         reader.table(pages, &mut self.table)?;
         let table_end = reader.at();
-        check_groups(&self.table, reader.clone())?;
+        check_groups(&self.table, reader.clone(), dictionaries)?;
         if let Some(raw) = whole_raw(pages, reader.clone()) {
             return Ok(Some(raw));
         }
@@ -108,7 +125,7 @@ impl Decoder {
         while let Some(group) = reader.group()? {
             if group.method != Method::CopyOf {
                 self.pick(&group, &mut next);
-                self.unpack(&group, bases, scratch)?;
+                self.unpack(&group, bases, dictionaries, scratch)?;
             }
         }
         while let Some(group) = copies.group()? {
@@ -132,7 +149,13 @@ impl Decoder {
     }
 
     /// Unpacks one group of pages into `scratch`.
-    fn unpack(&mut self, group: &Group<'_>, bases: &mut dyn BaseSource, scratch: &mut [u8]) -> Result<(), DecodeError> {
+    fn unpack(
+        &mut self,
+        group: &Group<'_>,
+        bases: &mut dyn BaseSource,
+        dictionaries: &Dictionaries,
+        scratch: &mut [u8],
+    ) -> Result<(), DecodeError> {
         let &Group { method, at, bytes, .. } = group;
         if method == Method::Raw {
             scatter(bytes, &self.picked, scratch, |page, into| {
@@ -145,10 +168,19 @@ impl Decoder {
             self.gather_prefix(bases, at)?;
         }
         self.packed.resize(group.pages * PAGE_BYTES, 0);
+        let (frame, before) = match method {
+            Method::Prefix => (bytes, Before::Prefix(&self.prefix)),
+            Method::Dictionary => {
+                let (number, frame) = block::split_dictionary(bytes);
+                let dictionary = dictionaries.get(number).ok_or(DecodeError::DictionaryUnknown { at, number })?;
+                (frame, Before::Dictionary(dictionary.unpacking()))
+            }
+            _ => (bytes, Before::Nothing),
+        };
         match method {
             Method::Lz4 | Method::XorLz4 if lz4::unpack(bytes, &mut self.packed) => {}
             Method::Lz4 | Method::XorLz4 => return Err(DecodeError::Corrupt { at, method }),
-            _ => self.zstd.unpack(bytes, &self.prefix, &mut self.packed).map_err(|fault| match fault {
+            _ => self.zstd.unpack(frame, before, &mut self.packed).map_err(|fault| match fault {
                 zstd::Fault::Frame(reason) => DecodeError::Frame { at, reason },
                 zstd::Fault::Corrupt => DecodeError::Corrupt { at, method },
                 zstd::Fault::OutOfMemory => DecodeError::OutOfMemory,
@@ -198,8 +230,8 @@ impl Decoder {
 }
 
 /// Checks that the groups carry exactly the pages of the table, and that nothing stands after them. No work is done yet.
-/// spec: K-3, K-8
-fn check_groups(table: &[Method], mut reader: Reader<'_>) -> Result<(), DecodeError> {
+/// spec: K-3, K-8, K-10
+fn check_groups(table: &[Method], mut reader: Reader<'_>, dictionaries: &Dictionaries) -> Result<(), DecodeError> {
     let mut left = [0_usize; Method::ALL.len()];
     for method in table {
         if let Some(count) = left.get_mut(usize::from(method.number())) {
@@ -214,13 +246,14 @@ fn check_groups(table: &[Method], mut reader: Reader<'_>) -> Result<(), DecodeEr
                 bytes => Err(DecodeError::Trailing { at, bytes }),
             };
         }
-        let Some(Group { method, pages, bytes, .. }) = reader.group()? else {
+        let Some(Group { method, pages, bytes, at: inside }) = reader.group()? else {
             let missing = left.iter().zip(Method::ALL).find(|(count, method)| **count > 0 && method.has_group());
             let (pages, method) = missing.map_or((0, Method::Raw), |(count, method)| (*count, method));
             return Err(DecodeError::GroupMissing { at, method, pages });
         };
         if method == Method::Dictionary {
-            return Err(DecodeError::Unsupported { at, method, dictionary: block::dictionary_id(bytes) });
+            let (number, _) = block::split_dictionary(bytes);
+            dictionaries.get(number).ok_or(DecodeError::DictionaryUnknown { at: inside, number })?;
         }
         let count = left.get_mut(usize::from(method.number()));
         let had = count.as_deref().copied().unwrap_or_default();

@@ -2,10 +2,13 @@
 
 use crate::block::{self, GROUP_HEAD_BYTES};
 use crate::choose::{self, Sample};
-use crate::codec::lz4;
 use crate::codec::zstd::{self, Search};
+use crate::codec::{dictionary, lz4};
 use crate::forms::Forms;
-use crate::{Bases, Effort, EncodeError, MAX_PAGES, Method, MethodStats, PAGE_BYTES, Stats, delta, planes, zero};
+use crate::{
+    Bases, Dictionaries, Dictionary, Effort, EncodeError, MAX_PAGES, Method, MethodStats, PAGE_BYTES, Stats, delta,
+    planes, zero,
+};
 
 /// Levels that [`Effort::Thorough`] takes. From 13 on zstd searches trees and parses optimally: 1 point more at a fifth of the
 /// speed, which no link we meet waits for.
@@ -20,8 +23,20 @@ const LEAST_SAVING: usize = 32;
 /// dictionary, and old pages may start with anything.
 pub(crate) const PREFIX_GUARD: [u8; 8] = [0; 8];
 /// The methods with a group of compressed bytes, in the order in which their groups are written.
-const COMPRESSED: [Method; 7] =
-    [Method::Lz4, Method::Zstd, Method::XorLz4, Method::XorZstd, Method::Prefix, Method::Planes, Method::NarrowPlanes];
+const COMPRESSED: [Method; 8] = [
+    Method::Lz4,
+    Method::Zstd,
+    Method::XorLz4,
+    Method::XorZstd,
+    Method::Prefix,
+    Method::Planes,
+    Method::NarrowPlanes,
+    Method::Dictionary,
+];
+/// The largest group for which a dictionary is used, below level [`TRIED_FROM`] and from it on. Larger groups gain less than
+/// the dictionary's tables cost in time. `docs/performance.md`, "Dictionaries", has the table.
+const FEW_PAGES: usize = 4;
+const FEW_PAGES_TRIED: usize = 16;
 /// Slots of the table that finds copies: at least twice [`MAX_PAGES`], a power of two.
 const COPY_SLOTS: usize = 512;
 
@@ -49,6 +64,7 @@ pub struct Encoder {
     picked: Vec<usize>,
     lz4: lz4::Packer,
     zstd: zstd::Packer,
+    dictionary: dictionary::Packer,
     forms: Forms,
 }
 
@@ -64,12 +80,42 @@ impl std::fmt::Debug for Encoder {
     }
 }
 
+/// How an extent is to be encoded.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// What the receiver holds for some of its pages.
+    pub bases: &'a Bases<'a>,
+    /// How hard to try.
+    pub effort: Effort,
+    /// What the receiver holds beside. The first is used, for the pages of method [`Method::Zstd`] where they are few: there
+    /// its gain was measured on guests that it had not seen.
+    pub dictionaries: &'a Dictionaries,
+    /// Nanoseconds since anything, read once for each group, to tell how long each method took: this crate has no clock.
+    pub clock: &'a dyn Fn() -> u64,
+}
+
+impl<'a> Request<'a> {
+    /// Without dictionaries, and untimed.
+    pub fn new(bases: &'a Bases<'a>, effort: Effort) -> Self {
+        static NONE: Dictionaries = Dictionaries::none();
+        Self { bases, effort, dictionaries: &NONE, clock: &|| 0 }
+    }
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("effort", &self.effort).finish_non_exhaustive()
+    }
+}
+
 /// An extent on its way into a block.
 struct Job<'a> {
     pages: &'a [u8],
     bases: &'a Bases<'a>,
     effort: Effort,
     search: Search,
+    /// The dictionary that both ends hold, and its number.
+    dictionary: Option<(u8, &'a Dictionary)>,
     stats: Stats,
     clock: &'a dyn Fn() -> u64,
     /// When the last step ended.
@@ -111,6 +157,7 @@ impl Encoder {
             picked: Vec::new(),
             lz4: lz4::Packer::new(),
             zstd: zstd::Packer::new(),
+            dictionary: dictionary::Packer::new(),
             forms: Forms::new(),
         }
     }
@@ -130,25 +177,27 @@ impl Encoder {
         effort: Effort,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, EncodeError> {
-        self.encode_timed(pages, bases, effort, out, &|| 0)
+        self.encode_with(pages, &Request::new(bases, effort), out)
     }
 
-    /// As [`encode`](Self::encode), and tells how long each method took by a clock of the caller, which counts
-    /// nanoseconds since anything and is read once for each group: this crate has none.
+    /// As [`encode`](Self::encode), with all that a caller may ask for.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_timed(
+    pub fn encode_with(
         &mut self,
         pages: &[u8],
-        bases: &Bases<'_>,
-        effort: Effort,
+        request: &Request<'_>,
         out: &mut Vec<u8>,
-        clock: &dyn Fn() -> u64,
     ) -> Result<Encoded, EncodeError> {
+        let Request { bases, effort, dictionaries, clock } = *request;
         let search = check(pages, bases, effort)?;
-        let mut job = Job { pages, bases, effort, search, stats: Stats::default(), clock, lap: clock() };
+        let dictionary = dictionaries.first();
+        let mut job = Job { pages, bases, effort, search, dictionary, stats: Stats::default(), clock, lap: clock() };
         self.make_plan(&job);
+        if dictionary.is_some() {
+            self.plan_dictionary(dictionaries.most_pages().unwrap_or_else(|| dictionary_pages(effort)));
+        }
         job.stats.look_nanos = job.lap();
         self.body.clear();
         self.pack_all(&mut job);
@@ -163,6 +212,16 @@ impl Encoder {
         for (index, page) in job.pages.chunks_exact(PAGE_BYTES).enumerate() {
             let method = self.method_of(index, page, job);
             self.plan.push(method);
+        }
+    }
+
+    /// Gives the pages that would be one small group of zstd to the dictionary.
+    fn plan_dictionary(&mut self, most_pages: usize) {
+        let plain = self.plan.iter().filter(|planned| **planned == Method::Zstd).count();
+        if (1..=most_pages).contains(&plain) {
+            self.plan.iter_mut().filter(|planned| **planned == Method::Zstd).for_each(|planned| {
+                *planned = Method::Dictionary;
+            });
         }
     }
 
@@ -237,8 +296,12 @@ impl Encoder {
         let group = match method {
             Method::Lz4 | Method::XorLz4 => self.lz4.pack(&self.packed, limit),
             Method::Prefix => self.zstd.pack_after(&self.prefix, &self.packed, job.search, limit),
+            Method::Dictionary => job.dictionary.and_then(|(_, dictionary)| {
+                self.dictionary.pack(dictionary, &self.packed, job.search, limit.saturating_sub(1))
+            }),
             _ => self.zstd.pack(&self.packed, job.search, limit),
         };
+        let number = job.dictionary.filter(|_| method == Method::Dictionary).map(|(number, _)| number);
         let Some(group) = group else {
             for page in &self.picked {
                 if let Some(planned) = self.plan.get_mut(*page) {
@@ -247,9 +310,11 @@ impl Encoder {
             }
             return;
         };
-        block::write_group(&mut self.body, method, self.picked.len(), group.len());
+        let length = group.len() + usize::from(number.is_some());
+        block::write_group(&mut self.body, method, self.picked.len(), length);
+        self.body.extend(number);
         self.body.extend_from_slice(group);
-        count(&mut job.stats, method, self.picked.len(), group.len() + GROUP_HEAD_BYTES);
+        count(&mut job.stats, method, self.picked.len(), length + GROUP_HEAD_BYTES);
     }
 
     /// Puts the picked pages side by side, in the form which the method compresses.
@@ -307,6 +372,16 @@ fn count(stats: &mut Stats, method: Method, pages: usize, bytes_out: usize) {
         nanos: 0,
     };
     stats.add(method, share);
+}
+
+/// The largest group for which a dictionary is used.
+const fn dictionary_pages(effort: Effort) -> usize {
+    match effort {
+        // zstd's own levels 3 to 5 pick matches in the dictionary that cost more than they save.
+        Effort::Raw | Effort::Fast | Effort::Light | Effort::Thorough(2..TRIED_FROM) => 0,
+        Effort::Balanced | Effort::Thorough(..2) => FEW_PAGES,
+        Effort::Thorough(_) => FEW_PAGES_TRIED,
+    }
 }
 
 /// Checks the caller's side and tells how zstd is to search.

@@ -81,15 +81,13 @@ pub enum DecodeError {
         /// The number found.
         number: u8,
     },
-    /// A method that the format reserves and this version does not implement.
-    #[error("byte {at}: method {} is not supported (dictionary {dictionary:08x?})", method.name())]
-    Unsupported {
-        /// Position of the group.
+    /// A group refers to a dictionary that was not agreed on.
+    #[error("byte {at}: dictionary {number} was not agreed on")]
+    DictionaryUnknown {
+        /// Position of the number.
         at: usize,
-        /// The reserved method.
-        method: Method,
-        /// The dictionary it asks for, where one is named.
-        dictionary: Option<u32>,
+        /// The dictionary's number.
+        number: u8,
     },
     /// A run of the page table goes beyond the last page.
     #[error("byte {at}: run of {run} pages, {left} left")]

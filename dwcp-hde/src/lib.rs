@@ -9,7 +9,8 @@
 //! 1. [`Encoder::encode`] gives each page a [`Method`] by a look at it (`choose.rs`): [`is_zero`], the [`Bases`] which the
 //!    receiver holds, and 64 sampled bytes. Pages of random bytes cost about 40 ns here and go on as they are.
 //! 2. Pages of one method are packed side by side and compressed as one *group* (`codec/`): that saves 2 to 3 points more
-//!    than page by page, and is 1.5 times as fast. A group that does not save 1/32 becomes raw.
+//!    than page by page, and is 1.5 times as fast. A group that does not save 1/32 becomes raw. A group of few pages
+//!    has little of its own to refer to: where both ends hold a [`Dictionary`], it refers to that.
 //! 3. The head names the method of every page, then the groups follow (`block.rs` has the bytes).
 //! 4. [`Decoder::decode`] checks everything that the block claims before any work, unpacks into the caller's scratch buffer
 //!    and asks a [`BaseSource`] for old pages only where a method needs them.
@@ -24,7 +25,8 @@
 //!
 //! # Limits
 //! A block holds at most [`MAX_PAGES`] pages and [`max_block_bytes`] bytes. Decoding one needs at most 3 MiB of buffers
-//! (scratch, one group, its old pages) beside zstd's own fixed tables, whatever the block says.
+//! (scratch, one group, its old pages) beside zstd's own fixed tables, whatever the block says. A dictionary has at most
+//! [`MAX_DICTIONARY_BYTES`] bytes, and a block can name only one that was handed to the decoder.
 //!
 //! # Example
 //! ```
@@ -53,6 +55,7 @@ mod choose;
 mod codec;
 mod decode;
 mod delta;
+mod dictionary;
 mod encode;
 mod error;
 mod forms;
@@ -70,7 +73,11 @@ pub use bases::{BaseSource, Bases};
 pub use block::{MAX_BLOCK_BYTES, max_block_bytes};
 pub use choose::Effort;
 pub use decode::{Decoder, needs_bases};
-pub use encode::{Encoded, Encoder};
+pub use dictionary::{
+    Dictionaries, Dictionary, DictionaryError, DictionaryId, MAX_DICTIONARIES, MAX_DICTIONARY_BYTES,
+    MAX_TRAINING_PAGES, MIN_DICTIONARY_BYTES, TrainError, Trained, train,
+};
+pub use encode::{Encoded, Encoder, Request};
 pub use error::{BaseMissing, DecodeError, EncodeError, FrameFault};
 pub use method::Method;
 pub use stats::{MethodStats, Stats};

@@ -26,7 +26,7 @@ pub enum Method {
     Prefix,
     /// Packed pages, each split into eight byte planes, one zstd frame.
     Planes,
-    /// Reserved: packed pages, one zstd frame with a shared dictionary. No decoder of this version accepts it.
+    /// Packed pages, one zstd frame after a dictionary that both ends hold; one byte, its number, before it.
     Dictionary,
     /// Packed pages, each split into four byte planes, one zstd frame.
     NarrowPlanes,

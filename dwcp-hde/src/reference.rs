@@ -2,8 +2,11 @@
 
 use crate::Method;
 
+/// The bytes of what has this number.
+type Held<'a, N> = &'a dyn Fn(N) -> Vec<u8>;
+
 /// The plain pages of an honest block.
-pub(crate) fn decode(block: &[u8], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
+pub(crate) fn decode(block: &[u8], base: Held<'_, usize>, dictionary: Held<'_, u8>) -> Vec<Vec<u8>> {
     assert_eq!(block[0], 1);
     let count = usize::from(block[1]) + 256 * usize::from(block[2]);
     let mut methods = Vec::new();
@@ -28,7 +31,7 @@ pub(crate) fn decode(block: &[u8], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u
             copies.extend(mine.iter().zip(bytes).map(|(page, of)| (*page, usize::from(*of))));
             continue;
         }
-        for (page, plain) in mine.iter().zip(unpack(method, bytes, &mine, base)) {
+        for (page, plain) in mine.iter().zip(unpack(method, bytes, &mine, base, dictionary)) {
             pages[*page] = Some(plain);
         }
     }
@@ -46,7 +49,13 @@ pub(crate) fn decode(block: &[u8], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u
     pages.into_iter().map(Option::unwrap).collect()
 }
 
-fn unpack(method: Method, bytes: &[u8], mine: &[usize], base: &dyn Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
+fn unpack(
+    method: Method,
+    bytes: &[u8],
+    mine: &[usize],
+    base: Held<'_, usize>,
+    dictionary: Held<'_, u8>,
+) -> Vec<Vec<u8>> {
     let size = mine.len() * 4096;
     let packed = match method {
         Method::Raw => bytes.to_vec(),
@@ -54,14 +63,9 @@ fn unpack(method: Method, bytes: &[u8], mine: &[usize], base: &dyn Fn(usize) -> 
         Method::Prefix => {
             let mut prefix = vec![0; 8];
             mine.iter().for_each(|page| prefix.extend(base(*page)));
-            let mut plain = vec![0; size];
-            let mut frames = zstd_safe::DCtx::create();
-            frames.ref_prefix(&prefix).unwrap();
-            let mut input = zstd_safe::InBuffer::around(bytes);
-            let mut output = zstd_safe::OutBuffer::around(plain.as_mut_slice());
-            while frames.decompress_stream(&mut output, &mut input).unwrap() != 0 {}
-            plain
+            after(&prefix, bytes, size)
         }
+        Method::Dictionary => after(&dictionary(bytes[0]), &bytes[1..], size),
         _ => {
             let mut plain = vec![0; size];
             assert_eq!(zstd_safe::decompress(plain.as_mut_slice(), bytes), Ok(size));
@@ -75,4 +79,15 @@ fn unpack(method: Method, bytes: &[u8], mine: &[usize], base: &dyn Fn(usize) -> 
         _ => plain.to_vec(),
     });
     pages.collect()
+}
+
+/// The `size` bytes of a frame that stands after `before`.
+fn after(before: &[u8], frame: &[u8], size: usize) -> Vec<u8> {
+    let mut plain = vec![0; size];
+    let mut frames = zstd_safe::DCtx::create();
+    frames.ref_prefix(before).unwrap();
+    let mut input = zstd_safe::InBuffer::around(frame);
+    let mut output = zstd_safe::OutBuffer::around(plain.as_mut_slice());
+    while frames.decompress_stream(&mut output, &mut input).unwrap() != 0 {}
+    plain
 }

@@ -12,7 +12,7 @@ pub struct MethodStats {
     pub bytes_in: u64,
     /// Bytes on the wire for them, group heads included (a raw tail counts too).
     pub bytes_out: u64,
-    /// Time spent to pack them, in nanoseconds of the clock given to [`Encoder::encode_timed`](crate::Encoder::encode_timed);
+    /// Time spent to pack them, in nanoseconds of the clock of [`Request`](crate::Request);
     /// zero without one. That of a group which did not pay, and so went raw, is its method's.
     pub nanos: u64,
 }

@@ -23,6 +23,7 @@ use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
 use dwcp_hde::Bases;
 
 use crate::PEER;
+use crate::specimens::dictionaries;
 
 /// Bytes as one frame on any lane: it is refused, or it is a frame that can be written and read again.
 pub fn check_frame(data: &[u8]) {
@@ -100,7 +101,8 @@ pub fn check_block(data: &[u8]) {
     let _ = dwcp_hde::needs_bases(block, pages);
     DECODER.with_borrow_mut(|(decoder, scratch)| {
         for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &OLD)] {
-            if let Ok(plain) = decoder.decode(block, pages, &mut bases, scratch) {
+            let decoded = decoder.decode_with(block, pages, &mut bases, &dictionaries(), scratch);
+            if let Ok(plain) = decoded {
                 assert_eq!(plain.len(), pages * PAGE_BYTES);
             }
         }
@@ -144,6 +146,7 @@ pub fn reach(data: &[u8]) -> Reached {
         epoch: FenceEpoch(1),
         kind: GuestKind::Live,
         name: Name::new("fuzz").unwrap(),
+        dictionaries: vec![Digest([7; 32])],
         layout: layout.clone(),
     };
     let mut bytes = Script { data };
@@ -238,7 +241,7 @@ impl Script<'_> {
                 position: self.number(),
                 text: "fuzz".into(),
             }),
-            4 => Frame::Accept(Accept { transfer: self.transfer() }),
+            4 => Frame::Accept(Accept { transfer: self.transfer(), dictionaries: 0 }),
             even if even % 2 == 0 => self.sink_says(even, hint),
             odd => self.source_says(odd, hint),
         }
@@ -253,7 +256,7 @@ impl Script<'_> {
                 first: u32::try_from(self.number()).unwrap_or(u32::MAX),
                 leaves: vec![Digest([self.byte().unwrap_or(0); 32]); 3],
             }),
-            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]) }),
+            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]), dictionaries: 0 }),
             3..=12 if self.rarely() => {
                 Frame::Ack(Ack { durable: self.number(), lanes: vec![(self.lane(), self.number())] })
             }
@@ -559,12 +562,10 @@ impl<M: Machine> Driven<M> {
             0 => Input::SessionLost,
             1 => Input::PersistFailed { text: "fuzz".into() },
             2 => Input::Cancel,
+            3 => Input::GuestFailed(dwcp_core::GuestError::Other("fuzz".into())),
             4 => Input::Retire,
             again @ 5..=6 => Input::Superseded { again: again == 5 },
-            3 => Input::GuestFailed(dwcp_core::GuestError::Other("fuzz".into())),
-            4..=12 => Input::Prefer(bytes.wish()),
-            21 => Input::Retire,
-            22 | 23 => Input::Superseded { again: bytes.rarely() },
+            7..=12 => Input::Prefer(bytes.wish()),
             24 => Input::Compression(bytes.rarely()),
             odd => Input::ControlDown { clean: odd % 8 == 7 },
         }

@@ -211,7 +211,12 @@ struct Lane {
 impl Lane {
     fn new() -> Self {
         let layout = specimens::offer().layout;
-        Self { check: ExtentCheck::new(LANE, EPOCH), bench: Workbench::new(), layout, old: specimens::old_page() }
+        Self {
+            check: ExtentCheck::new(LANE, EPOCH).with_dictionaries(specimens::dictionaries()),
+            bench: Workbench::new(),
+            layout,
+            old: specimens::old_page(),
+        }
     }
 
     /// Whether damaged bytes are refused. Applied they must not be.
@@ -222,7 +227,7 @@ impl Lane {
             Fed::Applied(plain, _) => {
                 // A block that packs the same pages otherwise.
                 assert!(plain == parcel.plain, "damaged bytes of {} were applied", parcel.name);
-                self.check = ExtentCheck::new(LANE, EPOCH);
+                self.check = ExtentCheck::new(LANE, EPOCH).with_dictionaries(specimens::dictionaries());
                 false
             }
         }

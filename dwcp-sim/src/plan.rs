@@ -377,6 +377,7 @@ fn source_config(r: &mut Rng) -> SourceConfig {
 
 fn sink_config(r: &mut Rng) -> SinkConfig {
     SinkConfig {
+        dictionaries: 0,
         lanes: 4,
         lane_window: r.pick(&[0, 0, 1_200_000, 2_000_000, 8 << 20]),
         orphan_limit: Duration::from_millis(r.magnitude(2000, 60_000)),

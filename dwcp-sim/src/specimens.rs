@@ -1,5 +1,7 @@
 //! One sound frame of every kind, and extents by every method: what damage is done to.
 
+use std::sync::LazyLock;
+
 use dwcp_core::session::leaves::{extent_digest, leaf};
 use dwcp_core::wire::{
     Abort, AbortReason, Accept, Ack, Bind, Buried, Bury, Credit, DeviceState, Digest, ErrorCode, ErrorFrame,
@@ -7,7 +9,7 @@ use dwcp_core::wire::{
     PeerLimits, Ping, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId, Run as PageRun};
-use dwcp_hde::{Bases, Effort, Encoder};
+use dwcp_hde::{Bases, Dictionaries, Dictionary, Effort, Encoder, Request};
 
 /// Of every transfer here.
 pub const EPOCH: FenceEpoch = FenceEpoch(1);
@@ -20,7 +22,14 @@ const MAC: Digest = Digest([3; 32]);
 /// What is offered.
 pub fn offer() -> Offer {
     let layout = Layout::new(&[4096 * 70, 4097]).unwrap();
-    Offer { transfer: TRANSFER, epoch: EPOCH, kind: GuestKind::Live, name: Name::new("vm1").unwrap(), layout }
+    Offer {
+        transfer: TRANSFER,
+        epoch: EPOCH,
+        kind: GuestKind::Live,
+        name: Name::new("vm1").unwrap(),
+        dictionaries: vec![Digest([7; 32])],
+        layout,
+    }
 }
 
 /// Frames of lane 0 and of handshakes, by name.
@@ -53,7 +62,7 @@ pub fn frames() -> Vec<(&'static str, Frame)> {
         ("joined", Frame::Joined(Joined { lane: LANE, credit: 1 << 23 })),
         ("offer", Frame::Offer(offer())),
         ("have", Frame::Have(Have { region: RegionId(0), first: 3, leaves: vec![MAC; 3] })),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER })),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
         ("ack", Frame::Ack(Ack { durable: 3, lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),
@@ -75,6 +84,15 @@ pub fn old_page() -> Vec<u8> {
     (0..PAGE_BYTES).map(|at| (at / 3 % 251) as u8).collect()
 }
 
+/// What both ends hold from before: a dictionary, under the number 2.
+pub fn dictionaries() -> Dictionaries {
+    static HELD: LazyLock<Dictionaries> = LazyLock::new(|| {
+        let content = (0..4 * PAGE_BYTES).map(|at| b"All happy families are alike; "[at % 30] ^ (at / 90 % 5) as u8);
+        Dictionaries::none().with(2, &Dictionary::new(content.collect()).unwrap())
+    });
+    HELD.clone()
+}
+
 /// A sound extent.
 #[derive(Clone, Debug)]
 pub struct Parcel {
@@ -89,7 +107,9 @@ pub struct Parcel {
 impl Parcel {
     fn new(name: &'static str, plain: Vec<u8>, effort: Effort, bases: &Bases<'_>) -> Self {
         let mut block = Vec::new();
-        if Encoder::new().encode(&plain, bases, effort, &mut block).unwrap().raw_tail {
+        let held = if name == "dictionary" { dictionaries() } else { Dictionaries::none() };
+        let request = Request { dictionaries: &held, ..Request::new(bases, effort) };
+        if Encoder::new().encode_with(&plain, &request, &mut block).unwrap().raw_tail {
             block.extend_from_slice(&plain);
         }
         let count = (plain.len() / PAGE_BYTES) as u16;
@@ -139,7 +159,8 @@ pub fn parcels() -> Vec<Parcel> {
         Parcel::new("raw", noise(1), Effort::Raw, &none),
         Parcel::new("copy", copies, Effort::Fast, &none),
         Parcel::new("lz4", text.clone(), Effort::Fast, &none),
-        Parcel::new("zstd", text, Effort::Balanced, &none),
+        Parcel::new("zstd", text.clone(), Effort::Balanced, &none),
+        Parcel::new("dictionary", text, Effort::Balanced, &none),
         Parcel::new("planes", words, Effort::Balanced, &none),
         Parcel::new("delta", changed.clone(), Effort::Fast, &based),
         Parcel::new("delta-hard", changed, Effort::Balanced, &based),

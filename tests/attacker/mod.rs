@@ -249,6 +249,7 @@ pub(crate) fn offer() -> Offer {
         epoch: FenceEpoch(1),
         kind: GuestKind::Live,
         name: Name::new("vm").unwrap(),
+        dictionaries: Vec::new(),
         layout: Layout::new(&[PAGES * 4096]).unwrap(),
     }
 }

@@ -3,7 +3,7 @@
 use dwcp_core::PAGE_BYTES;
 use dwcp_core::net::Offence;
 use dwcp_core::session::SinkConfig;
-use dwcp_hde::{Bases, DecodeError, Decoder, Effort, FrameFault};
+use dwcp_hde::{Bases, DecodeError, Decoder, Dictionaries, Dictionary, Effort, Encoder, FrameFault, Method, Request};
 
 use crate::attacker::{PAGES, block_of, digest_of};
 use crate::oracle::{Inside, oracle};
@@ -173,11 +173,29 @@ async fn b10_a_delta_against_what_the_node_does_not_hold() {
     .await;
 }
 
+/// A frame made with a dictionary that the node does not hold, under a number that was never agreed on.
+#[tokio::test]
+async fn b12_a_block_of_a_dictionary_of_its_own() {
+    refused(Offence::BadBlock, |chance| {
+        let plain = plain(chance.between(1, 4) as usize, chance);
+        let own = Dictionary::new(plain.clone()).unwrap();
+        let number = u8::try_from(chance.below(4)).unwrap();
+        let dictionaries = Dictionaries::none().with(number, &own).for_groups_of(4);
+        let mut block = Vec::new();
+        let none = Bases::none();
+        let request = Request { dictionaries: &dictionaries, ..Request::new(&none, Effort::Balanced) };
+        let done = Encoder::new().encode_with(&plain, &request, &mut block).unwrap();
+        assert!(done.stats.of(Method::Dictionary).pages > 0);
+        (block, plain)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn b12_a_dictionary_that_nobody_has() {
-    let reserved = |error: &DecodeError| matches!(error, DecodeError::Unsupported { .. });
+    let unknown = |error: &DecodeError| matches!(error, DecodeError::DictionaryUnknown { .. });
     refused_when_packed(Effort::Balanced, Offence::BadBlock, |chance, plain, block| {
-        *block = spoilt(block, plain.len() / PAGE_BYTES, chance, reserved);
+        *block = spoilt(block, plain.len() / PAGE_BYTES, chance, unknown);
     })
     .await;
 }

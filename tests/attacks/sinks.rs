@@ -52,7 +52,7 @@ async fn told_once(lie: Lie, expected: Offence, mut chance: Chance) {
 }
 
 fn accepted(offer: &Offer) -> Frame {
-    Frame::Accept(Accept { transfer: offer.transfer })
+    Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0 })
 }
 
 #[tokio::test]
@@ -85,7 +85,19 @@ async fn b20_running_of_another_transfer() {
 
 #[tokio::test]
 async fn b06_accept_of_another_transfer() {
-    let accept = |_: &Offer, chance: &mut Chance| vec![Frame::Accept(Accept { transfer: TransferId(chance.bytes()) })];
+    let accept = |_: &Offer, chance: &mut Chance| {
+        vec![Frame::Accept(Accept { transfer: TransferId(chance.bytes()), dictionaries: 0 })]
+    };
+    told(accept, Offence::OutOfPlace).await;
+}
+
+// spec: O-8
+#[tokio::test]
+async fn b12_accept_of_a_dictionary_that_was_not_offered() {
+    let accept = |offer: &Offer, chance: &mut Chance| {
+        let dictionaries = u8::try_from(chance.between(1, 255)).unwrap();
+        vec![Frame::Accept(Accept { transfer: offer.transfer, dictionaries })]
+    };
     told(accept, Offence::OutOfPlace).await;
 }
 

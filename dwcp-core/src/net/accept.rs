@@ -223,7 +223,8 @@ impl IncomingOffer {
         }
         let Chosen { framing, features } = self.first.chosen;
         let lanes = config.lanes.min(self.first.limits.lanes);
-        let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, ..config };
+        let (dictionaries, _) = self.first.gate.endpoint.dictionaries.of(&self.offer.dictionaries);
+        let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, dictionaries, ..config };
         let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
         self.first.drive(self.seat, &self.offer, machine, leaves, guest)
     }
@@ -258,7 +259,8 @@ impl IncomingAsk {
         let (transfer, epoch, name) = (self.record.transfer, self.record.epoch, self.record.name.clone());
         let layout = guest.layout().clone();
         let leaves = Arc::new(Leaves::new(&layout));
-        let offer = Offer { transfer, epoch, kind: GuestKind::Image, name, layout };
+        let (kind, dictionaries) = (GuestKind::Image, Vec::new());
+        let offer = Offer { transfer, epoch, kind, name, dictionaries, layout };
         let machine = Sink::recover(config, offer.clone(), &self.record);
         self.first.drive(self.seat, &offer, machine, leaves, guest)
     }
@@ -305,6 +307,7 @@ impl First {
             leaves,
             codec: self.gate.endpoint.codec.clone(),
             threads: self.gate.endpoint.threads.clone(),
+            dictionaries: self.gate.endpoint.dictionaries.of(&offer.dictionaries).1,
         });
         let hands = SinkHands {
             transfer: offer.transfer,

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwcp_hde::Dictionary;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::control::ControlLink;
 use super::dial::{ControlStream, Dialer, Sockets, random};
+use super::dictionaries::Held;
 use super::driver::{Chores, Driver, EVENTS, Flagged};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
@@ -51,6 +53,8 @@ pub struct Endpoint {
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// Has pages that sinks may hold.
     old_pages: Option<Arc<dyn OldPages>>,
+    /// To which blocks may refer, if the peer has them, too.
+    pub(super) dictionaries: Held,
     /// What this node wants lanes to carry.
     pub(super) flags: Arc<dyn FlagSource>,
     /// Who is asked about connections before TLS begins.
@@ -106,6 +110,7 @@ impl Endpoint {
             lanes: SinkConfig::default().lanes,
             codec: None,
             old_pages: None,
+            dictionaries: Held::default(),
             flags: Arc::new(Constant::v3()),
             openings: None,
             counters: Arc::default(),
@@ -140,6 +145,15 @@ impl Endpoint {
     #[must_use]
     pub fn with_old_pages(mut self, old_pages: Arc<dyn OldPages>) -> Self {
         self.old_pages = Some(old_pages);
+        self
+    }
+
+    /// Uses these dictionaries with peers that hold them, too, best first: extents of few pages become smaller. A source
+    /// offers the first four. Who offers one, or takes one, lets the peer know that it holds it: give only what peers of
+    /// this node may know of, such as the dictionaries of one tenant. spec: O-8
+    #[must_use]
+    pub fn with_dictionaries(mut self, dictionaries: impl IntoIterator<Item = Dictionary>) -> Self {
+        self.dictionaries = Held::new(dictionaries);
         self
     }
 
@@ -248,7 +262,8 @@ impl Endpoint {
         config: SourceConfig,
     ) -> Result<Session, EndpointError> {
         let Transfer { id, name, kind } = transfer;
-        let offer = Offer { transfer: id, epoch: FIRST_EPOCH, kind, name, layout: guest.layout().clone() };
+        let (layout, dictionaries) = (guest.layout().clone(), self.dictionaries.ids());
+        let offer = Offer { transfer: id, epoch: FIRST_EPOCH, kind, name, dictionaries, layout };
         self.begin(to, offer, guest, config, None).await
     }
 
@@ -264,8 +279,20 @@ impl Endpoint {
             .map_err(|error| EndpointError::Unexpected { address: to.to_owned(), what: error.to_string() })?;
         let guest = Arc::new(crate::guest::Memory::new(layout.clone()));
         let (transfer, epoch, name) = (record.transfer, record.epoch, record.name.clone());
-        let offer = Offer { transfer, epoch, kind: GuestKind::Image, name, layout };
+        let (kind, dictionaries) = (GuestKind::Image, Vec::new());
+        let offer = Offer { transfer, epoch, kind, name, dictionaries, layout };
         self.begin(to, offer, guest, config, Some(record)).await
+    }
+
+    /// What the workers of a source's lanes read, and compare with.
+    fn pages_of(&self, guest: &Arc<dyn Guest>, leaves: &Arc<Leaves>) -> SourcePages {
+        SourcePages {
+            guest: Arc::clone(guest),
+            leaves: Arc::clone(leaves),
+            shadow: ShadowBytes::default(),
+            old_pages: self.old_pages.clone(),
+            dictionaries: self.dictionaries.clone(),
+        }
     }
 
     async fn begin(
@@ -297,12 +324,7 @@ impl Endpoint {
         let leaves = Arc::new(Leaves::new(&offer.layout));
         let (transfer, methods) = (offer.transfer, Arc::<MethodCounters>::default());
         let shared = Arc::new(SourceLanes {
-            pages: SourcePages {
-                guest: Arc::clone(&guest),
-                leaves: Arc::clone(&leaves),
-                shadow: ShadowBytes::default(),
-                old_pages: self.old_pages.clone(),
-            },
+            pages: self.pages_of(&guest, &leaves),
             methods: Arc::clone(&methods),
             codec: self.codec.clone(),
             threads: self.threads.clone(),

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dwcp_hde::Dictionaries;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,6 +34,8 @@ pub(super) struct SinkLanes {
     /// Reads messages, where lanes carry them.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     pub(super) threads: LaneThreads,
+    /// Which blocks may name.
+    pub(super) dictionaries: Dictionaries,
 }
 
 /// How a worker ended.
@@ -218,7 +221,7 @@ impl Unpacker {
     fn new(shared: Arc<SinkLanes>, lane: LaneId, epoch: FenceEpoch, granted: Arc<AtomicU64>) -> Self {
         let clock = Clock::start();
         Self {
-            check: ExtentCheck::new(lane, epoch),
+            check: ExtentCheck::new(lane, epoch).with_dictionaries(shared.dictionaries.clone()),
             empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
             clock,
             turn: Turn::default(),

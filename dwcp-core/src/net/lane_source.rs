@@ -7,13 +7,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use dwcp_hde::{Method, MethodStats, Stats};
+use dwcp_hde::{Dictionaries, Method, MethodStats, Request, Stats};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::buffers::{Share, grow};
 use super::clock::Stopwatch;
 use super::dial::Dialer;
+use super::dictionaries::Held;
 use super::driver::{Event, Stream};
 use super::endpoint::LaneThreads;
 use super::message_source;
@@ -55,6 +56,8 @@ pub(super) struct SourcePages {
     pub(super) shadow: ShadowBytes,
     /// Of which the sink may hold some.
     pub(super) old_pages: Option<Arc<dyn OldPages>>,
+    /// Of which the sink may hold some.
+    pub(super) dictionaries: Held,
 }
 
 /// What all workers of one session share.
@@ -310,10 +313,13 @@ impl Press {
         self.block.clear();
         sheet.head.clear();
         let bases = dwcp_hde::Bases::new(*based.words(), &self.bases);
+        let dictionaries = Dictionaries::agreed(source.dictionaries.offered(), dispatch.dictionaries);
         let watch = Stopwatch::start();
+        let request =
+            Request { bases: &bases, effort: dispatch.effort, dictionaries: &dictionaries, clock: &|| watch.nanos() };
         let encoded = self
             .encoder
-            .encode_timed(plain, &bases, dispatch.effort, &mut self.block, &|| watch.nanos())
+            .encode_with(plain, &request, &mut self.block)
             .map_err(|error| GuestError::Other(format!("an extent cannot be encoded: {error}")))?;
         let raw = if encoded.raw_tail { plain.len() } else { 0 };
         let digest = extent_digest(epoch, &extent, &self.leaves);
@@ -508,7 +514,7 @@ mod tests {
 
     fn pages(guest: Arc<Memory>) -> SourcePages {
         let leaves = Arc::new(Leaves::new(guest.layout()));
-        SourcePages { leaves, guest, shadow: ShadowBytes::default(), old_pages: None }
+        SourcePages { leaves, guest, shadow: ShadowBytes::default(), old_pages: None, dictionaries: Held::default() }
     }
 
     fn dispatch(page: u32, known: bool, based: bool) -> Dispatch {
@@ -522,6 +528,7 @@ mod tests {
             slots: vec![Some(SlotId(0))],
             based: if based { mask } else { PageMask::EMPTY },
             effort: dwcp_hde::Effort::Fast,
+            dictionaries: 0,
         }
     }
 

@@ -20,6 +20,7 @@ mod clock;
 mod conduct;
 mod control;
 mod dial;
+mod dictionaries;
 mod driver;
 mod endpoint;
 mod error;

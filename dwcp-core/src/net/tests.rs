@@ -86,6 +86,7 @@ fn what_is_hashed_is_what_is_sent() {
     let layout = Layout::new(&[4096 * 8]).unwrap();
     let leaves = Arc::new(Leaves::new(&layout));
     let pages = SourcePages {
+        dictionaries: super::dictionaries::Held::default(),
         guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
@@ -100,6 +101,7 @@ fn what_is_hashed_is_what_is_sent() {
         slots: vec![],
         based: PageMask::EMPTY,
         effort: dwcp_hde::Effort::Balanced,
+        dictionaries: 0,
     };
     let mut press = Press::new();
     let sheet = press.print(&pages, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();

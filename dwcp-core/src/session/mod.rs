@@ -332,6 +332,8 @@ pub struct Dispatch {
     pub based: PageMask,
     /// How hard to compress.
     pub effort: dwcp_hde::Effort,
+    /// Which of the offered dictionaries the sink holds: bit n for the n-th.
+    pub dictionaries: u8,
 }
 
 /// What a source's worker reports before it writes an extent.

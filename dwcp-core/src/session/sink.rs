@@ -50,6 +50,8 @@ pub struct SinkConfig {
     pub framing: Framing,
     /// Both ends can carry messages, so that lanes can change their framing. As agreed in the handshake.
     pub messages: bool,
+    /// Which of the offered dictionaries are held here: bit n for the n-th.
+    pub dictionaries: u8,
 }
 
 impl Default for SinkConfig {
@@ -61,6 +63,7 @@ impl Default for SinkConfig {
             linger: Duration::from_secs(30),
             framing: Framing::Extents,
             messages: false,
+            dictionaries: 0,
         }
     }
 }
@@ -218,7 +221,8 @@ impl Sink {
         for _ in 0..HAVE_BATCH {
             let Some(have) = self.next_have() else {
                 self.telling = None;
-                self.say(Frame::Accept(Accept { transfer: self.offer.transfer }));
+                let (transfer, dictionaries) = (self.offer.transfer, self.config.dictionaries);
+                self.say(Frame::Accept(Accept { transfer, dictionaries }));
                 return self.say_wish();
             };
             self.say(Frame::Have(have));

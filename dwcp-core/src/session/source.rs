@@ -42,7 +42,7 @@ use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionEr
 use crate::extent::{Extent, FlatPage, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, Have, LaneId, Offer, PeerLimits, Run};
+use crate::wire::{Accept, Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, Have, LaneId, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -139,6 +139,8 @@ pub struct Source {
     leave_turns: Allowance,
     progress: Progress,
     outputs: VecDeque<Output>,
+    /// Those offered that the sink holds, a bit each.
+    dictionaries: u8,
     planted: Planted,
 }
 
@@ -202,6 +204,7 @@ impl Source {
             state: State::Idle,
             control: Control::default(),
             outputs: VecDeque::new(),
+            dictionaries: 0,
             planted: Planted::default(),
             config,
             offer,
@@ -279,7 +282,7 @@ impl Source {
         self.control.heard_at = now;
         match frame {
             Frame::Have(have) => self.held(&have),
-            Frame::Accept(accept) => self.accepted(now, accept.transfer == self.offer.transfer),
+            Frame::Accept(accept) => self.accepted(now, &accept),
             Frame::Ack(ack) => {
                 self.progress.pages_durable = ack.durable;
                 ack.lanes.into_iter().try_for_each(|(lane, applied)| self.acked(now, lane, applied))
@@ -341,10 +344,15 @@ impl Source {
     }
 
     /// spec: O-4
-    fn accepted(&mut self, now: Time, ours: bool) -> Result<(), SessionError> {
-        if !ours {
+    fn accepted(&mut self, now: Time, accept: &Accept) -> Result<(), SessionError> {
+        if accept.transfer != self.offer.transfer {
             return Err(SessionError::unexpected("ACCEPT names another transfer"));
         }
+        // spec: O-8
+        if (0_u8..8).skip(self.offer.dictionaries.len()).any(|number| accept.dictionaries >> number & 1 == 1) {
+            return Err(SessionError::unexpected("ACCEPT names dictionaries that were not offered"));
+        }
+        self.dictionaries = accept.dictionaries;
         if self.state == State::Offered {
             self.state = State::Copying;
             self.progress.phase = Phase::Copying;
@@ -623,7 +631,8 @@ impl Source {
         self.pace.spend(extent.bytes());
         let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
         let effort = self.budget.effort();
-        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort }));
+        let dictionaries = self.dictionaries;
+        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries }));
     }
 
     #[cfg(feature = "planted-bugs")]

@@ -28,6 +28,7 @@ fn offer() -> Offer {
         epoch: FenceEpoch(1),
         kind: GuestKind::Live,
         name: Name::new("vm").unwrap(),
+        dictionaries: Vec::new(),
         layout: Layout::new(&[4096 * 8]).unwrap(),
     }
 }
@@ -54,7 +55,7 @@ fn sealed_source() -> (Source, Pause) {
     let clean = || Input::Harvested { dirty: DirtyMap::new(&layout), pending: Pending::Unknown };
     feed(&mut source, 0, Input::Start);
     feed(&mut source, 0, clean());
-    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer: offer().transfer })));
+    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 })));
     let lane = LaneId(1);
     feed(&mut source, 0, Input::LaneUp { lane, credit: 8 << 20 });
     feed(&mut source, 1, Input::Encoded(Encoded { lane, seq: 0, wire_bytes: 100, carried: 8, ..Encoded::default() }));

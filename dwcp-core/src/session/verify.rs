@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use dwcp_hde::Dictionaries;
+
 use super::SessionError;
 use super::leaves::extent_digest;
 use super::page_hash::hash_pages;
@@ -15,6 +17,7 @@ pub struct ExtentCheck {
     lane: LaneId,
     epoch: FenceEpoch,
     next_seq: u64,
+    dictionaries: Dictionaries,
 }
 
 /// What a check takes: some hundred KiB that lanes may share, one at a time.
@@ -62,7 +65,13 @@ pub type ReadPage<'a> = dyn FnMut(RegionId, u32, &mut [u8]) -> Result<(), GuestE
 impl ExtentCheck {
     /// For a lane that has carried nothing yet.
     pub fn new(lane: LaneId, epoch: FenceEpoch) -> Self {
-        Self { lane, epoch, next_seq: 0 }
+        Self { lane, epoch, next_seq: 0, dictionaries: Dictionaries::none() }
+    }
+
+    /// Lets blocks name these dictionaries, which both ends agreed on. spec: K-10
+    #[must_use]
+    pub fn with_dictionaries(self, dictionaries: Dictionaries) -> Self {
+        Self { dictionaries, ..self }
     }
 
     /// The number of the extent that is due.
@@ -101,7 +110,8 @@ impl ExtentCheck {
             })
         };
         let (lane, position) = (self.lane, self.next_seq);
-        let plain = bench.decoder.decode(block, head.extent.pages(), &mut bases, &mut bench.scratch);
+        let pages = head.extent.pages();
+        let plain = bench.decoder.decode_with(block, pages, &mut bases, &self.dictionaries, &mut bench.scratch);
         if let Some(error) = failed {
             return Err(error.into());
         }

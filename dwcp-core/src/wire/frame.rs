@@ -6,7 +6,8 @@ use super::error::{Fault, Malformed};
 use super::fields::{Put, Reader};
 use super::handshake::read_bulk_lane;
 use super::limits::{
-    DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_TEXT_BYTES,
+    DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_OFFERED_DICTIONARIES,
+    MAX_TEXT_BYTES,
 };
 use super::{
     Bind, Digest, FRAME_HEADER_BYTES, Fence, FenceEpoch, FrameHeader, FrameType, Handover, Hello, HelloAck, Join,
@@ -82,6 +83,8 @@ pub struct Offer {
     pub kind: GuestKind,
     /// What the source calls it: data for the sink, never a path.
     pub name: Name,
+    /// Ids of the dictionaries that the source holds and would use, best first, at most four. spec: O-8
+    pub dictionaries: Vec<Digest>,
     /// Its regions.
     pub layout: Layout,
 }
@@ -177,6 +180,8 @@ pub struct Have {
 pub struct Accept {
     /// Which transfer.
     pub transfer: TransferId,
+    /// Which of the offered dictionaries the sink holds: bit n for the n-th. spec: O-8
+    pub dictionaries: u8,
 }
 
 /// What the sink has verified and applied. spec: A-1
@@ -455,7 +460,10 @@ impl Frame {
             Self::Joined(joined) => joined.put(out),
             Self::Offer(offer) => offer.put(out),
             Self::Have(have) => have.put(out),
-            Self::Accept(accept) => out.put(&accept.transfer.0),
+            Self::Accept(accept) => {
+                out.put(&accept.transfer.0);
+                out.put_u8(accept.dictionaries);
+            }
             Self::Ack(ack) => ack.put(out),
             Self::Credit(credit) => {
                 out.put_u16(credit.lane.0);
@@ -520,7 +528,7 @@ impl Frame {
             FrameType::Joined => Self::Joined(Joined::read(r)?),
             FrameType::Offer => Self::Offer(Offer::read(r)?),
             FrameType::Have => Self::Have(Have::read(r)?),
-            FrameType::Accept => Self::Accept(Accept { transfer: TransferId(r.array()?) }),
+            FrameType::Accept => Self::Accept(Accept { transfer: TransferId(r.array()?), dictionaries: r.u8()? }),
             FrameType::Extent => return Err(r.fault(Malformed::Misplaced)),
             FrameType::Ack => Self::Ack(Ack::read(r)?),
             FrameType::Credit => Self::Credit(Credit { lane: read_bulk_lane(r)?, total: r.u64()? }),
@@ -555,6 +563,8 @@ impl Offer {
         });
         out.put_u8(u8::try_from(self.name.0.len()).unwrap_or(u8::MAX));
         out.put(self.name.0.as_bytes());
+        out.put_u8(u8::try_from(self.dictionaries.len()).unwrap_or(u8::MAX));
+        self.dictionaries.iter().for_each(|id| out.put(&id.0));
         let regions: Vec<_> = self.layout.regions().collect();
         out.put_u16(u16::try_from(regions.len()).unwrap_or(u16::MAX));
         for (_, region) in regions {
@@ -575,6 +585,7 @@ impl Offer {
         let length = usize::from(r.u8()?);
         let text = std::str::from_utf8(r.take(length)?).map_err(|_| Fault { at, what: Malformed::Text })?;
         let name = Name::new(text).map_err(|what| Fault { at, what: what.into() })?;
+        let dictionaries = Self::read_dictionaries(r)?;
         let at = r.at();
         let count = usize::from(r.u16()?);
         if count > MAX_REGIONS {
@@ -585,7 +596,20 @@ impl Offer {
             regions.push(r.u64()?);
         }
         let layout = Layout::new(&regions).map_err(|what| Fault { at, what: what.into() })?;
-        Ok(Self { transfer, epoch, kind, name, layout })
+        Ok(Self { transfer, epoch, kind, name, dictionaries, layout })
+    }
+
+    /// spec: O-8
+    fn read_dictionaries(r: &mut Reader<'_>) -> Result<Vec<Digest>, Fault> {
+        let at = r.at();
+        let count = r.u8()?;
+        if usize::from(count) > MAX_OFFERED_DICTIONARIES {
+            return Err(Fault {
+                at,
+                what: Malformed::Value { field: "dictionaries (at most 4)", value: count.into() },
+            });
+        }
+        (0..count).map(|_| Ok(Digest(r.array()?))).collect()
     }
 }
 

@@ -38,6 +38,9 @@ pub const MAX_LANE_IDS: u16 = 4096;
 /// Bytes of a transfer's name.
 pub const MAX_NAME_BYTES: usize = 64;
 
+/// Dictionaries that an OFFER names: an encoder uses one; more than a handful only cost the sink a look-up each.
+pub const MAX_OFFERED_DICTIONARIES: usize = 4;
+
 /// Bytes of the text in an error or abort frame: one sentence.
 pub const MAX_TEXT_BYTES: usize = 256;
 

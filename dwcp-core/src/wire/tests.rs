@@ -86,20 +86,22 @@ fn handshake() -> impl Strategy<Value = Frame> {
 }
 
 fn control() -> impl Strategy<Value = Frame> {
-    let offer = (transfer(), any::<u64>(), any::<bool>(), "[a-z0-9_][a-z0-9._-]{0,63}", 1_usize..20).prop_map(
-        |(transfer, epoch, live, name, regions)| {
+    let ids = proptest::collection::vec(digest(), 0..=4);
+    let offer = (transfer(), any::<u64>(), any::<bool>(), "[a-z0-9_][a-z0-9._-]{0,63}", 1_usize..20, ids).prop_map(
+        |(transfer, epoch, live, name, regions, dictionaries)| {
             Frame::Offer(Offer {
                 transfer,
                 epoch: FenceEpoch(epoch),
                 kind: if live { GuestKind::Live } else { GuestKind::Image },
                 name: Name::new(&name).unwrap(),
+                dictionaries,
                 layout: Layout::new(&vec![12345; regions]).unwrap(),
             })
         },
     );
     prop_oneof![
         offer,
-        transfer().prop_map(|transfer| Frame::Accept(Accept { transfer })),
+        (transfer(), any::<u8>()).prop_map(|(transfer, dictionaries)| Frame::Accept(Accept { transfer, dictionaries })),
         (any::<u16>(), any::<u32>(), proptest::collection::vec(digest(), 1..100))
             .prop_map(|(region, first, leaves)| { Frame::Have(Have { region: RegionId(region), first, leaves }) }),
         (any::<u64>(), proptest::collection::vec((lane(), any::<u64>()), 1..64))

@@ -1,7 +1,7 @@
 //! Single zstd frames through the C library: one frame per group, content size always present, never a window above 1 MiB.
 
 use crate::{FrameFault, PAGE_BYTES};
-use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective, SafeResult, Strategy};
+use zstd_safe::{CCtx, CParameter, DCtx, DDict, ResetDirective, SafeResult, Strategy};
 
 /// Windows up to 1 MiB: no group is larger, so a larger window could only cost memory.
 const WINDOW_LOG_MAX: u32 = 20;
@@ -105,7 +105,7 @@ impl Packer {
 /// - 1: two 2^15 tables (256 KiB, they stay in the second-level cache): 0.8 to 1 point more at three quarters of the speed.
 /// - 6 to 12: the lazy search in rows with matches from 4 bytes, where zstd's levels 9 to 12 have 5; twice as fast as zstd's 12
 ///   on our groups, and better.
-fn parameters(search: Search) -> impl Iterator<Item = CParameter> {
+pub(super) fn parameters(search: Search) -> impl Iterator<Item = CParameter> {
     let (level, ours): (i32, &[CParameter]) = match search {
         Search::Trial => (TRIAL_LEVEL, &[]),
         Search::Light => (-1, LIGHT),
@@ -156,6 +156,14 @@ pub(crate) struct Unpacker {
     frames: Option<DCtx<'static>>,
 }
 
+/// What a frame may refer to beside its own pages.
+#[derive(Clone, Copy)]
+pub(crate) enum Before<'a> {
+    Nothing,
+    Prefix(&'a [u8]),
+    Dictionary(&'a DDict<'static>),
+}
+
 /// Why a frame gave no pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -169,18 +177,18 @@ impl Unpacker {
         Self { frames: None }
     }
 
-    /// Decompresses the one frame `frame`, with `prefix` before it, into exactly `plain`. spec: K-6
+    /// Decompresses the one frame `frame`, with `before` as if it stood before it, into exactly `plain`. spec: K-6
     /// `plain` may hold anything after an error: the caller throws it away.
-    pub(crate) fn unpack(&mut self, frame: &[u8], prefix: &[u8], plain: &mut [u8]) -> Result<(), Fault> {
+    pub(crate) fn unpack(&mut self, frame: &[u8], before: Before<'_>, plain: &mut [u8]) -> Result<(), Fault> {
         check_frame(frame, plain.len()).map_err(Fault::Frame)?;
         if self.frames.is_none() {
             self.frames = DCtx::try_create();
         }
         let frames = self.frames.as_mut().ok_or(Fault::OutOfMemory)?;
-        let done = if prefix.is_empty() {
-            frames.decompress(plain, frame)
-        } else {
-            frames.decompress_using_dict(plain, frame, prefix)
+        let done = match before {
+            Before::Nothing => frames.decompress(plain, frame),
+            Before::Prefix(prefix) => frames.decompress_using_dict(plain, frame, prefix),
+            Before::Dictionary(dictionary) => frames.decompress_using_ddict(plain, frame, dictionary),
         };
         match done {
             Ok(length) if length == plain.len() => Ok(()),

@@ -1,7 +1,8 @@
 //! Blocks that no honest encoder makes: each is refused with its reason and its place, and leaves nothing behind.
 
+use super::dictionary::held;
 use super::mixture::{build, kinds};
-use super::{EFFORTS, all, wire};
+use super::{EFFORTS, all, wire, wire_with};
 use crate::{Bases, DecodeError, Decoder, Effort, Encoder, FrameFault, Method, PAGE_BYTES};
 use proptest::prelude::*;
 
@@ -206,12 +207,49 @@ fn copies_look_back_only() {
     }
 }
 
-// spec: K-8
+// spec: K-5, K-10
 #[test]
-fn reserved_dictionaries_are_named() {
-    let error = refuse(&one_group(10, 1, &[0x78, 0x56, 0x34, 0x12, 0, 0]), 1);
-    let method = Method::Dictionary;
-    assert_eq!(error, DecodeError::Unsupported { at: 5, method, dictionary: Some(0x1234_5678) });
+fn a_dictionary_makes_no_frame_better() {
+    let held = held(1, 1);
+    let decode = |bytes: &[u8]| {
+        let mut scratch = vec![7; 100];
+        let block = one_group(10, 1, bytes);
+        let decoded = Decoder::new().decode_with(&block, 1, &mut Bases::none(), &held, &mut scratch);
+        let decoded = decoded.map(<[u8]>::to_vec);
+        assert!(decoded.is_ok() || scratch.is_empty());
+        decoded
+    };
+    let frames = |header: &[u8]| [&[1], frame(header).as_slice()].concat();
+    assert_eq!(decode(&frames(&HEADER)).unwrap(), [b'x'; PAGE_BYTES], "an honest one");
+    for (header, reason) in [
+        ([0x61, 0x07, 0x00, 0x0f].as_slice(), FrameFault::Features), // zstd's own dictionary id
+        (&[0x60, 0x00, 0x1f], FrameFault::ContentSize),
+        (&[0x40, 0x51, 0x00, 0x0f], FrameFault::Window),
+    ] {
+        assert_eq!(decode(&frames(header)).unwrap_err(), DecodeError::Frame { at: AT, reason });
+    }
+    let two = [frames(&HEADER), frame(&HEADER)].concat();
+    assert_eq!(decode(&two).unwrap_err(), DecodeError::Frame { at: AT, reason: FrameFault::NotOneFrame });
+    assert_eq!(decode(&[1]).unwrap_err(), DecodeError::Frame { at: AT, reason: FrameFault::Short });
+    for number in [0, 2, 3, 4, 255] {
+        let unknown = [&[number], frame(&HEADER).as_slice()].concat();
+        assert_eq!(decode(&unknown).unwrap_err(), DecodeError::DictionaryUnknown { at: AT, number });
+    }
+    let error = refuse(&one_group(10, 1, &frames(&HEADER)), 1);
+    assert_eq!(error, DecodeError::DictionaryUnknown { at: AT, number: 1 }, "none was agreed on");
+    assert!(!error.is_excess());
+}
+
+// spec: K-10
+#[test]
+fn an_unknown_dictionary_is_found_before_any_work() {
+    // A raw page first, whose base nobody must be asked for, then a page of a dictionary that is not there.
+    let head = [1, 2, 0, 1, 0, 10, 0];
+    let block = [head.as_slice(), &[10, 0, 2, 0, 0, 0, 9, 0]].concat();
+    let mut asked = |_: usize, _: &mut [u8]| panic!("work before the check");
+    let mut scratch = Vec::new();
+    let error = Decoder::new().decode(&block, 2, &mut asked, &mut scratch).unwrap_err();
+    assert_eq!(error, DecodeError::DictionaryUnknown { at: 13, number: 9 });
 }
 
 #[test]
@@ -248,20 +286,21 @@ proptest! {
     #[test]
     fn damaged_blocks_decode_exactly_or_not_at_all(
         kinds in prop::collection::vec(kinds(), 1..20),
-        effort in 1_usize..4,
+        effort in 1_usize..EFFORTS.len(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         near_head in any::<bool>(),
     ) {
         let pages = build(&kinds);
         let old: Vec<u8> = pages.iter().enumerate().map(|(place, byte)| byte ^ u8::from(place % 700 == 0)).collect();
         let mut bases = Bases::new(all(kinds.len() / 2), &old);
-        let (mut block, _) = wire(&mut Encoder::new(), &pages, &bases, EFFORTS[effort]);
+        let held = held(2, 256);
+        let (mut block, _) = wire_with(&mut Encoder::new(), &pages, &bases, EFFORTS[effort], &held);
         for (place, byte) in damage {
             let reach = if near_head { block.len().min(48) } else { block.len() };
             block[place.index(reach)] = byte;
         }
         let mut scratch = Vec::new();
-        match Decoder::new().decode(&block, kinds.len(), &mut bases, &mut scratch) {
+        match Decoder::new().decode_with(&block, kinds.len(), &mut bases, &held, &mut scratch) {
             Ok(plain) => prop_assert_eq!(plain.len(), pages.len()),
             Err(_) => prop_assert!(scratch.is_empty()),
         }

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 
-use super::{EFFORTS, all, round_trip, wire};
-use crate::{Bases, DecodeError, Decoder, Effort, EncodeError, Encoder, MAX_PAGES, Method, PAGE_BYTES};
+use super::dictionary::held;
+use super::{EFFORTS, all, round_trip, round_trip_with, wire};
+use crate::{Bases, DecodeError, Decoder, Effort, EncodeError, Encoder, MAX_PAGES, Method, PAGE_BYTES, Request};
 use proptest::prelude::*;
 
 /// What a page looks like.
@@ -29,7 +30,7 @@ enum Old {
     Unrelated(u64),
 }
 
-fn random(mut state: u64) -> impl Iterator<Item = u8> {
+pub(crate) fn random(mut state: u64) -> impl Iterator<Item = u8> {
     state |= 1;
     std::iter::repeat_with(move || {
         state ^= state << 13;
@@ -125,6 +126,8 @@ proptest! {
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::none(), EFFORTS[effort]);
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::new(present, &bytes), EFFORTS[effort]);
+        let both = (&mut encoder, &mut decoder);
+        round_trip_with(both, &pages, &Bases::new(present, &bytes), EFFORTS[effort], &held(3, 256));
     }
 }
 
@@ -255,7 +258,9 @@ fn each_step_is_timed_by_the_clock_of_the_caller_and_all_of_it_together() {
     // A clock that goes on by a microsecond with each look.
     let tick = || clock.replace(clock.get() + 1000);
     let mut timed = Vec::new();
-    let done = Encoder::new().encode_timed(&pages, &Bases::none(), Effort::Balanced, &mut timed, &tick).unwrap();
+    let none = Bases::none();
+    let request = Request { clock: &tick, ..Request::new(&none, Effort::Balanced) };
+    let done = Encoder::new().encode_with(&pages, &request, &mut timed).unwrap();
     let nanos = |method| done.stats.of(method).nanos;
     assert_eq!((done.stats.look_nanos, nanos(Method::Zstd), nanos(Method::Raw)), (1000, 1000, 1000));
     assert_eq!((nanos(Method::Zero), done.stats.nanos()), (0, 1000 * 3), "{:?}", done.stats);

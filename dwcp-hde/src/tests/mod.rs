@@ -1,10 +1,13 @@
 //! Tests of whole blocks; small parts are tested beside their code.
 
+mod dictionary;
 mod guest;
 mod hostile;
 mod mixture;
 
-use crate::{Bases, Decoder, Effort, Encoded, Encoder, PAGE_BYTES, max_block_bytes, reference};
+pub(crate) use mixture::random;
+
+use crate::{Bases, Decoder, Dictionaries, Effort, Encoded, Encoder, PAGE_BYTES, Request, max_block_bytes, reference};
 
 /// Every effort worth a test.
 const EFFORTS: [Effort; 7] = [
@@ -28,8 +31,19 @@ fn all(pages: usize) -> [u64; 4] {
 
 /// The whole block as it stands on the wire.
 fn wire(encoder: &mut Encoder, pages: &[u8], bases: &Bases<'_>, effort: Effort) -> (Vec<u8>, Encoded) {
+    wire_with(encoder, pages, bases, effort, &Dictionaries::none())
+}
+
+fn wire_with(
+    encoder: &mut Encoder,
+    pages: &[u8],
+    bases: &Bases<'_>,
+    effort: Effort,
+    dictionaries: &Dictionaries,
+) -> (Vec<u8>, Encoded) {
     let mut block = Vec::new();
-    let done = encoder.encode(pages, bases, effort, &mut block).unwrap();
+    let done =
+        encoder.encode_with(pages, &Request { dictionaries, ..Request::new(bases, effort) }, &mut block).unwrap();
     if done.raw_tail {
         block.extend_from_slice(pages);
     }
@@ -44,7 +58,17 @@ fn round_trip(
     bases: &Bases<'_>,
     effort: Effort,
 ) -> Encoded {
-    let (block, done) = wire(encoder, pages, bases, effort);
+    round_trip_with((encoder, decoder), pages, bases, effort, &Dictionaries::none())
+}
+
+fn round_trip_with(
+    (encoder, decoder): (&mut Encoder, &mut Decoder),
+    pages: &[u8],
+    bases: &Bases<'_>,
+    effort: Effort,
+    dictionaries: &Dictionaries,
+) -> Encoded {
+    let (block, done) = wire_with(encoder, pages, bases, effort, dictionaries);
     let count = pages.len() / PAGE_BYTES;
     assert!(block.len() <= max_block_bytes(count));
     assert_eq!(done.stats.bytes_out(), u64::try_from(block.len()).unwrap());
@@ -58,9 +82,11 @@ fn round_trip(
         Ok(())
     };
     let mut scratch = Vec::new();
-    let plain = decoder.decode(&block, count, &mut sink, &mut scratch).unwrap();
+    let plain = decoder.decode_with(&block, count, &mut sink, dictionaries, &mut scratch).unwrap();
     assert!(plain == pages, "the real decoder differs");
-    let oracle = reference::decode(&block, &|page| bases.get(page).unwrap().to_vec());
+    let oracle = reference::decode(&block, &|page| bases.get(page).unwrap().to_vec(), &|number| {
+        dictionaries.get(number).unwrap().bytes().to_vec()
+    });
     assert!(oracle.concat() == pages, "the reference decoder differs");
     done
 }

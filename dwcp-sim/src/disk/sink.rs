@@ -102,7 +102,14 @@ impl Receiver {
 
     fn offer(&self, transfer: u8) -> Offer {
         let (transfer, name) = (TransferId([transfer; 16]), Name::new(NAME).unwrap());
-        Offer { transfer, epoch: FenceEpoch(1), kind: GuestKind::Image, name, layout: self.layout.clone() }
+        Offer {
+            transfer,
+            epoch: FenceEpoch(1),
+            kind: GuestKind::Image,
+            name,
+            dictionaries: Vec::new(),
+            layout: self.layout.clone(),
+        }
     }
 
     /// What has the image's name is what was there, or all of the image.

@@ -70,7 +70,14 @@ impl Node for Sender {
         disk.tell(|told| told.offered = Some(transfer.0[0]));
         if rng.percent(60) {
             let (name, layout) = (Name::new("vm1").unwrap(), Layout::new(&[4096]).unwrap());
-            let offer = Offer { transfer, epoch: FenceEpoch(1), kind: GuestKind::Image, name, layout };
+            let offer = Offer {
+                transfer,
+                epoch: FenceEpoch(1),
+                kind: GuestKind::Image,
+                name,
+                dictionaries: Vec::new(),
+                layout,
+            };
             records.store(&Record::of(&offer, 1, Digest([7; 32]), PEER, Standing::GaveUp)).map_err(Stop::fault)?;
             disk.tell(|told| told.gave_up = Some(transfer.0[0]));
         }

@@ -285,6 +285,7 @@ impl World {
             epoch: FenceEpoch(1),
             kind: GuestKind::Live,
             name: Name::new("sim").unwrap(),
+            dictionaries: Vec::new(),
             layout: layout.clone(),
         };
         let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.more);

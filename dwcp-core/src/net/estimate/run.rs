@@ -12,6 +12,7 @@ use super::{Estimate, EstimateConfig, share};
 use crate::extent::{FlatPage, Layout};
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
+use crate::net::dictionaries::Held;
 use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use crate::session::{
     Applied, Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Outcome, Output, Progress, SessionError, Sink,
@@ -104,6 +105,7 @@ impl<'a> Run<'a> {
         let leaves = Arc::new(Leaves::new(&layout));
         let sink_leaves = config.held.clone().unwrap_or_else(|| Arc::new(Leaves::new(&layout)));
         let offer = Offer {
+            dictionaries: Vec::new(),
             transfer: TransferId([0; 16]),
             epoch: EPOCH,
             kind: GuestKind::Image,
@@ -114,7 +116,13 @@ impl<'a> Run<'a> {
             sample: Sample::new(&layout, config.sample, config.zeros.clone()),
             source: Source::new(config.source.clone(), offer.clone(), Arc::clone(&leaves), SOMEBODY),
             sink: Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY),
-            pages: SourcePages { guest, leaves, shadow: ShadowBytes::default(), old_pages: config.old_pages.clone() },
+            pages: SourcePages {
+                guest,
+                leaves,
+                shadow: ShadowBytes::default(),
+                old_pages: config.old_pages.clone(),
+                dictionaries: Held::default(),
+            },
             press: Press::new(),
             now: Time::default(),
             events: BTreeMap::new(),

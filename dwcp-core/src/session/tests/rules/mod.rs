@@ -22,6 +22,7 @@ fn offer() -> Offer {
         epoch: FenceEpoch(3),
         kind: GuestKind::Live,
         name: Name::new("vm1").unwrap(),
+        dictionaries: Vec::new(),
         layout: Layout::new(&[4096 * PAGES]).unwrap(),
     }
 }

@@ -21,7 +21,7 @@ fn config() -> SinkConfig {
 
 fn receiving() -> Bench<Sink> {
     let mut bench = Bench::new(Sink::new(config(), offer(), leaves(), PEER));
-    let accept = Frame::Accept(Accept { transfer: offer().transfer });
+    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 });
     assert_eq!(frames(&bench.feed(Input::Start)), [accept]);
     bench
 }
@@ -81,7 +81,7 @@ fn violates(outputs: &[Output]) {
 #[test]
 fn the_same_offer_again_is_accepted_again() {
     let mut bench = receiving();
-    let accept = Frame::Accept(Accept { transfer: offer().transfer });
+    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 });
     assert_eq!(frames(&bench.hear(Frame::Offer(offer()))), [accept]);
     violates(&bench.hear(Frame::Offer(Offer { epoch: FenceEpoch(4), ..offer() })));
     let mut bench = joined();
@@ -506,7 +506,7 @@ fn what_is_held_is_told_before_accept() {
         let leaves = vec![leaf(&[7; 4096]); pages];
         Frame::Have(Have { region: crate::RegionId(region), first, leaves })
     };
-    let accept = Frame::Accept(Accept { transfer: offer.transfer });
+    let accept = Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0 });
     let told = [have(0, 3, 2), have(1, 200 - 64, 1), accept];
     assert_eq!(frames(&bench.feed(Input::Start)), told);
     // The ACCEPT was lost: all of it again.

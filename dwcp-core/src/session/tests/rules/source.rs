@@ -21,7 +21,7 @@ fn offered(config: SourceConfig) -> Bench<Source> {
 }
 
 fn accept() -> Frame {
-    Frame::Accept(Accept { transfer: offer().transfer })
+    Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 })
 }
 
 fn harvested(pages: &[u32]) -> Input {
@@ -127,9 +127,28 @@ fn no_lane_is_opened_before_the_sink_accepts() {
 #[test]
 fn an_accept_of_another_transfer_ends_the_session() {
     let mut bench = offered(config());
-    let outputs = bench.hear(Frame::Accept(Accept { transfer: TransferId([9; 16]) }));
+    let outputs = bench.hear(Frame::Accept(Accept { transfer: TransferId([9; 16]), dictionaries: 0 }));
     assert_eq!(error_code(&outputs), Some(ErrorCode::Unexpected));
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+}
+
+// spec: O-8
+#[test]
+fn an_accept_of_dictionaries_that_were_not_offered_ends_the_session() {
+    let answered = |offered: u8, dictionaries| {
+        let dictionary = |number| Digest([number; 32]);
+        let named = Offer { dictionaries: (0..offered).map(dictionary).collect(), ..offer() };
+        let mut bench = Bench::new(Source::new(config(), named, leaves(), PEER));
+        bench.feed(Input::Start);
+        let transfer = offer().transfer;
+        bench.hear(Frame::Accept(Accept { transfer, dictionaries }))
+    };
+    for (offered, accepted) in [(0, 1), (0, 0x80), (1, 2), (2, 4), (4, 0x10), (4, 0xff)] {
+        assert_eq!(error_code(&answered(offered, accepted)), Some(ErrorCode::Unexpected), "{offered} {accepted}");
+    }
+    for (offered, accepted) in [(0, 0), (1, 1), (4, 0x0f), (4, 0x08)] {
+        assert_eq!(error_code(&answered(offered, accepted)), None, "{offered} {accepted}");
+    }
 }
 
 // spec: D-2

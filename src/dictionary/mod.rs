@@ -1,0 +1,119 @@
+//! `dwcp dictionary`: what pages have in common, for both ends of a transfer to refer to.
+
+mod args;
+mod pages;
+mod told;
+
+use std::path::Path;
+
+use dwcp_core::dictionary::{DictionaryStore, StoreError, Stored};
+use dwcp_core::net::Endpoint;
+use dwcp_hde::TrainError;
+
+pub(crate) use self::args::{DictionaryArgs, DictionaryCommand, UseOfDictionaries};
+use self::args::{ShowArgs, StoreArgs, TrainArgs};
+use self::told::{Listed, Shown, ShownSummary};
+use crate::exit::{Exit, Failure};
+use crate::place::is_folder;
+use crate::receive;
+use crate::report::Report;
+use crate::state;
+
+/// `dwcp dictionary`.
+pub(crate) fn run(args: DictionaryArgs, report: &Report) -> Result<Exit, Failure> {
+    match args.command {
+        DictionaryCommand::Train(args) => train(args, report),
+        DictionaryCommand::List(args) => list(&args, report),
+        DictionaryCommand::Show(args) => show(&args, report),
+    }
+}
+
+impl UseOfDictionaries {
+    /// The endpoint, with the dictionaries of the store if one was named.
+    pub(crate) fn of(&self, endpoint: Endpoint) -> Result<Endpoint, Failure> {
+        let Some(path) = &self.dictionary_store else { return Ok(endpoint) };
+        Ok(endpoint.with_dictionaries(open(path)?.dictionaries().map_err(failure(path))?))
+    }
+}
+
+/// A store that must be there: a mistyped path is no empty store.
+fn open(path: &Path) -> Result<DictionaryStore, Failure> {
+    if !is_folder(path)? {
+        let what = format!("there is no directory {}", path.display());
+        return Err(Failure::new(Exit::Failed, what).advise("Name the one given to `dwcp dictionary train --store`."));
+    }
+    DictionaryStore::open(path).map_err(failure(path))
+}
+
+fn train(args: TrainArgs, report: &Report) -> Result<Exit, Failure> {
+    let size = usize::try_from(args.size).unwrap_or(usize::MAX);
+    // The images first: nothing is made for one that is not there.
+    let pages = pages::collect(args.files)?;
+    let trained = dwcp_hde::train(&pages, size).map_err(|error| untrained(&error))?;
+    let path = args.store.store;
+    state::make(&path)?;
+    let store = open(&path)?;
+    store.add(&args.name, &trained, receive::now()).map_err(failure(&path))?;
+    let shown = Shown::of(&store.load(&args.name).map_err(failure(&path))?);
+    report.say(&format!("{}\nIt holds pieces of the guests' memory: keep it as secret as them.", shown.line()));
+    report.event("summary", &ShownSummary::of(&shown));
+    Ok(Exit::Ok)
+}
+
+fn untrained(error: &TrainError) -> Failure {
+    let advice = match error {
+        TrainError::Size { .. } => "Give another --size.",
+        _ => "Give images of guests that ran for a while, of the kind that will be sent.",
+    };
+    Failure::new(Exit::Failed, format!("no dictionary was made: {error}")).advise(advice)
+}
+
+fn list(args: &StoreArgs, report: &Report) -> Result<Exit, Failure> {
+    let path = &args.store;
+    let (whole, damaged) = open(path)?.list().map_err(failure(path))?;
+    for error in &damaged {
+        report.warn(&format!("warning: {}: {error}; {REPAIR}", path.display()));
+    }
+    if whole.is_empty() {
+        report.say(&format!("there is no dictionary in {}", path.display()));
+    }
+    for shown in whole.iter().map(Shown::of) {
+        report.say(&shown.line());
+        report.event("dictionary", &shown);
+    }
+    let (verdict, dictionaries, damaged) = (Exit::Ok.word(), whole.len(), damaged.len());
+    report.event("summary", &Listed { verdict, dictionaries, damaged });
+    Ok(Exit::Ok)
+}
+
+fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
+    let path = &args.store.store;
+    let stored: Stored = open(path)?.load(&args.name).map_err(failure(path))?;
+    let shown = Shown::of(&stored);
+    for (what, value) in shown.lines() {
+        report.say(&format!("{what:8} {value}"));
+    }
+    report.event("summary", &ShownSummary::of(&shown));
+    Ok(Exit::Ok)
+}
+
+const REPAIR: &str = "remove it, and train it again or bring it from a node that has it whole";
+
+/// What happened in a store, and what to do.
+fn failure(path: &Path) -> impl Fn(StoreError) -> Failure {
+    move |error| {
+        let failure = Failure::new(Exit::Failed, format!("{}: {error}", path.display()));
+        match error {
+            StoreError::Unknown { .. } => failure.advise("See `dwcp dictionary list`."),
+            StoreError::Damaged { file, .. } => failure.advise(format!(
+                "Remove {}, and train it again or bring it from a node that has it whole.",
+                path.join(file).display()
+            )),
+            StoreError::Busy { .. } => failure.advise("Wait for it, or give another --name."),
+            StoreError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                failure.advise("Run as the user whose store it is.")
+            }
+            _ => failure,
+        }
+    }
+}
