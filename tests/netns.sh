@@ -3,10 +3,11 @@
 # 1 Gbit/s; then compares every byte, and what the link carried with what dwcp says it sent.
 #
 #   cargo build --release && sudo tests/netns.sh t0.mem [t1.mem ...]
+#   RATE=100mbit BASELINE=t0.mem sudo -E tests/netns.sh t2.mem      # both ends have a store that holds t0
 #
 # Needs root, iproute2 and cmp. Takes its namespaces and its folder down again, whatever happens.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,7p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0"; exit 2; }
 dwcp=${DWCP:-"$(dirname "$0")/../target/release/dwcp"}
 rate=${RATE:-1gbit}
 folder=$(mktemp -d)
@@ -35,17 +36,35 @@ done
 a=$("$dwcp" identity new --out "$folder/a.id" | grep -o 'sha256:[0-9a-f]*')
 b=$("$dwcp" identity new --out "$folder/b.id" | grep -o 'sha256:[0-9a-f]*')
 mkdir "$folder/in"
+# Each end has a store and a key of its own: what is sealed there never leaves it.
+from=() to=()
+if [ -n "${BASELINE:-}" ]; then
+  for end in a b; do
+    "$dwcp" baseline add --store "$folder/$end.store" --key-file "$folder/$end.key" --make-key --tenant lab --name before "$BASELINE" \
+      >"$folder/$end.added"
+  done
+  from=(--baseline before --baseline-store "$folder/a.store" --baseline-key "$folder/a.key")
+  to=(--baseline before --baseline-store "$folder/b.store" --baseline-key "$folder/b.key")
+fi
 ip netns exec $sink_ns "$dwcp" receive --listen 10.79.1.2:7070 --identity "$folder/b.id" --trust "$a" \
-  --dir "$folder/in" --once --json >"$folder/receive.json" &
+  --dir "$folder/in" --once --json "${to[@]}" >"$folder/receive.json" &
 receiver=$!
-until grep -q listening "$folder/receive.json"; do kill -0 $receiver; done
+until grep -qs listening "$folder/receive.json"; do kill -0 $receiver; done
 
 images=()
 if [ $# -eq 1 ]; then images=("$1"); else for image; do images+=(--round "$image"); done; fi
 ip netns exec $source_ns "$dwcp" send --to 10.79.1.2:7070 --identity "$folder/a.id" --trust "$b" \
-  --as vm1 --state-dir "$folder/state" --json "${images[@]}" | tail -1
+  --as vm1 --state-dir "$folder/state" --json "${from[@]}" "${images[@]}" >"$folder/send.json"
+grep '"summary"' "$folder/send.json"
 wait $receiver
 receiver=
 cmp "${!#}" "$folder/in/vm1"
-carried=$(ip netns exec $source_ns cat /sys/class/net/s$$/statistics/tx_bytes)
-echo "byte-identical; the link carried $carried bytes from source to sink"
+count() { ip netns exec $source_ns cat "/sys/class/net/s$$/statistics/$1_bytes"; }
+told() { grep -o "\"bytes_$1\":[0-9]*" "$folder/send.json" | tail -1 | cut -d: -f2; }
+for way in "sent tx" "received rx"; do
+  read -r word direction <<<"$way"
+  awk -v word="$word" -v told="$(told "$word")" -v carried="$(count "$direction")" 'BEGIN {
+    printf "%s: the link carried %d bytes, dwcp counted %d, %.2f %% less\n", word, carried, told, (1 - told / carried) * 100
+  }'
+done
+echo "byte-identical"

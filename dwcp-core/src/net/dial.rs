@@ -50,7 +50,7 @@ pub(super) struct Sockets {
 /// Bytes of a bulk lane that may wait unsent in the kernel: enough to keep a 10 Gbit/s link busy for
 /// the time a worker needs for the next piece, little enough that lane 0 is not delayed and the pause
 /// finds little on its way.
-const NOTSENT_LOWAT: u32 = 512 * 1024;
+pub(super) const NOTSENT_LOWAT: u32 = 512 * 1024;
 /// The kernel gives a connection up when the peer is silent for this long although data is on its
 /// way; lane 0 notices earlier by itself.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -12,6 +12,7 @@ use super::{Estimate, EstimateConfig, share};
 use crate::extent::{FlatPage, Layout};
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
+use crate::net::dial::NOTSENT_LOWAT;
 use crate::net::dictionaries::Held;
 use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use crate::session::{
@@ -20,7 +21,8 @@ use crate::session::{
 };
 use crate::wire::{FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
 
-/// Bytes of all lanes together that the kernels of both ends hold before a write waits.
+/// Bytes of all lanes together that are on their way, beside those that wait unsent in each lane's socket, before a write
+/// waits: what a switch holds.
 const QUEUE: u64 = 1 << 20;
 /// Bytes a second that one core encrypts, where it has AES in hardware.
 const ENCRYPTED: u64 = 2_500_000_000;
@@ -130,7 +132,7 @@ impl<'a> Run<'a> {
             workers: BTreeMap::new(),
             cores: vec![Time::default(); usize::from(config.cores.get())],
             encoding: Duration::ZERO,
-            forth: Link::new(config.link, QUEUE),
+            forth: Link::new(config.link, QUEUE + u64::from(config.source.lanes) * u64::from(NOTSENT_LOWAT)),
             back: Link::new(config.link, u64::MAX),
             control_bytes: 0,
             answer_bytes: 0,
