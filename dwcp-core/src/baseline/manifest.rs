@@ -340,7 +340,7 @@ impl Draft {
 
     fn take_run(&mut self, fields: &mut Fields<'_>) -> Option<()> {
         let (region, first, count) = (RegionId(fields.u16()?), fields.u32()?, fields.u16()?);
-        for page in (first..).take(usize::from(count)) {
+        for page in first..first.checked_add(u32::from(count))? {
             let (leaf, chunk, slot) = (Digest(fields.array()?), fields.u32()?, fields.u8()?);
             let flat = self.about.layout.flat(region, page).filter(|flat| flat.0 >= self.free_from)?;
             let pages = self.chunks.get(usize::try_from(chunk).ok()?)?.pages;
