@@ -87,6 +87,7 @@ struct Counts {
     too_many: u64,
     clear_text: u64,
     downgrade_refused: u64,
+    unclaimed: u64,
     defects: u64,
     /// Defects by kind, and transfers by how they ended.
     defect_kinds: BTreeMap<&'static str, u64>,
@@ -267,6 +268,7 @@ impl Port {
         shown.warn(&self.report);
         self.report.event("v1-port", &shown);
         (self.refused, exit)
+            unclaimed: counts.unclaimed,
     }
 }
 
