@@ -1,5 +1,6 @@
 //! Version 1 in clear text, with peers that were never updated: only with those that the command line names.
 
+mod advice;
 mod args;
 mod exit;
 mod receive;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::SPOKEN;
+use super::advice;
 use super::exit::failure;
 use crate::cli::ReceiveArgs;
 use crate::exit::{Exit, Failure};
@@ -103,7 +104,10 @@ impl Counts {
         let counted = [
             (self.clear_text, "from addresses that --allow-plaintext-v1 does not name"),
             (self.downgrade_refused, "from addresses that spoke version 3"),
-            (self.garbage, "of bytes that are neither TLS nor version 1 as --v1 has it (are both ends set alike?)"),
+            (
+                self.garbage,
+                "of bytes that are neither TLS nor version 1 as --v1 has it (is the peer set to the other framing, --v1 mst8 or amst16?)",
+            ),
             (self.silent, "that said nothing"),
             (self.too_many, "too many at a time"),
         ];
@@ -211,10 +215,12 @@ impl Port {
                 received.assurance,
                 units::bytes(bytes)
             )),
-            Err(error) => self.report.trouble(
-                &Failure::new(exit, format!("{} from {from} over version 1 ended: {error}", self.name))
-                    .advise("Nothing of it became visible here. Version 1 does not tell its sender: look there, too."),
-            ),
+            Err(error) => {
+                let hint = advice::receiving(error).map_or(String::new(), |hint| format!("{hint} "));
+                let told = "Nothing of it became visible here. Version 1 does not tell its sender: look there, too.";
+                let what = format!("{} from {from} over version 1 ended: {error}", self.name);
+                self.report.trouble(&Failure::new(exit, what).advise(format!("{hint}{told}")));
+            }
         }
         let (received, error) = match ended {
             Ok(received) => (Some(received), None),
