@@ -26,6 +26,7 @@ use crate::units;
 /// The side of a receiver's port where version 1 comes in: one image, under one name, from one peer at a time.
 pub(crate) struct Port {
     listener: LegacyListener,
+    spoken: Arc<SpokenV3>,
     /// For its counters.
     endpoint: Endpoint,
     folder: ImageFolder,
@@ -86,9 +87,9 @@ struct Counts {
     garbage: u64,
     silent: u64,
     too_many: u64,
+    unclaimed: u64,
     clear_text: u64,
     downgrade_refused: u64,
-    unclaimed: u64,
     defects: u64,
     /// Defects by kind, and transfers by how they ended.
     defect_kinds: BTreeMap<&'static str, u64>,
@@ -136,7 +137,8 @@ impl Port {
             .map_err(|error| Failure::new(Exit::Usage, format!("--v1-size {bytes} is no size of an image: {error}")))?;
         let form = args.legacy.form()?;
         let spoken = SpokenV3::open(records.join(SPOKEN)).map_err(|error| failure(&error))?;
-        let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::new(spoken));
+        let spoken = Arc::new(spoken);
+        let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::clone(&spoken));
         let endpoint = endpoint.with_openings(port);
         let options = ReceiveOptions {
             shape: match legacy.framing() {
@@ -149,6 +151,7 @@ impl Port {
         };
         let port = Self {
             listener,
+            spoken,
             endpoint: endpoint.clone(),
             folder: folder.clone(),
             dir: args.dir.clone(),
@@ -250,6 +253,8 @@ impl Port {
             let ended = over(&mut self.running).await;
             exit = Some(self.end(ended));
         }
+        let spoken = Arc::clone(&self.spoken);
+        let _ = tokio::task::spawn_blocking(move || spoken.flush()).await;
         let (counts, turned_away) = (self.listener.counts(), self.endpoint.offences().turned_away);
         let (received, defects) = (self.options.tally.received(), self.options.tally.defects());
         let defects = defects.all().filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count));
@@ -263,6 +268,7 @@ impl Port {
             garbage: counts.garbage,
             silent: counts.silent,
             too_many: counts.turned_away,
+            unclaimed: counts.unclaimed,
             clear_text: of(TurnedAway::ClearText),
             downgrade_refused: of(TurnedAway::DowngradeRefused),
             defects: defects.values().sum(),
@@ -274,7 +280,6 @@ impl Port {
         shown.warn(&self.report);
         self.report.event("v1-port", &shown);
         (self.refused, exit)
-            unclaimed: counts.unclaimed,
     }
 }
 
