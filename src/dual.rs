@@ -35,9 +35,11 @@ pub(crate) fn dual(endpoint: Endpoint, options: &FlagOptions) -> Result<Endpoint
         // Without a document nothing is decided by name.
         (None, None) => this_host().or_else(|_| NodeName::new("node").map_err(|_| unnamed()))?,
     };
-    let flags = configured(options.flags.as_deref(), node, FileOptions::default()).map_err(|error| {
+    // What was obeyed once is not taken back by a restart.
+    let watched = FileOptions { remember: endpoint.records().folder(), ..FileOptions::default() };
+    let flags = configured(options.flags.as_deref(), node, watched).map_err(|error| {
         Failure::new(Exit::Failed, format!("the flag document cannot be watched: {error}"))
-            .advise("This needs two threads; look at the limits of this process.")
+            .advise("It needs three threads: look at the limits of this process. What the message says of flag-version is beside the records.")
     })?;
     let now = flags.snapshot();
     tracing::info!(flags = %now, "which version is spoken");

@@ -148,6 +148,20 @@ fn a_guest_goes_back_to_version_1_and_forward_again_and_nothing_is_lost() {
     }
 }
 
+/// What never spoke version 3 cannot go back from it, and no document is to blame.
+#[test]
+fn a_demo_that_is_forced_to_version_1_says_why_it_cannot_go_back() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp"));
+    let args = ["demo", "--size", "4m", "--write-rate", "2000", "--downgrade-at", "30%"];
+    let ended = command.args(args).env("DWCP_FORCE_V1", "1").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(9), "{said}");
+    let verdict = said.lines().last().unwrap();
+    assert!(verdict.starts_with("NOT EXERCISED") && verdict.contains("never spoke version 3"), "{said}");
+    assert!(verdict.contains("DWCP_FORCE_V1 is set here"), "{said}");
+    assert!(!said.contains("switched off"), "nothing is switched that is off: {said}");
+}
+
 /// The source gave the guest up, the sink was told to run it, and one of the two dies: what is left are records.
 #[test]
 fn a_crash_at_the_switch_over_is_ended_by_one_question() {

@@ -335,6 +335,21 @@ async fn each_defect_is_an_error_a_count_and_an_image_thrown_away() {
     assert_eq!(counts.all().map(|(_, count)| count).sum::<u64>(), 1);
 }
 
+/// It began at the port, so it must end in the counters, and leave no staging file.
+#[tokio::test]
+async fn what_a_setting_makes_impossible_is_counted_and_thrown_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = amst16();
+    let disk = DiskOptions { block_bytes: 1000, partial: false };
+    let nobody = Arrivals::<tokio::net::TcpStream>::fixed(Vec::new());
+    let image = staging(&folder, 200_000);
+    let error = receive_disk(nobody, image, disk, None, options.clone()).await.unwrap_err();
+    assert!(matches!(error, TransferError::Config(_)), "{error}");
+    let received = options.tally.received();
+    assert_eq!((received.begun, received.live, received.ended), (1, 0, [(TransferEnding::Refused, 1)].into()));
+    assert_eq!(files(&folder), 0, "the staging file is gone");
+}
+
 #[tokio::test]
 async fn a_peer_that_says_nothing_is_given_up() {
     let (listener, address) = listener().await;
@@ -413,9 +428,12 @@ async fn a_guest_runs_on_at_its_source_when_v1_cannot_take_it() {
     assert!(matches!(error, TransferError::DeviceState { bytes: 12 }), "{error}");
     assert!(!guest.paused.load(Ordering::SeqCst));
 
-    // More than a v1 decoder takes: found before the guest is stopped.
+    // More than a v1 decoder takes: found before the guest is stopped, and counted as begun and ended.
     let guest = live((256 << 20) + 4096, 0);
-    let error = send_memory(guest.clone(), migrate(), nobody).await.unwrap_err();
+    let options = migrate();
+    let tally = options.send.tally.clone();
+    let error = send_memory(guest.clone(), options, nobody).await.unwrap_err();
+    assert_eq!((tally.sent().begun, tally.sent().ended), (1, [(TransferEnding::Refused, 1)].into()));
     assert!(matches!(error, TransferError::Pack(PackError::TooLarge { .. })), "{error}");
     assert!(!guest.paused.load(Ordering::SeqCst));
 }

@@ -71,6 +71,11 @@ pub(super) async fn play(
     if over(&watch.seen) {
         return Ok(None);
     }
+    if watch.seen.last.as_ref().is_some_and(Figures::never_v3) {
+        watch.report.say("the transfer speaks version 1 already, so the flag is left alone");
+        let _ = cast.node_a.order(Order::Hurry).await;
+        return Ok(None);
+    }
     let at = sent(&watch.seen).unwrap_or_default();
     cast.client.order(Order::Mark).await?;
     let Some(back) = turn(args, flags, watch, 2, false, limit).await? else { return Ok(None) };

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use anyhow::Context as _;
 use dwcp_core::session::Progress;
+use dwcp_core::wire::Framing;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +166,8 @@ pub(super) struct Figures {
     pub(super) wire_rate: u64,
     pub(super) downtime_us: Option<u64>,
     pub(super) root: Option<String>,
+    /// v1 or v3: what the lanes carry.
+    pub(super) framing: String,
     /// Hand-overs between versions.
     pub(super) handed: Vec<Handed>,
     pub(super) pages_disputed: u64,
@@ -188,6 +191,11 @@ pub(super) struct Round {
 }
 
 impl Figures {
+    /// It began with version 1 and stayed there: there was nothing to go back from.
+    pub(super) fn never_v3(&self) -> bool {
+        self.framing == Framing::Messages.to_string() && self.handed.is_empty()
+    }
+
     pub(super) fn of(progress: &Progress) -> Self {
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let rounds = progress.rounds.iter();
@@ -206,6 +214,7 @@ impl Figures {
             wire_rate: progress.wire_rate,
             downtime_us: progress.downtime.map(micros),
             root: progress.root.map(|root| root.to_string()),
+            framing: progress.framing.to_string(),
             handed: progress
                 .handover_log
                 .iter()

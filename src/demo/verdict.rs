@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dwcp_core::flag::{FORCE_V1, is_forced_v1};
 use serde::Serialize;
 
 use super::DemoArgs;
@@ -302,6 +303,14 @@ fn sentence(args: &DemoArgs, findings: &Findings, verdict: Verdict) -> String {
         ),
         Verdict::NotExercised if args.crash.is_some() && findings.crash.is_none() => {
             format!("NOT EXERCISED: nothing was lost, but the guest had moved before {}; lower --at", args.at)
+        }
+        Verdict::NotExercised if args.downgrade_at.is_some() && findings.ending.figures.never_v3() => {
+            let why = if is_forced_v1() {
+                format!("{FORCE_V1} is set here and its nodes obey it; unset it")
+            } else {
+                "its nodes did not agree on version 3".to_owned()
+            };
+            format!("NOT EXERCISED: nothing was lost, but the transfer never spoke version 3, so it could not go back: {why}")
         }
         Verdict::NotExercised if args.downgrade_at.is_some() && findings.downgrade.as_ref().is_none_or(|downgrade| downgrade.forward.is_none()) => {
             "NOT EXERCISED: nothing was lost, but the guest had moved before it went back and forth; lower --downgrade-at".to_owned()

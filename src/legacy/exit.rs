@@ -8,7 +8,9 @@ use crate::exit::{Exit, Failure};
 /// How a version 1 transfer that failed ends the command.
 pub(super) fn failure(error: &TransferError) -> Failure {
     let exit = match error {
-        TransferError::Defect(defect) if defect.kind() == DefectKind::Silent => Exit::Unreachable,
+        TransferError::Defect(defect) if matches!(defect.kind(), DefectKind::Silent | DefectKind::Slow) => {
+            Exit::Unreachable
+        }
         TransferError::Defect(_) | TransferError::Content(_) | TransferError::Blocks(_) => Exit::Integrity,
         TransferError::MissingBlocks { .. } => Exit::Integrity,
         TransferError::Lost { .. } | TransferError::Stalled { .. } | TransferError::Unconnected { .. } => {

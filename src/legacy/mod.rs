@@ -1,5 +1,6 @@
 //! Version 1 in clear text, with peers that were never updated: only with those that the command line names.
 
+mod advice;
 mod args;
 mod exit;
 mod receive;
@@ -25,6 +26,14 @@ pub(crate) async fn spoke_v3(to: &str, state_dir: &Path) {
     };
     for address in resolve(to).await.unwrap_or_default() {
         spoken.remember(address.ip());
+    }
+    // The process ends next.
+    let written = tokio::task::spawn_blocking(move || {
+        spoken.flush();
+        spoken.unwritten()
+    });
+    if written.await.unwrap_or(1) > 0 {
+        tracing::warn!("who spoke version 3 cannot be written in {}; {to} is not remembered", state_dir.display());
     }
 }
 

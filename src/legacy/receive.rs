@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::SPOKEN;
+use super::advice;
 use super::exit::failure;
 use crate::cli::ReceiveArgs;
 use crate::exit::{Exit, Failure};
@@ -25,6 +26,7 @@ use crate::units;
 /// The side of a receiver's port where version 1 comes in: one image, under one name, from one peer at a time.
 pub(crate) struct Port {
     listener: LegacyListener,
+    spoken: Arc<SpokenV3>,
     /// For its counters.
     endpoint: Endpoint,
     folder: ImageFolder,
@@ -85,6 +87,7 @@ struct Counts {
     garbage: u64,
     silent: u64,
     too_many: u64,
+    unclaimed: u64,
     clear_text: u64,
     downgrade_refused: u64,
     defects: u64,
@@ -102,7 +105,10 @@ impl Counts {
         let counted = [
             (self.clear_text, "from addresses that --allow-plaintext-v1 does not name"),
             (self.downgrade_refused, "from addresses that spoke version 3"),
-            (self.garbage, "of bytes that are neither TLS nor version 1 as --v1 has it (are both ends set alike?)"),
+            (
+                self.garbage,
+                "of bytes that are neither TLS nor version 1 as --v1 has it (is the peer set to the other framing, --v1 mst8 or amst16?)",
+            ),
             (self.silent, "that said nothing"),
             (self.too_many, "too many at a time"),
         ];
@@ -131,7 +137,8 @@ impl Port {
             .map_err(|error| Failure::new(Exit::Usage, format!("--v1-size {bytes} is no size of an image: {error}")))?;
         let form = args.legacy.form()?;
         let spoken = SpokenV3::open(records.join(SPOKEN)).map_err(|error| failure(&error))?;
-        let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::new(spoken));
+        let spoken = Arc::new(spoken);
+        let (port, listener) = LegacyPort::new(legacy.policy()?, Arc::clone(&spoken));
         let endpoint = endpoint.with_openings(port);
         let options = ReceiveOptions {
             shape: match legacy.framing() {
@@ -144,6 +151,7 @@ impl Port {
         };
         let port = Self {
             listener,
+            spoken,
             endpoint: endpoint.clone(),
             folder: folder.clone(),
             dir: args.dir.clone(),
@@ -210,10 +218,12 @@ impl Port {
                 received.assurance,
                 units::bytes(bytes)
             )),
-            Err(error) => self.report.trouble(
-                &Failure::new(exit, format!("{} from {from} over version 1 ended: {error}", self.name))
-                    .advise("Nothing of it became visible here. Version 1 does not tell its sender: look there, too."),
-            ),
+            Err(error) => {
+                let hint = advice::receiving(error).map_or(String::new(), |hint| format!("{hint} "));
+                let told = "Nothing of it became visible here. Version 1 does not tell its sender: look there, too.";
+                let what = format!("{} from {from} over version 1 ended: {error}", self.name);
+                self.report.trouble(&Failure::new(exit, what).advise(format!("{hint}{told}")));
+            }
         }
         let (received, error) = match ended {
             Ok(received) => (Some(received), None),
@@ -243,6 +253,8 @@ impl Port {
             let ended = over(&mut self.running).await;
             exit = Some(self.end(ended));
         }
+        let spoken = Arc::clone(&self.spoken);
+        let _ = tokio::task::spawn_blocking(move || spoken.flush()).await;
         let (counts, turned_away) = (self.listener.counts(), self.endpoint.offences().turned_away);
         let (received, defects) = (self.options.tally.received(), self.options.tally.defects());
         let defects = defects.all().filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count));
@@ -256,6 +268,7 @@ impl Port {
             garbage: counts.garbage,
             silent: counts.silent,
             too_many: counts.turned_away,
+            unclaimed: counts.unclaimed,
             clear_text: of(TurnedAway::ClearText),
             downgrade_refused: of(TurnedAway::DowngradeRefused),
             defects: defects.values().sum(),

@@ -12,6 +12,7 @@ use dwcp_v1_compat::wire::{Framing, Tier};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::advice;
 use super::args::FormArg;
 use super::exit::failure;
 use super::{SPOKEN, not_allowed, resolve};
@@ -118,8 +119,8 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
     };
     sent.map(|sent| (bytes, sent)).map_err(|error| {
         let failure = failure(&error);
-        let told = failure.advice.clone();
-        failure.advise(told.unwrap_or_else(|| "The image here is intact; what the peer has of it is of no use.".into()))
+        let hint = advice::sending(&error);
+        failure.advise(hint.unwrap_or("The image here is intact; what the peer has of it is of no use."))
     })
 }
 

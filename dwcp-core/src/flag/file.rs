@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
+use super::floor::Scribe;
 use super::in_process::Constant;
 use super::keeper::{FlagStats, Keeper, MAX_STALE, Refusal};
 use super::node::NodeName;
@@ -18,6 +19,7 @@ use super::publication::{FlagWatch, Publication};
 use super::snapshot::{FlagSnapshot, Origin};
 use super::{FlagSource, FlagVersion, MAX_DOCUMENT_BYTES, is_forced_v1};
 use crate::session::Time;
+use crate::storage::Folder;
 
 /// How often the file is looked at: one `stat` unless it changed, some 2 ms of a core each second. Looking
 /// sees a rename, a link that was turned elsewhere and a write in place alike, on every file system.
@@ -59,17 +61,20 @@ pub fn configured(file: Option<&Path>, node: NodeName, options: FileOptions) -> 
 }
 
 /// How a file is obeyed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FileOptions {
     /// For how long the last good document holds while the file is missing, garbage or older.
     pub max_stale: Duration,
     /// A version that this node has seen before it was started: none below it is taken.
     pub floor: Option<FlagVersion>,
+    /// Where the highest version that was obeyed is kept for the next start, in a file `flag-version`: none below it is
+    /// taken then. Written on a thread of its own, some milliseconds after it is obeyed. `None`: a restart forgets.
+    pub remember: Option<Arc<dyn Folder>>,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { max_stale: MAX_STALE, floor: None }
+        Self { max_stale: MAX_STALE, floor: None, remember: None }
     }
 }
 
@@ -88,26 +93,27 @@ impl FileSource {
     /// missing or no document is no error: this node runs version 1 until there is a good one.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// A thread cannot be started; or what is remembered of earlier lives cannot be read: a replay could go unnoticed, so
+    /// that is not passed over.
     pub fn open(path: impl Into<PathBuf>, node: NodeName, options: FileOptions) -> io::Result<Self> {
         let path = path.into();
+        let scribe = options.remember.map(Scribe::open).transpose()?;
+        let floor = options.floor.max(scribe.as_ref().and_then(Scribe::version));
         let (stop, stopped) = mpsc::channel();
         let (readings, heard) = mpsc::sync_channel(1);
         let again = Arc::new(AtomicBool::new(false));
         let looker = Looker { path: path.clone(), known: None, again: Arc::clone(&again) };
         spawn("dwcp-flag-read", move || looker.run(&readings, &stopped))?;
-        let keeper = Keeper::new(node, Origin::File(path), options.max_stale, options.floor);
-        Self::over(
-            Minder { keeper, heard, again, epoch: Instant::now(), last: Time::default(), silence: SILENCE },
-            stop,
-        )
+        let keeper = Keeper::new(node, Origin::File(path), options.max_stale, floor);
+        let (epoch, last) = (Instant::now(), Time::default());
+        Self::over(Minder { keeper, heard, again, epoch, last, silence: SILENCE, scribe }, stop)
     }
 
     fn over(mut minder: Minder, stop: mpsc::Sender<()>) -> io::Result<Self> {
         let alive = Arc::new(());
         let _ = minder.hear();
         let publication = Publication::new(minder.keeper.snapshot());
-        publication.count(minder.keeper.stats());
+        publication.count(minder.stats());
         let (theirs, living) = (publication.clone(), Arc::downgrade(&alive));
         spawn("dwcp-flag", move || minder.run(&theirs, &living))?;
         Ok(Self { publication, _stop: stop, _alive: alive })
@@ -143,14 +149,25 @@ struct Minder {
     /// When something was heard last, or silence was told of.
     last: Time,
     silence: Duration,
+    scribe: Option<Scribe>,
 }
 
 impl Minder {
     fn run(mut self, publication: &Publication, living: &Weak<()>) {
         while self.hear() && living.strong_count() > 0 {
-            publication.count(self.keeper.stats());
+            publication.count(self.stats());
             publication.publish(self.keeper.snapshot());
         }
+    }
+
+    /// Obeyed first, written down then.
+    fn stats(&mut self) -> FlagStats {
+        let mut stats = self.keeper.stats();
+        if let Some(scribe) = &mut self.scribe {
+            scribe.obeyed(stats.version);
+            scribe.count(&mut stats);
+        }
+        stats
     }
 
     fn now(&self) -> Time {
@@ -312,6 +329,7 @@ mod tests {
 
     use super::*;
     use crate::flag::{RefusalKind, Standing, Why};
+    use crate::storage::Disk;
 
     /// Nothing here takes a second on an idle machine.
     const LIMIT: Duration = Duration::from_secs(60);
@@ -428,8 +446,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("flags.json");
         fs::write(&path, document(1, true)).unwrap();
-        let options = FileOptions { max_stale: Duration::from_millis(40), floor: None };
-        let source = FileSource::open(&path, node(), options).unwrap();
+        let options = FileOptions { max_stale: Duration::from_millis(40), ..FileOptions::default() };
+        let source = FileSource::open(&path, node(), options.clone()).unwrap();
         let mut watch = source.watch();
         fs::remove_file(&path).unwrap();
         let expired = until(&mut watch, |snapshot| !snapshot.v3());
@@ -462,17 +480,64 @@ mod tests {
         assert_eq!(reborn.stats().refused(RefusalKind::Older), 1);
     }
 
+    /// Obeys the documents of these versions, one after the other, and lives until the last is durable.
+    fn lives_through(records: &Path, path: &Path, versions: &[u64]) -> FlagStats {
+        let remember: Arc<dyn Folder> = Arc::new(Disk::open(records).unwrap());
+        let options = FileOptions { remember: Some(remember), ..FileOptions::default() };
+        let source = FileSource::open(path, node(), options).unwrap();
+        let mut watch = source.watch();
+        for &version in versions {
+            replace(path, &document(version, version % 2 == 1));
+            until(&mut watch, |snapshot| snapshot.version().map(FlagVersion::value) == Some(version));
+            // Nobody is told of what is durable; the counters follow at the next beat.
+            let durable = |stats: &FlagStats| stats.remembered.map(FlagVersion::value) == Some(version);
+            let waited = (0..2400).any(|_| durable(&source.stats()) || watch.wait(LOOK_EVERY).is_some_and(|_| false));
+            assert!(waited, "{:?}", source.stats());
+        }
+        source.stats()
+    }
+
+    #[test]
+    fn a_restart_refuses_what_is_older_than_what_was_obeyed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (records, path) = (folder.path().join("records"), folder.path().join("flags.json"));
+        fs::create_dir(&records).unwrap();
+        let stats = lives_through(&records, &path, &[5, 7, 8]);
+        assert_eq!((stats.loads, stats.unremembered), (3, 0));
+        // Somebody puts an old document back, which lets version 3 in again, and starts the node anew.
+        replace(&path, &document(7, true));
+        let remember: Arc<dyn Folder> = Arc::new(Disk::open(&records).unwrap());
+        let options = FileOptions { remember: Some(remember), ..FileOptions::default() };
+        let reborn = FileSource::open(&path, node(), options.clone()).unwrap();
+        assert!(!reborn.snapshot().v3());
+        assert_eq!((reborn.stats().refused(RefusalKind::Older), reborn.stats().loads), (1, 0));
+        let trouble = reborn.snapshot().trouble().unwrap().to_owned();
+        assert!(trouble.contains("7 is older than 8") && trouble.contains("raise it"), "{trouble}");
+        drop(reborn);
+        // A higher version is obeyed: that is how an operator goes back on purpose.
+        let stats = lives_through(&records, &path, &[9]);
+        assert_eq!((stats.refused(RefusalKind::Older), stats.loads), (1, 1));
+        // Without a folder a restart forgets.
+        replace(&path, &document(1, true));
+        assert!(open(&path).snapshot().v3());
+        // What is damaged is not passed over.
+        fs::write(records.join("flag-version"), "9").unwrap();
+        let error = FileSource::open(&path, node(), options).unwrap_err();
+        assert!(error.to_string().contains("remove it"), "{error}");
+    }
+
     #[test]
     fn a_file_system_that_does_not_answer_is_noticed_and_recovers() {
         let (readings, heard) = mpsc::sync_channel(1);
         let (stop, _stopped) = mpsc::channel();
         let again = Arc::new(AtomicBool::new(false));
-        let options = FileOptions { max_stale: Duration::from_millis(60), floor: None };
+        let options = FileOptions { max_stale: Duration::from_millis(60), ..FileOptions::default() };
         let keeper = Keeper::new(node(), Origin::File("f".into()), options.max_stale, None);
         let silence = Duration::from_millis(20);
         let epoch = Instant::now();
         readings.send(Reading::Bytes(document(1, true).into_bytes())).unwrap();
-        let minder = Minder { keeper, heard, again: Arc::clone(&again), epoch, last: Time::default(), silence };
+        let last = Time::default();
+        let minder = Minder { keeper, heard, again: Arc::clone(&again), epoch, last, silence, scribe: None };
         let source = FileSource::over(minder, stop).unwrap();
         let mut watch = source.watch();
         until(&mut watch, |snapshot| snapshot.trouble().is_some_and(|trouble| trouble.contains("does not answer")));

@@ -126,6 +126,10 @@ pub struct FlagStats {
     pub stale: Duration,
     /// Of the last good document.
     pub version: Option<FlagVersion>,
+    /// The highest version that a restart will know of. `None`: nothing is remembered.
+    pub remembered: Option<FlagVersion>,
+    /// How often a version could not be written down: a restart may then take an older one.
+    pub unremembered: u64,
     refused: [u64; RefusalKind::ALL.len()],
 }
 

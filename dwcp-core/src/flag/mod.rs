@@ -16,6 +16,8 @@ mod document;
 mod environment;
 #[cfg(feature = "net")]
 mod file;
+#[cfg(feature = "net")]
+mod floor;
 mod in_process;
 mod keeper;
 mod node;

@@ -46,6 +46,11 @@ impl Records {
         Self { store: None }
     }
 
+    /// Where they are kept. `None`: nowhere.
+    pub fn folder(&self) -> Option<Arc<dyn Folder>> {
+        self.store.as_ref().map(|store| Arc::clone(&store.names))
+    }
+
     /// All records, in no order, and beside them the files that are none: one torn file must not stop
     /// a node, nor be overlooked.
     ///

@@ -101,6 +101,8 @@ pub struct GroupCounts {
     pub silent: u64,
     /// Connections that were too many, of whatever.
     pub turned_away: u64,
+    /// Transfers that began and that nobody took: hung up on, because their caller did not want them or is gone.
+    pub unclaimed: u64,
 }
 
 #[derive(Debug)]
@@ -225,6 +227,11 @@ impl Groups {
             }
         }
         Route::Start(id)
+    }
+
+    /// A transfer that began is not taken. [`ended`](Self::ended) follows.
+    pub fn unclaimed(&mut self) {
+        self.counts.unclaimed += 1;
     }
 
     /// A connection of a transfer was closed by the peer: it may dial another one.

@@ -147,6 +147,22 @@ pub enum Defect {
         /// Bytes that are missing, as far as that is known.
         missing: u64,
     },
+    /// Bytes came, but so few that it would never end.
+    #[error(
+        "only {came} new bytes came in {} s, and {missing} bytes of the message are missing; a v1 peer must bring {least} in \
+         that time: its link or its disk is stuck, or it only holds the place",
+        after.as_secs()
+    )]
+    Slow {
+        /// The deadline.
+        after: Duration,
+        /// New bytes that came.
+        came: u64,
+        /// How many must.
+        least: u64,
+        /// Bytes that are missing, as far as that is known.
+        missing: u64,
+    },
     /// The peer sends what is far ahead and keeps what is next.
     #[error("chunk {id} did not come for {} s, though chunks came that lie far behind it", after.as_secs())]
     HeldBack {
@@ -182,13 +198,14 @@ pub enum DefectKind {
     Torn,
     Missing,
     Silent,
+    Slow,
     HeldBack,
     TooManyConnections,
 }
 
 impl DefectKind {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Id,
         Self::Length,
         Self::Offset,
@@ -201,6 +218,7 @@ impl DefectKind {
         Self::Torn,
         Self::Missing,
         Self::Silent,
+        Self::Slow,
         Self::HeldBack,
         Self::TooManyConnections,
     ];
@@ -220,6 +238,7 @@ impl DefectKind {
             Self::Torn => "torn",
             Self::Missing => "missing",
             Self::Silent => "silent",
+            Self::Slow => "slow",
             Self::HeldBack => "held_back",
             Self::TooManyConnections => "too_many_connections",
         }
@@ -242,6 +261,7 @@ impl Defect {
             Self::Torn { .. } => DefectKind::Torn,
             Self::Missing { .. } => DefectKind::Missing,
             Self::Silent { .. } => DefectKind::Silent,
+            Self::Slow { .. } => DefectKind::Slow,
             Self::HeldBack { .. } => DefectKind::HeldBack,
             Self::TooManyConnections { .. } => DefectKind::TooManyConnections,
         }

@@ -7,7 +7,7 @@ use dwcp_core::session::Time;
 use super::table::ChunkTable;
 use super::{Assurance, ConnectionId, Defect};
 use crate::wire::limits::{
-    MAX_AMST16_BYTES, MAX_AMST16_CHUNKS, MAX_CHUNK_BYTES, MAX_CONNECTIONS, MAX_DIALS, MAX_MST8_CHUNKS,
+    MAX_AMST16_BYTES, MAX_AMST16_CHUNKS, MAX_CHUNK_BYTES, MAX_CONNECTIONS, MAX_DIALS, MAX_MST8_CHUNKS, MIN_PROGRESS,
 };
 use crate::wire::{ChunkHeader, Framing, Partial, Span};
 
@@ -47,6 +47,9 @@ pub struct Deadlines {
     pub first: Duration,
     /// Without a byte on any connection. v1 itself waits 60 s for a header.
     pub silence: Duration,
+    /// For each [`MIN_PROGRESS`] of new bytes, or for the rest: who sends a byte now and then is not silent, and would
+    /// hold the only place of its address for ever. Longer than an idle peer needs to close and dial again.
+    pub progress: Duration,
     /// Between the end of the last connection and another one, when bytes are missing: an idle v1 peer closes and
     /// dials again.
     pub redial: Duration,
@@ -57,7 +60,13 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { first: seconds(60), silence: seconds(60), redial: seconds(3), linger: seconds(5) }
+        Self {
+            first: seconds(60),
+            silence: seconds(60),
+            progress: seconds(120),
+            redial: seconds(3),
+            linger: seconds(5),
+        }
     }
 }
 
@@ -181,6 +190,10 @@ pub struct Incoming {
     started: Time,
     spoken: bool,
     last: Time,
+    /// When it last was [`MIN_PROGRESS`] further, first spoke, or became whole.
+    further: Time,
+    /// New bytes since then.
+    gained: u64,
     /// The peer reset a connection, between two chunks.
     reset: bool,
     lingered: bool,
@@ -224,6 +237,8 @@ impl Incoming {
             started: now,
             spoken: false,
             last: now,
+            further: now,
+            gained: 0,
             reset: false,
             lingered: false,
         })
@@ -276,9 +291,28 @@ impl Incoming {
         self.connections.insert(connection, known);
         let taken = taken?;
         if taken.used > 0 {
+            if !self.spoken {
+                self.further = now;
+            }
             (self.spoken, self.last) = (true, now);
         }
+        if let Some(piece) = taken.piece.as_ref().filter(|piece| !piece.again) {
+            self.gain(now, number(piece.range.len()));
+        }
         Ok(taken)
+    }
+
+    fn gain(&mut self, now: Time, bytes: u64) {
+        self.gained += bytes;
+        if self.gained >= MIN_PROGRESS || self.is_whole() {
+            (self.further, self.gained) = (now, 0);
+        }
+    }
+
+    /// The caller read nothing for so long up to now, because it had other work. That is not the peer's silence.
+    pub fn away(&mut self, time: Duration) {
+        self.last = self.last + time;
+        self.further = self.further + time;
     }
 
     fn take_from(&mut self, name: ConnectionId, known: &mut Connection, bytes: &[u8]) -> Result<Taken, Defect> {
@@ -442,11 +476,17 @@ impl Incoming {
 
     /// When [`tick`](Self::tick) is due.
     pub fn deadline(&self) -> Time {
-        let Deadlines { first, silence, redial, linger } = self.config.deadlines;
+        let Deadlines { first, progress, .. } = self.config.deadlines;
+        if !self.spoken && !self.is_whole() {
+            return self.started + first;
+        }
+        self.quiet_until().min(self.further + progress)
+    }
+
+    fn quiet_until(&self) -> Time {
+        let Deadlines { silence, redial, linger, .. } = self.config.deadlines;
         if self.is_whole() {
             self.last + linger
-        } else if !self.spoken {
-            self.started + first
         } else if self.connections.is_empty() {
             self.last + redial
         } else {
@@ -462,13 +502,17 @@ impl Incoming {
         if now < self.deadline() {
             return Ok(self.status());
         }
-        let Deadlines { first, silence, .. } = self.config.deadlines;
+        let Deadlines { first, silence, progress, .. } = self.config.deadlines;
         if self.is_whole() {
             self.lingered = true;
             return Ok(Status::Done);
         }
         if !self.spoken {
             return Err(Defect::Silent { after: first, missing: self.missing });
+        }
+        if now < self.quiet_until() {
+            let (came, missing) = (self.gained, self.missing);
+            return Err(Defect::Slow { after: progress, came, least: MIN_PROGRESS, missing });
         }
         if self.connections.is_empty() {
             let chunks = self.geometry.map_or(0, |geometry| geometry.chunks) - self.table.held_count();

@@ -408,6 +408,73 @@ fn silence_ends_in_time_and_says_what_is_missing() {
     assert_eq!(incoming.tick(at(119)), Err(silent));
 }
 
+/// It is never silent, and would hold the only place of its address for 500 years.
+#[test]
+fn a_peer_that_drips_a_byte_every_few_seconds_is_slow() {
+    let total = MAX_AMST16_BYTES;
+    let mut incoming = incoming(shape(Framing::Amst16, 0, 0));
+    incoming.connect(START, name(0)).unwrap();
+    let span = Span { offset: 0, total: u32::MAX };
+    let mut header = Vec::new();
+    ChunkHeader { id: 0, length: 1 << 20, span: Some(span) }.encode(&mut header);
+    incoming.take(at(7), name(0), &header).unwrap();
+    let mut drip = 10;
+    let slow = loop {
+        match incoming.tick(at(drip)) {
+            Ok(_) => incoming.take(at(drip), name(0), &[1]).unwrap(),
+            Err(slow) => break slow,
+        };
+        drip += 3;
+    };
+    let (came, missing) = (39, total - 39);
+    assert_eq!(drip, 127, "120 s after it spoke first");
+    assert_eq!(slow, Defect::Slow { after: Duration::from_secs(120), came, least: 1 << 20, missing });
+    assert_eq!((slow.kind(), slow.kind().name()), (DefectKind::Slow, "slow"));
+}
+
+/// A chunk of 64 KiB every seven seconds.
+#[test]
+fn a_peer_on_a_bad_link_is_not_slow() {
+    let data = payload(48 << 16);
+    let mut incoming = incoming(shape(Framing::Amst16, 0, 0));
+    let mut place = vec![0; data.len()];
+    incoming.connect(START, name(0)).unwrap();
+    for (id, time) in (0..48).zip((0..).map(|turn| turn * 7)) {
+        assert_eq!(incoming.tick(at(time)), Ok(Status::Open), "at {time} s");
+        feed(&mut incoming, at(time), name(0), &frame(Framing::Amst16, &data, 1 << 16, id), &mut place).unwrap();
+    }
+    assert_eq!(incoming.status(), Status::Whole);
+    assert!(place == data);
+}
+
+#[test]
+fn time_in_which_we_did_not_read_is_neither_silence_nor_slowness() {
+    let data = payload(2560);
+    let mut incoming = incoming(shape(Framing::Amst16, 0, 0));
+    incoming.connect(START, name(0)).unwrap();
+    feed(&mut incoming, START, name(0), &frame(Framing::Amst16, &data, 1024, 0), &mut vec![0; 2560]).unwrap();
+    // Our disk took five minutes for that chunk.
+    incoming.away(Duration::from_secs(300));
+    assert_eq!((incoming.deadline(), incoming.tick(at(359))), (at(360), Ok(Status::Open)));
+    assert!(matches!(incoming.tick(at(360)), Err(Defect::Silent { .. })));
+}
+
+/// All of it is there: it is no defect, and it is over.
+#[test]
+fn a_peer_that_repeats_a_whole_message_byte_by_byte_is_waited_for_only_so_long() {
+    let data = payload(1024);
+    let mut incoming = incoming(shape(Framing::Amst16, 0, 0));
+    incoming.connect(START, name(0)).unwrap();
+    let chunk = frame(Framing::Amst16, &data, 1024, 0);
+    feed(&mut incoming, START, name(0), &chunk, &mut vec![0; 1024]).unwrap();
+    for (byte, time) in chunk.iter().zip((0..40).map(|turn| turn * 3)) {
+        assert_eq!(incoming.tick(at(time)), Ok(Status::Whole), "at {time} s");
+        incoming.take(at(time), name(0), &[*byte]).unwrap();
+    }
+    assert_eq!(incoming.tick(at(120)), Ok(Status::Done));
+    assert!(!incoming.received().unwrap().closed);
+}
+
 #[test]
 fn a_peer_that_keeps_the_next_chunk_and_sends_far_ones_is_named() {
     let data = payload(4096);

@@ -7,6 +7,7 @@ use dwcp_core::{Guest, PAGE_BYTES};
 
 use super::error::TransferError;
 use super::pages::{PageWriter, is_aligned, read_flat};
+use crate::wire::ContentError;
 
 const PAGE: u64 = 4096;
 
@@ -154,7 +155,11 @@ impl GuestLanding {
 
 impl Landing for GuestLanding {
     fn begin(&mut self, bytes: u64) -> Result<(), TransferError> {
-        if bytes == self.total { Ok(()) } else { Err(TransferError::Config("the message is not as long as the guest")) }
+        if bytes == self.total {
+            Ok(())
+        } else {
+            Err(ContentError::Length { made: bytes, expected: self.total }.into())
+        }
     }
 
     fn put(&mut self, at: u64, bytes: &[u8]) -> Result<(), TransferError> {

@@ -103,11 +103,11 @@ where
     F: Future<Output = Result<Vec<S>, TransferError>> + Send + 'static,
     C: FnOnce() -> F + Send + 'static,
 {
-    let content = guest.layout().bytes();
-    if content > MAX_PACKET_CONTENT {
-        return Err(PackError::TooLarge { content }.into());
-    }
-    send_stopped(guest, options, connect, spool_memory).await
+    let fits = |guest: &dyn Guest| match guest.layout().bytes() {
+        content if content > MAX_PACKET_CONTENT => Err(PackError::TooLarge { content }.into()),
+        _ => Ok(()),
+    };
+    send_stopped(guest, options, connect, fits, spool_memory).await
 }
 
 /// Stops a guest and sends its disk to a v1 peer, all of it. As [`send_memory`], but for a size of any number of blocks.
@@ -127,14 +127,17 @@ where
     F: Future<Output = Result<Vec<S>, TransferError>> + Send + 'static,
     C: FnOnce() -> F + Send + 'static,
 {
-    blocks_of(guest.as_ref(), disk.block_bytes, MOST_SENT_BLOCK)?;
-    send_stopped(guest, options, connect, move |guest, options| spool_disk(guest, disk.block_bytes, options)).await
+    let fits = move |guest: &dyn Guest| blocks_of(guest, disk.block_bytes, MOST_SENT_BLOCK).map(drop);
+    send_stopped(guest, options, connect, fits, move |guest, options| spool_disk(guest, disk.block_bytes, options))
+        .await
 }
 
+/// What does not fit is found before the guest is stopped, and is counted as all that ends a transfer.
 async fn send_stopped<S, F, C, M>(
     guest: Arc<dyn Guest>,
     options: MigrateOptions,
     connect: C,
+    fits: impl FnOnce(&dyn Guest) -> Result<(), TransferError> + Send + 'static,
     make: M,
 ) -> Result<Sent, TransferError>
 where
@@ -143,12 +146,11 @@ where
     C: FnOnce() -> F + Send + 'static,
     M: FnOnce(&dyn Guest, &MigrateOptions) -> Result<Spool, TransferError> + Send + 'static,
 {
-    if options.send.framing != Framing::Amst16 {
-        return Err(TransferError::Config("v1 migrates over amst16 only"));
-    }
     let tally = options.send.tally.clone();
     on_own_thread(async move {
         let sent = async {
+            migrates(options.send.framing)?;
+            fits(guest.as_ref())?;
             guest.pause()?;
             // Until all is sent the guest is ours, whatever ends this.
             let paused = Undo::resume(&guest);
@@ -245,7 +247,7 @@ pub async fn receive_memory<S>(
 where
     S: AsyncRead + Unpin + Send + 'static,
 {
-    let reader = MemoryReader::new(Arc::clone(&guest), baseline)?;
+    let reader = |guest| MemoryReader::new(guest, baseline);
     let took = take(arrivals, guest, reader, options, |reader: &mut MemoryReader| {
         reader.decoder.finish()?;
         reader.pages.flush()
@@ -270,7 +272,7 @@ pub async fn receive_disk<S>(
 where
     S: AsyncRead + Unpin + Send + 'static,
 {
-    let reader = DiskReader::new(Arc::clone(&guest), disk, baseline)?;
+    let reader = move |guest| DiskReader::new(guest, disk, baseline);
     let took = take(arrivals, guest, reader, options, move |reader: &mut DiskReader| {
         reader.blocks.finish()?;
         let missing = reader.count - reader.seen.count();
@@ -286,7 +288,7 @@ where
 async fn take<S, R>(
     arrivals: Arrivals<S>,
     guest: Arc<dyn Guest>,
-    reader: R,
+    reader: impl FnOnce(Arc<dyn Guest>) -> Result<R, TransferError> + Send + 'static,
     options: ReceiveOptions,
     finish: impl FnOnce(&mut R) -> Result<(), TransferError> + Send + 'static,
 ) -> Result<(Received, R), TransferError>
@@ -294,13 +296,11 @@ where
     S: AsyncRead + Unpin + Send + 'static,
     R: Reader + 'static,
 {
-    if options.shape.framing() != Framing::Amst16 {
-        return Err(TransferError::Config("v1 migrates over amst16 only"));
-    }
     on_own_thread(async move {
         let taken = async {
             let staged = Undo::discard(&guest);
-            let mut landing = InOrder::new(reader);
+            migrates(options.shape.framing())?;
+            let mut landing = InOrder::new(reader(Arc::clone(&guest))?);
             let received = collect(arrivals, &mut landing, &options).await?;
             finish(&mut landing.reader)?;
             guest.stage()?;
@@ -310,6 +310,13 @@ where
         options.tally.counting(Direction::Received, taken, |(received, _)| received.bytes).await
     })
     .await
+}
+
+fn migrates(framing: Framing) -> Result<(), TransferError> {
+    match framing {
+        Framing::Amst16 => Ok(()),
+        Framing::Mst8 => Err(TransferError::Config("v1 migrates over amst16 only")),
+    }
 }
 
 /// Drives a future where it may block: compression, guests and disks do.

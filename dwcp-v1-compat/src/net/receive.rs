@@ -122,16 +122,26 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
                 return Ok(received);
             }
             let due = self.start + self.incoming.deadline().since_epoch();
+            let next = async {
+                tokio::select! {
+                    stream = arrival(&mut more) => Event::Arrived(stream),
+                    (index, read) = self.read_any(&mut buffer) => Event::Read(index, read),
+                }
+            };
+            // What is there already is read first, however late we are.
             let event = tokio::select! {
-                stream = arrival(&mut more) => Event::Arrived(stream),
-                (index, read) = self.read_any(&mut buffer) => Event::Read(index, read),
+                biased;
+                event = next => event,
                 () = sleep_until(due) => Event::Tick,
             };
             let now = self.now();
             match event {
                 Event::Arrived(Some(stream)) => self.arrived(stream, tally),
                 Event::Arrived(None) => more = None,
-                Event::Read(index, read) => self.read(now, index, read, &buffer, landing)?,
+                Event::Read(index, read) => {
+                    self.read(now, index, read, &buffer, landing)?;
+                    self.incoming.away(self.now().since(now));
+                }
                 Event::Tick => {
                     if self.incoming.tick(now)? == Status::Done && self.incoming.received().is_none() {
                         return Err(TransferError::Config("a message ended that had no length"));
@@ -230,5 +240,39 @@ async fn arrival<S>(more: &mut Option<mpsc::Receiver<S>>) -> Option<S> {
     match more {
         Some(more) => more.recv().await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::message::{Defect, DefectKind};
+    use crate::net::BytesLanding;
+
+    /// In simulated time: it speaks every three seconds, and two minutes later it has lost its place.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_drips_is_hung_up_on_and_counted() {
+        let (mut far, near) = tokio::io::duplex(64);
+        let dripping = tokio::spawn(async move {
+            far.write_all(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0]).await.unwrap();
+            while far.write_all(&[7]).await.is_ok() {
+                sleep(Duration::from_secs(3)).await;
+            }
+        });
+        let shape = Shape::Amst16 { most_bytes: 1 << 20, most_chunk_bytes: 1 << 16 };
+        let (deadlines, tally) = (Deadlines::default(), Tally::default());
+        let options = ReceiveOptions { shape, most_connections: 1, deadlines, tally };
+        let start = Instant::now();
+        let mut landing = BytesLanding::new(1 << 20);
+        let error = receive(Arrivals::fixed(vec![near]), &mut landing, &options).await.unwrap_err();
+        assert!(matches!(error, TransferError::Defect(Defect::Slow { .. })), "{error}");
+        assert_eq!(start.elapsed().as_secs(), 120);
+        assert_eq!(options.tally.defects().of(DefectKind::Slow), 1);
+        dripping.await.unwrap();
     }
 }

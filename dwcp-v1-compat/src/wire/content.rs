@@ -221,7 +221,8 @@ pub enum ContentError {
     Delta(#[from] DeltaError),
     /// Delta flag 1, and neither our baseline nor the length of full data.
     #[error(
-        "packet with delta flag 1 and {bytes} bytes of content: neither an op list over a baseline that is held here          nor as long as the full data; make the peer send it in full"
+        "packet with delta flag 1 and {bytes} bytes of content: neither an op list over a baseline that is held here \
+         nor as long as the full data; make the peer send it in full"
     )]
     OtherBaseline {
         /// Bytes in the frame.
@@ -229,7 +230,8 @@ pub enum ContentError {
     },
     /// Delta flag 1, our baseline's name in front, and the length of full data.
     #[error(
-        "packet with delta flag 1 and {bytes} bytes of content: it may be an op list or full data, and a guess may be          wrong; make the peer send it without a delta"
+        "packet with delta flag 1 and {bytes} bytes of content: it may be an op list or full data, and a guess may be \
+         wrong; make the peer send it without a delta"
     )]
     Ambiguous {
         /// Bytes in the frame.

@@ -28,6 +28,7 @@ use dwcp_core::net::{Openings, Sorted, Sorting, TurnedAway};
 use dwcp_core::session::Time;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -61,7 +62,8 @@ pub struct LegacyListener {
     spoken: Arc<SpokenV3>,
 }
 
-/// A v1 transfer that began, and waits to be taken. Dropped, it is hung up on.
+/// A v1 transfer that began, and waits to be taken. Dropped, it is hung up on, and counted as
+/// [`unclaimed`](GroupCounts::unclaimed).
 #[derive(Debug)]
 pub struct LegacyArrival {
     from: IpAddr,
@@ -126,13 +128,14 @@ impl LegacyPort {
     }
 
     fn start(&self, group: GroupId, more: mpsc::Receiver<Member>, stream: TcpStream, from: IpAddr) -> Sorted {
-        let place = Place { table: self.table.clone(), group };
+        let place = Place { table: self.table.clone(), group, claimed: false };
         let ready = vec![self.table.member(group, stream)];
         let arrival = LegacyArrival { from, connections: Arrivals { ready, more: Some(more) }, place };
         match self.arrived.try_send(arrival) {
             Ok(()) => Sorted::Taken,
-            // Nobody takes v1 any more; dropping it gives its place back.
-            Err(_) => Sorted::TurnedAway(TurnedAway::ClearText, None),
+            // The peer may speak v1, so nothing is held against it; the arrival is dropped, which is counted.
+            Err(TrySendError::Closed(_)) => Sorted::Taken,
+            Err(TrySendError::Full(_)) => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
         }
     }
 
@@ -183,7 +186,8 @@ impl LegacyArrival {
     }
 
     /// Its connections, and what holds its address's place as long as it lives.
-    pub(super) fn split(self) -> (Arrivals<Member>, impl Send) {
+    pub(super) fn split(mut self) -> (Arrivals<Member>, impl Send) {
+        self.place.claimed = true;
         (self.connections, self.place)
     }
 }
@@ -327,11 +331,16 @@ async fn passed(until: Option<Instant>) {
 struct Place {
     table: Table,
     group: GroupId,
+    /// Somebody takes the transfer, and counts how it ends.
+    claimed: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.table.lock();
+        if !self.claimed {
+            state.groups.unclaimed();
+        }
         state.transfers.remove(&self.group);
         for held in state.groups.ended(self.group) {
             state.close(held, false);

@@ -84,6 +84,35 @@ async fn tls_is_handed_on_with_all_its_bytes() {
     assert!(matches!(port.sort(near, from).await, Sorted::TurnedAway(TurnedAway::DowngradeRefused, Some(_))));
 }
 
+/// Its address may speak v1: that is no refusal of clear text, which would send an operator to look for an attacker.
+#[tokio::test]
+async fn v1_that_nobody_takes_any_more_is_counted_as_that() {
+    let listener = listener().await;
+    let (port, v1) = port(&[LOCAL]);
+    drop(v1);
+    let (mut speaks, near, from) = connection(&listener).await;
+    speaks.write_all(&HEADER).unwrap();
+    let sorted = port.sort(near, from).await;
+    assert!(matches!(sorted, Sorted::Taken), "{sorted:?}");
+    let counts = port.table.lock().groups.counts();
+    assert_eq!((counts.unclaimed, counts.started, counts.turned_away), (1, 1, 0));
+    assert_eq!(port.table.lock().groups.load(), (0, 0), "its place is free again");
+    // So is one that came and is not wanted.
+    let (port, mut v1) = self::port(&[LOCAL]);
+    let (mut speaks, near, from) = connection(&listener).await;
+    speaks.write_all(&HEADER).unwrap();
+    assert!(matches!(port.sort(near, from).await, Sorted::Taken));
+    drop(v1.accept().await.unwrap());
+    assert_eq!((v1.counts().unclaimed, v1.counts().started), (1, 1));
+    // And who may not is refused for that, whoever listens.
+    let (port, v1) = self::port(&[]);
+    drop(v1);
+    let (mut speaks, near, from) = connection(&listener).await;
+    speaks.write_all(&HEADER).unwrap();
+    assert!(matches!(port.sort(near, from).await, Sorted::TurnedAway(TurnedAway::ClearText, Some(_))));
+    assert_eq!(port.table.lock().groups.counts().unclaimed, 0);
+}
+
 #[tokio::test]
 async fn what_ends_before_its_opening_is_over_is_garbage_and_ends_the_wait() {
     let listener = listener().await;

@@ -1,0 +1,185 @@
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::FlagVersion;
+use super::keeper::FlagStats;
+use crate::storage::{Folder, read_all};
+
+/// In the folder of records.
+const NAME: &str = "flag-version";
+const BESIDE: &str = "flag-version.tmp";
+/// Who holds it may raise the version: several processes may have one folder.
+const LOCK: &str = "flag-version.lock";
+const TITLE: &str = "dwcp flag version 1\nobeyed ";
+/// No version is longer.
+const MOST_BYTES: u64 = 256;
+
+/// The highest version of a document that was obeyed, durable: a node that is started again takes nothing older.
+#[derive(Debug)]
+struct Floor {
+    folder: Arc<dyn Folder>,
+    version: Option<FlagVersion>,
+}
+
+impl Floor {
+    fn open(folder: Arc<dyn Folder>) -> io::Result<Self> {
+        let version = read(folder.as_ref())?;
+        Ok(Self { folder, version })
+    }
+
+    /// It never falls, whoever raises it at the same time.
+    fn raise(&mut self, least: FlagVersion) -> io::Result<()> {
+        if self.version >= Some(least) {
+            return Ok(());
+        }
+        let folder = self.folder.as_ref();
+        let lock = folder.create(LOCK).or_else(|_| folder.open(LOCK))?;
+        lock.wait_lock()?;
+        let present = read(folder)?;
+        if present < Some(least) {
+            write(folder, least)?;
+        }
+        self.version = present.max(Some(least));
+        Ok(())
+    }
+}
+
+fn read(folder: &dyn Folder) -> io::Result<Option<FlagVersion>> {
+    let bytes = match folder.open(NAME).and_then(|file| read_all(file.as_ref(), MOST_BYTES)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| io::Error::new(error.kind(), format!("{NAME} cannot be read: {error}")))?,
+    };
+    let text = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(TITLE)?.strip_suffix('\n'));
+    let version = text.and_then(|text| text.parse().ok()).and_then(FlagVersion::new);
+    let none = || {
+        let what = format!("{NAME} in the folder of records is damaged; remove it to forget which version was obeyed");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    version.map(Some).ok_or_else(none)
+}
+
+/// Beside its place and renamed: after a crash there is the old one or the new one.
+fn write(folder: &dyn Folder, version: FlagVersion) -> io::Result<()> {
+    match folder.remove(BESIDE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = folder.create(BESIDE)?;
+    file.write_at(0, format!("{TITLE}{}\n", version.value()).as_bytes())?;
+    file.sync()?;
+    folder.replace(BESIDE, NAME)?;
+    folder.sync()
+}
+
+/// Writes versions down on a thread of its own: a disk that hangs must not keep a node from obeying.
+#[derive(Debug)]
+pub(super) struct Scribe {
+    /// The thread ends when it is dropped.
+    tell: mpsc::Sender<FlagVersion>,
+    told: Option<FlagVersion>,
+    written: Arc<Written>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    version: Mutex<Option<FlagVersion>>,
+    failed: AtomicU64,
+}
+
+impl Scribe {
+    /// With what was written in an earlier life.
+    pub(super) fn open(folder: Arc<dyn Folder>) -> io::Result<Self> {
+        let floor = Floor::open(folder)?;
+        let (tell, hear) = mpsc::channel();
+        let told = floor.version;
+        let written = Arc::new(Written { version: Mutex::new(told), failed: AtomicU64::new(0) });
+        let theirs = Arc::clone(&written);
+        thread::Builder::new().name("dwcp-flag-floor".into()).spawn(move || theirs.keep(floor, &hear))?;
+        Ok(Self { tell, told, written })
+    }
+
+    /// What is durable.
+    pub(super) fn version(&self) -> Option<FlagVersion> {
+        self.written.version()
+    }
+
+    /// This one is obeyed. Does not wait.
+    pub(super) fn obeyed(&mut self, version: Option<FlagVersion>) {
+        let Some(version) = version.filter(|version| Some(*version) > self.told) else { return };
+        self.told = Some(version);
+        // The thread lives as long as this does.
+        let _ = self.tell.send(version);
+    }
+
+    pub(super) fn count(&self, stats: &mut FlagStats) {
+        stats.remembered = self.version();
+        stats.unremembered = self.written.failed.load(Ordering::Relaxed);
+    }
+}
+
+impl Written {
+    fn version(&self) -> Option<FlagVersion> {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, mut floor: Floor, hear: &Receiver<FlagVersion>) {
+        while let Ok(first) = hear.recv() {
+            let version = hear.try_iter().last().unwrap_or(first);
+            match floor.raise(version) {
+                Ok(()) => *self.version.lock().unwrap_or_else(PoisonError::into_inner) = floor.version,
+                Err(error) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    let version = version.value();
+                    tracing::warn!(
+                        "flag version {version} is obeyed, and cannot be written down: {error}; a restart may take an older one"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::storage::Disk;
+
+    fn version(number: u64) -> FlagVersion {
+        FlagVersion::new(number).unwrap()
+    }
+
+    #[test]
+    fn it_never_falls_and_outlives_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Floor::open(Arc::new(Disk::open(folder.path()).unwrap()));
+        let (mut one, mut other) = (open().unwrap(), open().unwrap());
+        assert_eq!(one.version, None);
+        one.raise(version(7)).unwrap();
+        // It does not know of the 7 yet.
+        other.raise(version(5)).unwrap();
+        assert_eq!((other.version, open().unwrap().version), (Some(version(7)), Some(version(7))));
+        other.raise(version(9)).unwrap();
+        assert_eq!(open().unwrap().version, Some(version(9)));
+        let beside = folder.path().join(BESIDE);
+        assert!(!beside.exists());
+        // A crash in the middle left half of one.
+        fs::write(&beside, "dwcp fl").unwrap();
+        other.raise(version(10)).unwrap();
+        assert_eq!(open().unwrap().version, Some(version(10)));
+    }
+
+    #[test]
+    fn a_damaged_one_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", "7", "dwcp flag version 1\nobeyed 7", "dwcp flag version 1\nobeyed 0\n", &"7".repeat(300)] {
+            fs::write(folder.path().join(NAME), text).unwrap();
+            let error = Floor::open(Arc::new(Disk::open(folder.path()).unwrap())).unwrap_err();
+            assert!(error.to_string().contains(NAME), "{text}: {error}");
+        }
+    }
+}
