@@ -4,6 +4,7 @@ mod args;
 mod pages;
 mod told;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use dwcp_core::dictionary::{DictionaryStore, StoreError, Stored};
@@ -72,10 +73,13 @@ fn list(args: &StoreArgs, report: &Report) -> Result<Exit, Failure> {
     let path = &args.store;
     let (whole, damaged) = open(path)?.list().map_err(failure(path))?;
     for error in &damaged {
-        report.warn(&format!("warning: {}: {error}; {REPAIR}", path.display()));
+        let denied = matches!(error, StoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+        let advice = if denied { "run as the user whose store it is" } else { REPAIR };
+        report.warn(&format!("warning: {}: {error}; {advice}", path.display()));
     }
     if whole.is_empty() {
-        report.say(&format!("there is no dictionary in {}", path.display()));
+        let which = if damaged.is_empty() { "no dictionary" } else { "no dictionary that can be used" };
+        report.say(&format!("there is {which} in {}", path.display()));
     }
     for shown in whole.iter().map(Shown::of) {
         report.say(&shown.line());
@@ -110,7 +114,7 @@ fn failure(path: &Path) -> impl Fn(StoreError) -> Failure {
                 path.join(file).display()
             )),
             StoreError::Busy { .. } => failure.advise("Wait for it, or give another --name."),
-            StoreError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            StoreError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 failure.advise("Run as the user whose store it is.")
             }
             _ => failure,

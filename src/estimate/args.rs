@@ -20,9 +20,9 @@ Examples:
   dwcp estimate vm1.mem --link 100mbit --baseline golden --baseline-store DIR --baseline-key base.key
 
 Nothing is sent and nothing is written: the image is read, hashed and encoded as `dwcp send` does, and the link is
-computed. Of one image up to --sample bytes are read, evenly spread; holes cost nothing. Several snapshots are
+computed. Of one image about --sample bytes are read, evenly spread; holes cost nothing. Several snapshots are
 read whole. Run it on the host that would send: how fast that encodes is part of the answer. The receiver is taken
-to have the same baseline and to store as fast as pages come."))]
+to have the same baseline and to store as fast as pages come; dictionaries are left out."))]
 pub(crate) struct EstimateArgs {
     /// The image; or snapshots of one guest, oldest first, of which only what differs would travel
     #[arg(required = true, value_name = "FILE")]
@@ -34,7 +34,8 @@ pub(crate) struct EstimateArgs {
     #[arg(long, default_value = "1ms", value_parser = round_trip)]
     pub(crate) rtt: Duration,
     /// What the running guest writes, in pages a second or a size a second, such as 5000 or 20MiB/s
-    #[arg(long, value_name = "PAGES|SIZE/s", value_parser = dirty_rate)]
+    /// (not beside --baseline: what a guest writes is new to both ends)
+    #[arg(long, value_name = "PAGES|SIZE/s", value_parser = dirty_rate, conflicts_with = "baseline")]
     pub(crate) dirty_rate: Option<u64>,
     /// How long the guest may stand still
     #[arg(long, default_value = "300ms", value_parser = units::duration)]
@@ -54,7 +55,7 @@ pub(crate) struct EstimateArgs {
     /// Memory for what the receiver has already, as a share of the guest; used by several snapshots
     #[arg(long, default_value = "25%")]
     pub(crate) shadow: Percent,
-    /// How much of one image to read
+    /// How much of one image to read, about: parts of 1 MiB, and what shares an extent with them
     #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = units::size)]
     pub(crate) sample: u64,
     /// Read all of it

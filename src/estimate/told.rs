@@ -193,7 +193,9 @@ impl Told {
             (None, Some(ms)) => {
                 let budget = args.downtime.as_millis();
                 let over = if ms > args.downtime.as_secs_f64() * 1e3 { ", more than that" } else { "" };
-                format!("{ms:.0} ms for the last round and the switch-over (--downtime {budget} ms{over})")
+                format!(
+                    "{ms:.0} ms for the last round and the switch-over, without the receiver's disk (--downtime {budget} ms{over})"
+                )
             }
             (None, None) => "none".into(),
         }

@@ -24,6 +24,9 @@ const MEASURE: Duration = Duration::from_millis(10);
 /// chosen for, is taken for dead.
 const STALL: Duration = Duration::from_secs(5);
 const PATIENCE: u32 = 16;
+/// What all lanes of a link worth having deliver together, bytes per second: a lane of which nothing is known yet is given the
+/// time that all that is under way would take.
+const LEAST_RATE: u64 = 128 << 10;
 
 /// The source's view of its bulk lanes.
 #[derive(Debug, Default)]
@@ -257,10 +260,12 @@ impl Lanes {
 
     /// Lanes whose oldest extent is so late that they are taken for dead.
     pub(super) fn stalled(&self, now: Time) -> Vec<LaneId> {
+        let all = duration_at(self.flight_bytes(), LEAST_RATE);
         let late = |lane: &&Lane| {
             let Some(oldest) = lane.flight.front() else { return false };
             let since = now.since(oldest.sent_at.max(lane.meter.last_delivery));
-            lane.state == LaneState::Open && since > STALL.max(lane.delivery(0) * PATIENCE)
+            let expected = if lane.meter.wire_rate == 0 { all } else { lane.delivery(0) * PATIENCE };
+            lane.state == LaneState::Open && since > STALL.max(expected)
         };
         self.lanes.iter().filter(late).map(|lane| lane.id).collect()
     }
@@ -558,5 +563,18 @@ mod tests {
         send(&mut lanes, id, 10, at(0));
         assert!(lanes.stalled(at(4000)).is_empty());
         assert_eq!(lanes.stalled(at(6000)), [id]);
+    }
+
+    #[test]
+    fn a_lane_that_delivered_nothing_yet_has_the_time_of_a_slow_link() {
+        let mut lanes = Lanes::default();
+        let [one, other] = [(); 2].map(|()| open(&mut lanes, 1 << 40));
+        for _ in 0..4 {
+            send(&mut lanes, one, LEAST_RATE, at(0));
+            send(&mut lanes, other, LEAST_RATE, at(0));
+        }
+        assert!(lanes.stalled(at(7900)).is_empty(), "eight seconds of such a link are under way");
+        assert_eq!(lanes.acknowledged(other, 1, at(7000)).unwrap().len(), 1);
+        assert_eq!(lanes.stalled(at(9000)), [one], "the other has shown what it can");
     }
 }

@@ -654,7 +654,9 @@ impl Source {
             return;
         }
         self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
-        let Encoded { encode, last_write: write, waited, carried, wire_bytes, .. } = *encoded;
+        let Encoded { encode, last_write: write, carried, wire_bytes, .. } = *encoded;
+        // A limit is a slow link, though no write has to wait for it.
+        let waited = encoded.waited || !self.pace.open();
         self.budget.sample(Cost { encode, write, waited, carried, wire_bytes });
         self.round.wire_bytes += encoded.wire_bytes;
         self.progress.wire_bytes += encoded.wire_bytes;

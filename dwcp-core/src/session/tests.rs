@@ -144,6 +144,43 @@ fn no_deadline_stays_in_the_past() {
     tick_through(&mut cut, minutes);
 }
 
+/// The effort of the last extent of 16 MiB that pack to half, over sockets in which no write ever waits.
+fn effort_at_the_end(bandwidth: Option<NonZeroU64>) -> dwcp_hde::Effort {
+    let offer = Offer { layout: Layout::new(&[16 << 20]).unwrap(), ..offer() };
+    let config = SourceConfig { lanes: 1, bandwidth, ..SourceConfig::default() };
+    let mut source = Source::new(config, offer.clone(), Arc::new(Leaves::new(&offer.layout)), PEER);
+    let (lane, transfer) = (LaneId(1), offer.transfer);
+    let clean = DirtyMap::new(&offer.layout);
+    feed(&mut source, 0, Input::Start);
+    feed(&mut source, 0, Input::Harvested { dirty: clean, pending: Pending::Unknown });
+    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0 })));
+    let mut due: std::collections::VecDeque<_> = feed(&mut source, 0, Input::LaneUp { lane, credit: 1 << 40 }).into();
+    let (mut ms, mut last) = (0, None);
+    while source.progress().pages_settled < offer.layout.pages() {
+        let Some(output) = due.pop_front() else {
+            ms += 1;
+            due.extend(feed(&mut source, ms, Input::Tick));
+            continue;
+        };
+        let Output::Send(Dispatch { seq, extent, effort, .. }) = output else { continue };
+        last = Some(effort);
+        let carried = u16::try_from(extent.pages()).unwrap();
+        let (wire_bytes, [encode, last_write]) = (u64::from(carried) * 2048, [Duration::from_millis(1); 2]);
+        let encoded = Encoded { lane, seq, wire_bytes, carried, encode, last_write, ..Encoded::default() };
+        due.extend(feed(&mut source, ms, Input::Encoded(encoded)));
+        due.extend(feed(&mut source, ms, Input::Frame(Frame::Ack(Ack { durable: 0, lanes: vec![(lane, seq + 1)] }))));
+    }
+    last.unwrap()
+}
+
+#[test]
+fn a_limit_is_a_slow_link_though_no_write_waits() {
+    let limited = effort_at_the_end(NonZeroU64::new(8 << 20));
+    assert!(!matches!(limited, dwcp_hde::Effort::Raw | dwcp_hde::Effort::Light), "{limited:?}");
+    let free = effort_at_the_end(None);
+    assert_eq!(free, dwcp_hde::Effort::Light, "nothing is known before the kernel's buffers have filled");
+}
+
 // dwcp-sim seed 88
 #[test]
 fn a_source_that_gave_up_never_says_abort() {
