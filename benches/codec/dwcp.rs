@@ -14,10 +14,11 @@ const GIGABIT: Plan = Plan { name: "dwcp", effort: Effort::Balanced, pages: 256 
 /// What is sent at 100 Mbit/s by one core.
 const THIN: Plan = Plan { name: "dwcp-thin", effort: Effort::Thorough(12), pages: 256 };
 /// Others, to see what they would cost.
-const OTHERS: [Plan; 6] = [
+const OTHERS: [Plan; 7] = [
     Plan { name: "fast/64", effort: Effort::Fast, pages: 64 },
     Plan { name: "light/64", effort: Effort::Light, pages: 64 },
     Plan { name: "balanced/64", effort: Effort::Balanced, pages: 64 },
+    Plan { name: "balanced/128", effort: Effort::Balanced, pages: 128 },
     Plan { name: "thorough 3", effort: Effort::Thorough(3), pages: 256 },
     Plan { name: "thorough 6", effort: Effort::Thorough(6), pages: 256 },
     Plan { name: "thorough 9", effort: Effort::Thorough(9), pages: 256 },

@@ -54,7 +54,7 @@ fn report(options: &Options) -> anyhow::Result<()> {
         let workload = corpus::read(options, &name)?;
         for round in rounds::of(&workload) {
             let measured = measure::round(&round, options)?;
-            table::print(&measured);
+            table::print(&measured, round.chosen_of);
             rows.extend(measured);
         }
     }

@@ -1,4 +1,5 @@
-//! What a transfer has to send: the first round, the pages that changed since, and a whole guest whose old image is known.
+//! What a transfer has to send: the first round, the pages that changed since, those of them that hardly changed, and a whole
+//! guest whose old image is known.
 
 use dwcp_hde::{PAGE_BYTES, is_zero};
 
@@ -8,7 +9,7 @@ use crate::corpus::Workload;
 #[derive(Debug)]
 pub struct Round<'a> {
     pub workload: &'a str,
-    /// `first`, `dirty1`, `dirty2`, ..., `warm`.
+    /// `first`, `dirty1`, `sparse1`, `dirty2`, `sparse2`, ..., `warm`.
     pub name: String,
     /// The snapshot.
     pub image: &'a [u8],
@@ -20,7 +21,12 @@ pub struct Round<'a> {
     pub solid: Vec<u8>,
     /// How many are zero.
     pub zero_pages: usize,
+    /// Of how many pages of another round these were chosen.
+    pub chosen_of: Option<usize>,
 }
+
+/// Bytes of a page that may have changed in a round of sparse changes.
+const SPARSE_BYTES: usize = 64;
 
 impl Round<'_> {
     /// The page at a place of the image.
@@ -44,14 +50,22 @@ pub fn of(workload: &Workload) -> Vec<Round<'_>> {
     let places = 0..workload.numbers.len();
     let mut rounds = vec![round(workload, "first".into(), first, None, (0..workload.first_round).collect())];
     for (old, (new, number)) in workload.snapshots.iter().zip(later.iter().zip(1..)) {
-        let changed = places.clone().filter(|place| page(old, *place) != page(new, *place)).collect();
+        let changed: Vec<usize> = places.clone().filter(|place| page(old, *place) != page(new, *place)).collect();
+        let (all, mut sparse) = (changed.len(), changed.clone());
+        sparse.retain(|place| different(page(old, *place), page(new, *place)) <= SPARSE_BYTES);
         rounds.push(round(workload, format!("dirty{number}"), new, Some(old), changed));
+        let sparse = round(workload, format!("sparse{number}"), new, Some(old), sparse);
+        rounds.push(Round { chosen_of: Some(all), ..sparse });
     }
     if let Some(last) = later.last() {
         let sent = |place: &usize| !is_zero(page(last, *place)) || !is_zero(page(first, *place));
         rounds.push(round(workload, "warm".into(), last, Some(first), places.filter(sent).collect()));
     }
     rounds
+}
+
+fn different(old: &[u8], new: &[u8]) -> usize {
+    old.iter().zip(new).filter(|(old, new)| old != new).count()
 }
 
 fn round<'a>(
@@ -66,5 +80,5 @@ fn round<'a>(
     let solid: Vec<u8> =
         pages.iter().map(|(_, place)| page(image, *place)).filter(|page| !is_zero(page)).flatten().copied().collect();
     let zero_pages = pages.len() - solid.len() / PAGE_BYTES;
-    Round { workload: &workload.name, name, image, old, pages, solid, zero_pages }
+    Round { workload: &workload.name, name, image, old, pages, solid, zero_pages, chosen_of: None }
 }

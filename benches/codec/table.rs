@@ -2,14 +2,15 @@
 
 use crate::measure::Row;
 
-/// One round as a table.
-pub fn print(rows: &[Row]) {
+/// One round as a table. `chosen_of`: as of [`Round`](crate::rounds::Round).
+pub fn print(rows: &[Row], chosen_of: Option<usize>) {
     let Some(first) = rows.first() else { return };
     println!(
-        "\n{} {}: {} pages, {:.1} MB not zero; {} zero pages",
+        "\n{} {}: {} pages{}, {:.1} MB not zero; {} zero pages",
         first.workload,
         first.round,
         first.pages + first.zero_pages,
+        chosen_of.map_or_else(String::new, |all| format!(" of {all}")),
         first.bytes_in as f64 / 1e6,
         first.zero_pages
     );

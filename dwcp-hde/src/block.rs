@@ -50,9 +50,14 @@ pub(crate) fn write_head(out: &mut Vec<u8>, plan: &[Method]) {
 
 /// Appends the head of a group of `pages` pages (1 to [`MAX_PAGES`]) and `length` bytes (at most 1 MiB).
 pub(crate) fn write_group(out: &mut Vec<u8>, method: Method, pages: usize, length: usize) {
-    out.push(method.number());
-    out.push(u8::try_from(pages.saturating_sub(1)).unwrap_or_default());
-    out.extend_from_slice(&u32::try_from(length).unwrap_or_default().to_le_bytes());
+    out.extend_from_slice(&group_head(method, pages, length));
+}
+
+/// The head of a group, as of [`write_group`].
+pub(crate) fn group_head(method: Method, pages: usize, length: usize) -> [u8; GROUP_HEAD_BYTES] {
+    let pages = u8::try_from(pages.saturating_sub(1)).unwrap_or_default();
+    let [a, b, c, d] = u32::try_from(length).unwrap_or_default().to_le_bytes();
+    [method.number(), pages, a, b, c, d]
 }
 
 /// One group as it stands in the block.

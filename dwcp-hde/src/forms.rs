@@ -1,8 +1,8 @@
 //! In which form a page packs best: plain, or as byte planes of one width or the other. Found by trying.
 //!
 //! Every form goes through zstd's cheapest search, which ranks them as a thorough one would: on real first rounds it takes 0.1
-//! points less than trying with level 1, at half the price. Against the look of [`crate::choose::wordlike`] it saves 1.1 to 1.4
-//! points, of which narrow planes are 0.2 to 0.4.
+//! points less than trying with level 1, at half the price. Against the look of [`crate::choose::form`] it saves 0.2 to 0.4 points
+//! where both are searched alike.
 
 use crate::codec::zstd::{Packer, Search};
 use crate::{Method, PAGE_BYTES, planes};
@@ -10,26 +10,29 @@ use crate::{Method, PAGE_BYTES, planes};
 /// A page that looks random is packed when it becomes no longer than this.
 const WORTHWHILE: usize = PAGE_BYTES - PAGE_BYTES / 64;
 
-/// Tries forms. Keeps its tables and one page.
+/// Tries forms. Keeps its tables and two pages.
 pub(crate) struct Forms {
     packer: Packer,
     split: Vec<u8>,
+    packed: Vec<u8>,
 }
 
 impl Forms {
     pub(crate) const fn new() -> Self {
-        Self { packer: Packer::new(), split: Vec::new() }
+        Self { packer: Packer::new(), split: Vec::new(), packed: Vec::new() }
     }
 
     /// The method whose form of `page`, which is one page long, packs into the fewest bytes. A page that looks `random` and of
     /// which no form packs stays raw; others may still be made of few values, which the trial does not see.
     pub(crate) fn best(&mut self, page: &[u8], random: bool) -> Method {
         self.split.resize(PAGE_BYTES, 0);
-        let plain = length(&mut self.packer, page);
+        self.packed.resize(PAGE_BYTES, 0);
+        let mut length = |form: &[u8]| self.packer.pack(form, Search::Trial, &mut self.packed).unwrap_or(PAGE_BYTES);
+        let plain = length(page);
         planes::split(page, &mut self.split);
-        let wide = length(&mut self.packer, &self.split);
+        let wide = length(&self.split);
         planes::split_narrow(page, &mut self.split);
-        let narrow = length(&mut self.packer, &self.split);
+        let narrow = length(&self.split);
         if random && plain.min(wide).min(narrow) > WORTHWHILE {
             Method::Raw
         } else if plain <= wide.min(narrow) {
@@ -40,10 +43,6 @@ impl Forms {
             Method::NarrowPlanes
         }
     }
-}
-
-fn length(packer: &mut Packer, form: &[u8]) -> usize {
-    packer.pack(form, Search::Trial, PAGE_BYTES).map_or(PAGE_BYTES, <[u8]>::len)
 }
 
 #[cfg(test)]

@@ -13,36 +13,29 @@ pub(crate) struct Packer {
     frames: Option<CCtx<'static>>,
     /// What `frames` is set to. Changing it builds the tables anew, some hundred microseconds.
     loaded: Option<(DictionaryId, Search)>,
-    squeezed: Vec<u8>,
 }
 
 impl Packer {
     pub(crate) const fn new() -> Self {
-        Self { frames: None, loaded: None, squeezed: Vec::new() }
+        Self { frames: None, loaded: None }
     }
 
-    /// The frame of `plain` after `dictionary`, or `None` when it is longer than `limit` or zstd fails.
+    /// Writes the frame of `plain` after `dictionary` to `into`, and says how long it is; `None` when it has no room or zstd
+    /// fails.
     pub(crate) fn pack(
         &mut self,
         dictionary: &Dictionary,
         plain: &[u8],
         search: Search,
-        limit: usize,
-    ) -> Option<&[u8]> {
-        if self.squeezed.len() < limit {
-            self.squeezed.resize(limit, 0);
-        }
+        into: &mut [u8],
+    ) -> Option<usize> {
         self.load(dictionary, search)?;
         let frames = self.frames.as_mut()?;
-        match frames.compress2(self.squeezed.get_mut(..limit)?, plain) {
-            Ok(length) => self.squeezed.get(..length),
-            Err(_) => {
-                if frames.reset(ResetDirective::SessionOnly).is_err() {
-                    (self.frames, self.loaded) = (None, None);
-                }
-                None
-            }
+        let done = frames.compress2(into, plain).ok();
+        if done.is_none() && frames.reset(ResetDirective::SessionOnly).is_err() {
+            (self.frames, self.loaded) = (None, None);
         }
+        done
     }
 
     fn load(&mut self, dictionary: &Dictionary, search: Search) -> Option<()> {

@@ -15,18 +15,16 @@ impl Packer {
         Self { table: None, squeezed: Vec::new() }
     }
 
-    /// The LZ4 block of `plain`, or `None` when it is longer than `limit`.
-    pub(crate) fn pack(&mut self, plain: &[u8], limit: usize) -> Option<&[u8]> {
+    /// Writes the LZ4 block of `plain` to the front of `into` and tells its length; `None` when it is longer than `into`.
+    pub(crate) fn pack(&mut self, plain: &[u8], into: &mut [u8]) -> Option<usize> {
         let worst = get_maximum_output_size(plain.len());
         if self.squeezed.len() < worst {
             self.squeezed.resize(worst, 0);
         }
         let table = self.table.get_or_insert_with(CompressTable::large);
         let length = compress_into_with_table(plain, &mut self.squeezed, table).ok()?;
-        if length > limit {
-            return None;
-        }
-        self.squeezed.get(..length)
+        into.get_mut(..length)?.copy_from_slice(self.squeezed.get(..length)?);
+        Some(length)
     }
 }
 
