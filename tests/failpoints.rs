@@ -42,9 +42,9 @@ const TRIES: usize = 30;
 const PRELUDES: [(&str, &str); 14] = [
     ("sink.sends.HAVE", "source.lane.written:9"),
     ("sink.sent.HAVE", "source.lane.written:9"),
-    ("source.received.HAVE", "sink.lane.written:15"),
-    ("source.chore.recall.before", "sink.lane.written:15"),
-    ("source.chore.recall.after", "sink.lane.written:15"),
+    ("source.received.HAVE", "sink.lane.written:9"),
+    ("source.chore.recall.before", "sink.lane.written:9"),
+    ("source.chore.recall.after", "sink.lane.written:9"),
     ("source.performs.redial", "sink.lane.written:3"),
     ("source.chore.resume.before", "sink.received.PAUSE"),
     ("source.chore.resume.after", "sink.received.PAUSE"),
@@ -59,11 +59,11 @@ const PRELUDES: [(&str, &str); 14] = [
 
 /// What is left of a point: it comes again with every extent, and another one may be the worst.
 const AGAIN: [&str; 6] = [
-    "source.lane.written:12",
+    "source.lane.written:9",
     "source.received.ACK:3",
-    "source.performs.send:15",
-    "sink.lane.written:12",
-    "sink.lane.applied:15",
+    "source.performs.send:9",
+    "sink.lane.written:9",
+    "sink.lane.applied:9",
     "sink.sends.ACK:3",
 ];
 
