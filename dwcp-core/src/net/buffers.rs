@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::endpoint::LaneThreads;
 use super::socket::SOCKET_BYTES;
+use super::threads::Threads;
 use crate::wire::limits::MAX_MESSAGE_EXTENTS;
 
 /// Buffers that are kept for the next lane.
@@ -40,7 +40,7 @@ impl Buffers {
 
 /// What one lane may read, or encrypt, ahead, and do in one go.
 pub(super) struct Share {
-    threads: LaneThreads,
+    threads: Threads,
     pub(super) bytes: usize,
     /// Extents of a message. It is made, and checked, without a pause, while all other lanes of a thread wait: one of
     /// them may have been told to end.
@@ -49,7 +49,7 @@ pub(super) struct Share {
 
 impl Share {
     /// For one more lane: a few go far, and many a little.
-    pub(super) fn of(threads: &LaneThreads) -> Self {
+    pub(super) fn of(threads: &Threads) -> Self {
         let lanes = threads.buffers().lanes.fetch_add(1, Ordering::Relaxed) + 1;
         Self { threads: threads.clone(), bytes: share(lanes), extents: message_extents(lanes) }
     }

@@ -14,6 +14,7 @@ use super::error::EndpointError;
 use super::handshake::{ReadError, read_frame, write_frame};
 use super::socket::Socket;
 use super::statistics::{Counters, VersionRefusal};
+use super::threads::Threads;
 use super::tls::{Channel, Tls, channel};
 use crate::session::Fingerprint;
 use crate::session::binding::{self, Chosen, Key, NegotiationError, Speaker, Speaks};
@@ -38,6 +39,7 @@ pub(super) struct Dialer {
     /// All that this end can speak, whatever it wants now.
     pub(super) capable: Speaks,
     pub(super) counters: Arc<Counters>,
+    pub(super) threads: Threads,
 }
 
 /// How sockets are set up.
@@ -141,10 +143,9 @@ impl Dialer {
             .map_err(|source| EndpointError::Connect { address: address(), source })?;
         self.sockets.tune(&stream, bulk);
         let connector = TlsConnector::from(self.tls.client(speaks));
-        let stream = connector
-            .connect(self.server_name(), Socket::new(stream, &self.counters))
-            .await
-            .map_err(|source| self.tls_error(source))?;
+        let shaken = connector.connect(self.server_name(), Socket::new(stream, &self.counters));
+        let shaken = self.threads.handshake(shaken).await;
+        let stream = shaken.and_then(|stream| stream).map_err(|source| self.tls_error(source))?;
         let (_, state) = stream.get_ref();
         let exported = channel(state, |label| state.export_keying_material([0; 32], label, None));
         let channel = exported.map_err(|error| self.tls_error(io::Error::other(error)))?;

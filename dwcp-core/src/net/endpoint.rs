@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwcp_hde::Dictionary;
-use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
 use super::accept::Listener;
-use super::buffers::Buffers;
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::control::ControlLink;
@@ -28,6 +26,7 @@ use super::session::Session;
 use super::socket::Socket;
 use super::source_hands::SourceHands;
 use super::statistics::{Counters, Declined, End, Ledger, MethodCounters, Statistics, VersionRefusal};
+use super::threads::Threads;
 use super::tls::Tls;
 use crate::extent::Layout;
 use crate::flag::{Constant, FlagSource};
@@ -39,11 +38,11 @@ use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, 
 use crate::wire::limits::MAX_LANES;
 use crate::wire::{Framing, GuestKind, Name, Offer, TransferId};
 
-/// A node: its identity, whom it trusts, its threads for lanes. Cheap to clone.
+/// A node: its identity, whom it trusts, its threads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub(super) tls: Tls,
-    pub(super) threads: LaneThreads,
+    pub(super) threads: Threads,
     pub(super) records: Records,
     pub(super) sockets: Sockets,
     pub(super) conduct: Arc<Conduct>,
@@ -103,7 +102,7 @@ impl Endpoint {
     pub fn new(identity: &Identity, trust: &Trust) -> Result<Self, EndpointError> {
         Ok(Self {
             tls: Tls::new(identity, trust)?,
-            threads: LaneThreads::start()?,
+            threads: Threads::start()?,
             records: Records::none(),
             sockets: Sockets::default(),
             conduct: Arc::new(Conduct::new(Quarantine::default())),
@@ -305,7 +304,8 @@ impl Endpoint {
     ) -> Result<Session, EndpointError> {
         let (peer, to) = (record.map(|record| record.peer), to.to_owned());
         let (tls, sockets, capable) = (self.tls.clone(), self.sockets.clone(), self.capable());
-        let mut dialer = Dialer { to, peer, tls, sockets, capable, counters: Arc::clone(&self.counters) };
+        let (counters, threads) = (Arc::clone(&self.counters), self.threads.clone());
+        let mut dialer = Dialer { to, peer, tls, sockets, capable, counters, threads };
         let spoken = self.spoken_to_begin(record.is_some())?;
         let made = first_contact(&dialer, &spoken.speaks).await?;
         if let Some(by) = spoken.declined(made.chosen.framing) {
@@ -397,47 +397,3 @@ async fn first_contact(dialer: &Dialer, speaks: &Speaks) -> Result<ControlStream
 /// 1.5 s in all: long enough for a link that flaps, short enough for an operator who named the wrong host.
 const FIRST_CONTACT_WAITS: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
-
-/// Threads on which lanes work: as many as there are cores, whatever the number of lanes, so that
-/// compression never delays lane 0 or the embedder's own tasks.
-#[derive(Clone, Debug)]
-pub(super) struct LaneThreads(Arc<Threads>);
-
-#[derive(Debug)]
-struct Threads {
-    runtime: Option<Runtime>,
-    handle: Handle,
-    buffers: Buffers,
-}
-
-impl LaneThreads {
-    pub(super) fn start() -> Result<Self, EndpointError> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(cores)
-            .thread_name("dwcp-lane")
-            .enable_all()
-            .build()
-            .map_err(EndpointError::Threads)?;
-        let handle = runtime.handle().clone();
-        Ok(Self(Arc::new(Threads { runtime: Some(runtime), handle, buffers: Buffers::default() })))
-    }
-
-    pub(super) fn handle(&self) -> &Handle {
-        &self.0.handle
-    }
-
-    /// What the lanes on these threads share.
-    pub(super) fn buffers(&self) -> &Buffers {
-        &self.0.buffers
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        // The last clone may go inside an async task, where waiting is not allowed.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}

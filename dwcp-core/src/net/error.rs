@@ -124,7 +124,7 @@ pub enum EndpointError {
     #[error(transparent)]
     Records(#[from] RecordsError),
     /// Threads for lanes cannot be started.
-    #[error("cannot start threads for lanes: {0}")]
+    #[error("cannot start threads for lanes and handshakes: {0}")]
     Threads(io::Error),
 }
 

@@ -179,7 +179,15 @@ impl Gate {
             tracing::info!(%address, %error, "a connection was not authenticated");
             self.turned_away(TurnedAway::NotAuthenticated);
         };
-        let stream = match acceptor.accept(Socket::new(stream, &self.endpoint.counters)).into_fallible().await {
+        let shaken = acceptor.accept(Socket::new(stream, &self.endpoint.counters)).into_fallible();
+        let shaken = match self.endpoint.threads.handshake(shaken).await {
+            Ok(shaken) => shaken,
+            Err(error) => {
+                refused(&error);
+                return None;
+            }
+        };
+        let stream = match shaken {
             Ok(stream) => stream,
             // Counted before it is closed, here as everywhere: who sees the end finds it counted.
             Err((error, _open)) => {

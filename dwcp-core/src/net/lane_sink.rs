@@ -12,10 +12,10 @@ use super::buffers::{Share, grow};
 use super::clock::Clock;
 use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
-use super::endpoint::LaneThreads;
 use super::handshake::{ReadError, read_header};
 use super::lane_source::Terms;
 use super::message_sink;
+use super::threads::Threads;
 use crate::extent::{FlatPage, MAX_EXTENT_PAGES};
 use crate::guest::Guest;
 use crate::message::MessageCodec;
@@ -33,7 +33,7 @@ pub(super) struct SinkLanes {
     pub(super) leaves: Arc<Leaves>,
     /// Reads messages, where lanes carry them.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
-    pub(super) threads: LaneThreads,
+    pub(super) threads: Threads,
     /// Which blocks may name.
     pub(super) dictionaries: Dictionaries,
 }

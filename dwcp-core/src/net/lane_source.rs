@@ -16,9 +16,9 @@ use super::clock::Stopwatch;
 use super::dial::Dialer;
 use super::dictionaries::Held;
 use super::driver::{Event, Stream};
-use super::endpoint::LaneThreads;
 use super::message_source;
 use super::statistics::MethodCounters;
+use super::threads::Threads;
 use crate::extent::{Extent, FlatPage, PAGE_BYTES, PageMask, RegionId};
 use crate::guest::{Guest, GuestError, OldPages};
 use crate::message::MessageCodec;
@@ -67,7 +67,7 @@ pub(super) struct SourceLanes {
     pub(super) methods: Arc<MethodCounters>,
     /// Makes messages, where lanes carry them.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
-    pub(super) threads: LaneThreads,
+    pub(super) threads: Threads,
     pub(super) dialer: Dialer,
     pub(super) session: SessionId,
     pub(super) key: Key,

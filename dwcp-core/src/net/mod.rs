@@ -42,6 +42,7 @@ mod sink_hands;
 mod socket;
 mod source_hands;
 mod statistics;
+mod threads;
 mod tls;
 
 pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};

@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 
 use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::driver::{Event, Hands, Stream};
-use super::endpoint::LaneThreads;
 use super::handshake::{turn_away, write_frame};
 use super::lane_sink::{Joining, SinkLanes, run};
 use super::lane_source::Terms;
 use super::message_sink::Orders;
 use super::offence::Offence;
+use super::threads::Threads;
 use crate::session::allowance::Rate;
 use crate::session::{Input, Output};
 use crate::wire::{ErrorCode, FenceEpoch, FencedLane, Frame, Framing, Joined, LaneId, Message, TransferId};
@@ -25,7 +25,7 @@ pub(super) struct SinkHands {
     /// Lane ids that were used; the machine admits 4096 at most.
     pub(super) joined: BTreeSet<LaneId>,
     pub(super) shared: Arc<SinkLanes>,
-    pub(super) threads: LaneThreads,
+    pub(super) threads: Threads,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) workers: JoinSet<()>,
     pub(super) lanes: BTreeMap<LaneId, Worker>,
@@ -143,7 +143,7 @@ impl SinkHands {
             let joining = Joining { terms, stream, granted: gate, orders };
             run(shared, joining, events, stopped).await;
         };
-        self.workers.spawn_on(worker, self.threads.handle());
+        self.workers.spawn_on(worker, self.threads.lanes());
         self.lanes.insert(lane, Worker { granted, expect, end: Some(end), stop });
         while self.workers.try_join_next().is_some() {}
     }

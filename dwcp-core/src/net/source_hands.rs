@@ -10,9 +10,9 @@ use tokio_rustls::TlsStream;
 use super::conduct::FROM_A_SINK;
 use super::dial::{Resume, session_unknown};
 use super::driver::{Event, Hands, Stream};
-use super::endpoint::LaneThreads;
 use super::lane_source::{SourceLanes, Terms, run};
 use super::message_source::Orders;
+use super::threads::Threads;
 use crate::session::allowance::Rate;
 use crate::session::{Dispatch, Input, Output};
 use crate::wire::limits::MAX_MESSAGE_EXTENTS;
@@ -24,7 +24,7 @@ const _: () = assert!(MAX_MESSAGE_EXTENTS <= 8, "a message's extents wait togeth
 
 pub(super) struct SourceHands {
     pub(super) shared: Arc<SourceLanes>,
-    pub(super) threads: LaneThreads,
+    pub(super) threads: Threads,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) workers: JoinSet<()>,
     pub(super) lanes: BTreeMap<LaneId, Worker>,
@@ -126,7 +126,7 @@ impl SourceHands {
         let terms = Terms { lane, epoch, framing };
         let orders = Orders { work: queue, ship: shipped, leave: left };
         let worker = run(Arc::clone(&self.shared), terms, kept, orders, self.events.clone(), stopped);
-        self.workers.spawn_on(worker, self.threads.handle());
+        self.workers.spawn_on(worker, self.threads.lanes());
         self.lanes.insert(lane, Worker { work, ship, leave: Some(leave), stop });
         while self.workers.try_join_next().is_some() {}
     }

@@ -12,6 +12,7 @@ use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Flagged, Hands, Stream};
 use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use super::statistics::{End, Ledger};
+use super::threads::Threads;
 use super::tls::Tls;
 use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
@@ -34,6 +35,7 @@ fn dialer(to: String) -> Dialer {
         sockets: Sockets::default(),
         capable,
         counters: Arc::default(),
+        threads: Threads::start().unwrap(),
     }
 }
 
