@@ -178,20 +178,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
             return Ok(());
         }
         (lane.filled, lane.written) = (0, 0);
-        if lane.left == 0 {
-            let Some(chunk) = self.outgoing.next(lane.number, now)? else {
-                lane.state = State::Closing;
-                return Ok(());
-            };
-            self.header.clear();
-            chunk.header.encode(&mut self.header);
-            lane.fill(self.header.len()).copy_from_slice(&self.header);
-            (lane.at, lane.left) = (chunk.at, chunk.header.length);
+        let mut room = self.part;
+        while room > 0 {
+            if lane.left == 0 {
+                let Some(chunk) = self.outgoing.next(lane.number, now)? else { break };
+                self.header.clear();
+                chunk.header.encode(&mut self.header);
+                lane.fill(self.header.len()).copy_from_slice(&self.header);
+                (lane.at, lane.left) = (chunk.at, chunk.header.length);
+            }
+            let here = room.min(usize::try_from(lane.left).unwrap_or(usize::MAX));
+            payload.read_at(lane.at, lane.fill(here))?;
+            lane.at += u64::try_from(here).unwrap_or(0);
+            lane.left -= u32::try_from(here).unwrap_or(0);
+            room -= here;
         }
-        let here = self.part.min(usize::try_from(lane.left).unwrap_or(usize::MAX));
-        payload.read_at(lane.at, lane.fill(here))?;
-        lane.at += u64::try_from(here).unwrap_or(0);
-        lane.left -= u32::try_from(here).unwrap_or(0);
+        if lane.filled == 0 {
+            lane.state = State::Closing;
+        }
         Ok(())
     }
 
