@@ -64,7 +64,7 @@ fn effort(word: &str) -> EffortPolicy {
         "fast" => EffortPolicy::Fixed(dwcp_hde::Effort::Fast),
         "light" => EffortPolicy::Fixed(dwcp_hde::Effort::Light),
         "balanced" => EffortPolicy::Fixed(dwcp_hde::Effort::Balanced),
-        other => panic!("unknown effort {other}"),
+        level => EffortPolicy::Fixed(dwcp_hde::Effort::Thorough(level.parse().expect("an effort"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A link of 1 Gbit/s: two network namespaces, a veth pair, tbf.
+//! A link: two network namespaces, a veth pair, tbf.
 
 use std::process::Command;
 
@@ -11,7 +11,8 @@ pub const ADDRESS: &str = "10.79.0.2";
 pub struct Link;
 
 impl Link {
-    pub fn up() -> Option<Self> {
+    /// Of so much each way, in tbf's words; `None`: as fast as it goes.
+    pub fn up(rate: Option<&str>) -> Option<Self> {
         let _ = Self::down();
         let commands = [
             format!("ip netns add {SOURCE}"),
@@ -23,12 +24,15 @@ impl Link {
             format!("ip -n {SINK} link set vB up"),
             format!("ip -n {SOURCE} link set lo up"),
             format!("ip -n {SINK} link set lo up"),
-            format!("tc -n {SOURCE} qdisc add dev vA root tbf rate 1gbit burst 128kb limit 1024kb"),
-            format!("tc -n {SINK} qdisc add dev vB root tbf rate 1gbit burst 128kb limit 1024kb"),
         ];
-        for command in commands {
+        let shaped = rate.into_iter().flat_map(|rate| {
+            [(SOURCE, "vA"), (SINK, "vB")].map(|(namespace, device)| {
+                format!("tc -n {namespace} qdisc add dev {device} root tbf rate {rate} burst 128kb limit 1024kb")
+            })
+        });
+        for command in commands.into_iter().chain(shaped) {
             if !run(&command) {
-                eprintln!("skipped: `{command}` failed; --shaped needs root, iproute2 and network namespaces");
+                eprintln!("skipped: `{command}` failed; a link needs root, iproute2 and network namespaces");
                 let _ = Self::down();
                 return None;
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench transfer                 4 GiB incompressible on loopback, 1 and 4 lanes
 //! cargo bench --bench transfer -- --shaped     guest memory over 1 Gbit/s (two namespaces; root)
+//! cargo bench --bench transfer -- --adaptive   `auto` beside each fixed effort at 50 and 500 Mbit/s and unshaped (root)
 //! cargo bench --bench transfer -- --stages     where the nanoseconds of a page go
 //! options: --json  --size 4g  --lanes 1,4  --reps 5  --pages DIR  --extent-pages 256  --effort auto
 //! ```
@@ -22,6 +23,7 @@
     reason = "a benchmark reads clocks and stops at its own bugs"
 )]
 
+mod adaptive;
 mod corpus;
 mod dwcp_ends;
 mod link;
@@ -41,6 +43,9 @@ fn main() {
     }
     if options.stages {
         return stages::report();
+    }
+    if options.adaptive {
+        return adaptive::report(&options);
     }
     let mut rows = Vec::new();
     if options.shaped {

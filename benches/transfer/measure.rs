@@ -64,6 +64,8 @@ pub struct Row {
 struct Sample {
     mb_s: f64,
     cpu_s_per_gb: f64,
+    /// Of it, at the end that takes more.
+    cpu_of_one_end: f64,
     /// Not where the pages come from files that the benchmark itself unpacks.
     extra_mb: Option<f64>,
     wire_share: f64,
@@ -84,6 +86,12 @@ pub fn row(name: &str, case: &Case, lanes: u16, options: &Options, place: &Place
     Row { case: name.to_owned(), lanes, dwcp, rustls, hash }
 }
 
+/// DWCP alone, with this effort: MB of guest a second, the median.
+pub fn rate(case: &Case, lanes: u16, effort: &str, options: &Options, place: &Place) -> f64 {
+    let options = Options { effort: effort.to_owned(), ..options.clone() };
+    median((0..options.reps).map(|_| mb_s(once(Peer::Dwcp, case, lanes, &options, place).0)).collect())
+}
+
 fn mb_s(source: Figures) -> f64 {
     source.bytes as f64 / 1e6 / source.seconds
 }
@@ -94,6 +102,7 @@ impl Sample {
         Self {
             mb_s: over(|run| mb_s(run.0)),
             cpu_s_per_gb: over(|run| (run.0.cpu + run.1.cpu) / (run.0.bytes as f64 / 1e9)),
+            cpu_of_one_end: over(|run| run.0.cpu.max(run.1.cpu) / (run.0.bytes as f64 / 1e9)),
             extra_mb: counted.then(|| over(|run| extra_mb(run.0).max(extra_mb(run.1)))),
             wire_share: over(|run| run.0.wire as f64 / run.0.bytes as f64),
         }
@@ -190,12 +199,22 @@ pub fn child(role: &Role, _: &Options) {
 
 pub fn table(rows: &[Row]) {
     println!(
-        "{:<22} {:>5} {:>10} {:>11} {:>12} {:>7} {:>9} {:>9} {:>9} {:>7}",
-        "case", "lanes", "dwcp MB/s", "rustls MB/s", "r+hash MB/s", "ratio", "ratio+h", "CPU s/GB", "extra MB", "wire"
+        "{:<22} {:>5} {:>10} {:>11} {:>12} {:>7} {:>9} {:>9} {:>9} {:>9} {:>7}",
+        "case",
+        "lanes",
+        "dwcp MB/s",
+        "rustls MB/s",
+        "r+hash MB/s",
+        "ratio",
+        "ratio+h",
+        "CPU s/GB",
+        "one end",
+        "extra MB",
+        "wire"
     );
     for row in rows {
         println!(
-            "{:<22} {:>5} {:>10.0} {:>11.0} {:>12.0} {:>7.2} {:>9.2} {:>9.2} {:>9} {:>6.1}%",
+            "{:<22} {:>5} {:>10.0} {:>11.0} {:>12.0} {:>7.2} {:>9.2} {:>9.2} {:>9.2} {:>9} {:>6.1}%",
             row.case,
             row.lanes,
             row.dwcp.mb_s,
@@ -204,6 +223,7 @@ pub fn table(rows: &[Row]) {
             row.dwcp.mb_s / row.rustls.mb_s,
             row.dwcp.mb_s / row.hash.mb_s,
             row.dwcp.cpu_s_per_gb,
+            row.dwcp.cpu_of_one_end,
             row.dwcp.extra_mb.map_or_else(|| "-".to_owned(), |extra| format!("{extra:.1}")),
             row.dwcp.wire_share * 100.0,
         );
@@ -228,6 +248,7 @@ pub fn json(rows: &[Row]) -> Value {
                 "ratio": round(row.dwcp.mb_s / row.rustls.mb_s),
                 "ratio_hash": round(row.dwcp.mb_s / row.hash.mb_s),
                 "cpu_s_per_gb": round(row.dwcp.cpu_s_per_gb),
+                "cpu_s_per_gb_one_end": round(row.dwcp.cpu_of_one_end),
                 "rss_extra_mb": row.dwcp.extra_mb.map(round),
                 "wire_share": round(row.dwcp.wire_share),
             })

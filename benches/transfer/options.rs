@@ -5,6 +5,7 @@ use std::path::PathBuf;
 pub struct Options {
     pub json: bool,
     pub shaped: bool,
+    pub adaptive: bool,
     pub stages: bool,
     pub size: u64,
     pub lanes: Vec<u16>,
@@ -25,7 +26,7 @@ pub struct Role {
     pub lanes: u16,
     /// Pages of an extent at most.
     pub extent_pages: u16,
-    /// How hard to compress: auto, raw, fast, light or balanced.
+    /// How hard to compress: auto, raw, fast, light, balanced, or a level of zstd.
     pub effort: String,
     /// Where to connect to, or to listen at.
     pub address: String,
@@ -84,6 +85,7 @@ impl Options {
         let mut options = Self {
             json: false,
             shaped: false,
+            adaptive: false,
             stages: false,
             size: 4 << 30,
             lanes: vec![1, 4],
@@ -99,6 +101,7 @@ impl Options {
             match word.as_str() {
                 "--json" => options.json = true,
                 "--shaped" => options.shaped = true,
+                "--adaptive" => options.adaptive = true,
                 "--stages" => options.stages = true,
                 "--size" => options.size = size(&value()),
                 "--lanes" => options.lanes = value().split(',').map(|lanes| lanes.parse().expect("lanes")).collect(),

@@ -11,7 +11,7 @@ pub fn rows(options: &Options) -> Vec<Row> {
         eprintln!("skipped: no corpus in {} (pass --pages DIR)", options.pages.display());
         return Vec::new();
     }
-    let Some(_link) = Link::up() else { return Vec::new() };
+    let Some(_link) = Link::up(Some("1gbit")) else { return Vec::new() };
     let place = Place::Namespaces { source: SOURCE.into(), sink: SINK.into(), address: ADDRESS.into() };
     let lanes = *options.lanes.last().expect("lanes");
     names

@@ -101,6 +101,8 @@ pub fn child(words: &[String]) {
         address: address.clone(),
         identity: identity.clone(),
     };
+    // The first use of the cipher library costs a process 60 ms, and a node pays that once in its life.
+    let _ = Identity::generate("warm").expect("an identity");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let used = match (end.as_str(), role.path) {

@@ -16,7 +16,7 @@ pub fn all(options: &Options) -> Vec<Value> {
     for &link in &options.links {
         let shaped = link == "1gbit";
         // Up as long as it is measured over.
-        let up = if shaped { Link::up() } else { None };
+        let up = if shaped { Link::up(Some("1gbit")) } else { None };
         if shaped && up.is_none() {
             continue;
         }
