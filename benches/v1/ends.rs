@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dwcp_core::Guest;
 use dwcp_core::flag::Constant;
+use dwcp_core::guest::Memory;
 use dwcp_core::net::{Endpoint, Identity, Incoming, Transfer, Trust};
 use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::{GuestKind, Name};
@@ -129,7 +130,7 @@ fn go() {
     std::io::stdin().read_line(&mut String::new()).expect("a line");
 }
 
-/// What was needed to make the pages is no cost of moving them.
+/// What was needed to make the pages is no cost of moving them. Nor is giving the memory back: the guest outlives the clock.
 fn forget_peak() {
     std::fs::write("/proc/self/clear_refs", "5").expect("/proc/self/clear_refs");
 }
@@ -196,9 +197,9 @@ async fn v1_sink(role: &Role) -> Used {
         ReceiveOptions { shape, most_connections: 256, deadlines: Deadlines::default(), tally: Tally::default() };
     let arrivals = Arrivals::fixed(streams);
     if role.path == Path::V1 {
-        receive_memory(arrivals, guest, None, options).await.expect("it comes");
+        receive_memory(arrivals, Arc::clone(&guest), None, options).await.expect("it comes");
     } else {
-        let mut landing = GuestLanding::new(guest).expect("a landing");
+        let mut landing = GuestLanding::new(Arc::clone(&guest)).expect("a landing");
         receive(arrivals, &mut landing, &options).await.expect("it comes");
     }
     Used::since(cpu, bytes, 0.0)
@@ -214,10 +215,10 @@ async fn v1_source(role: &Role) -> Used {
     let sent = if role.path == Path::V1 {
         let spool = std::env::temp_dir();
         let options = MigrateOptions { send: options, tier: Tier::Local, spool };
-        send_memory(guest, options, move || dial(to, connections, SOON)).await
+        send_memory(Arc::clone(&guest), options, move || dial(to, connections, SOON)).await
     } else {
         let streams = dial(to, connections, SOON).await.expect("connections");
-        send(streams, &mut GuestPayload(guest), &options).await
+        send(streams, &mut GuestPayload(Arc::clone(&guest)), &options).await
     };
     assert!(sent.expect("it is sent").closed);
     Used::since(cpu, bytes, start.elapsed().as_secs_f64())
@@ -239,7 +240,7 @@ async fn session_sink(role: &Role) -> Used {
     ready(listener.local_addr());
     let Some(Incoming::Offer(offer)) = listener.accept().await else { panic!("no offer") };
     let cpu = usage::cpu_seconds();
-    let outcome = offer.accept(guest, SinkConfig::default()).outcome().await;
+    let outcome = offer.accept(Arc::<Memory>::clone(&guest), SinkConfig::default()).outcome().await;
     assert!(outcome.owner == Owner::Sink && outcome.error.is_none(), "{outcome:?}");
     Used::since(cpu, bytes, 0.0)
 }
@@ -252,7 +253,7 @@ async fn session_source(role: &Role) -> Used {
     let (cpu, start) = (usage::cpu_seconds(), Instant::now());
     let transfer = Transfer::new(Name::new("bench").expect("a name"), GuestKind::Live);
     let config = SourceConfig { lanes: role.connections, ..SourceConfig::default() };
-    let mut session = endpoint.send(&role.address, transfer, guest, config).await.expect("send");
+    let mut session = endpoint.send(&role.address, transfer, Arc::<Memory>::clone(&guest), config).await.expect("send");
     let outcome = session.outcome().await;
     let seconds = start.elapsed().as_secs_f64();
     assert!(outcome.owner == Owner::Sink && outcome.error.is_none(), "{outcome:?}");

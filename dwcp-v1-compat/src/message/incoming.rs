@@ -261,10 +261,14 @@ impl Incoming {
         Ok(())
     }
 
-    /// How many bytes may be read from a connection now. None: its next chunk lies beyond the window.
+    /// How many bytes may be read from a connection now. None: its next chunk lies beyond the window. Any number: whatever
+    /// comes has its place, there being no window.
     pub fn wanted(&self, connection: ConnectionId) -> usize {
         let header = self.config.shape.framing().header_bytes();
         let Some(known) = self.connections.get(&connection) else { return 0 };
+        if self.config.window.is_none() {
+            return usize::MAX;
+        }
         match &known.current {
             None => header - known.head.have().min(header),
             Some(current) if self.is_beyond(current) => 0,
