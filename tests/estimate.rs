@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use operator::{Lines, Place, Receiver, dwcp, noise, run};
+use operator::{Lines, Place, Receiver, dwcp, figure, noise, run};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
@@ -53,10 +53,6 @@ fn sent(receiver: &Receiver, mut command: Command) -> Value {
     let summary = Lines::start(command.args(["--json", "--bandwidth", "50mbit"])).until("summary");
     assert_eq!(summary["verdict"], "ok", "{summary} {}", receiver.address);
     summary
-}
-
-fn figure(summary: &Value, name: &str) -> u64 {
-    summary[name].as_u64().unwrap_or_else(|| panic!("{name}: {summary}"))
 }
 
 /// Within so many per thousand.
