@@ -127,6 +127,19 @@ fn what_no_dictionary_can_be_made_of_is_told() {
     fs::write(nodes.path("zeros.mem"), vec![0; 100 * PAGE]).unwrap();
     nodes.train("a", "zeros", &nodes.path("zeros.mem")).failed(1, &["nothing in common", "ran for a while"]);
     nodes.train("a", "none", &nodes.path("none.mem")).failed(1, &["none.mem"]);
+    fs::write(nodes.path("empty.mem"), "").unwrap();
+    nodes
+        .train("a", "empty", &nodes.path("empty.mem"))
+        .failed(1, &["empty.mem is empty (0 bytes): it has not one page"]);
+    // Before anything is read: the image is not even there.
+    for file in ["zeros.mem", "zeros.mem/below"] {
+        nodes.train(file, "none", &nodes.path("none.mem")).failed(1, &["zeros.mem is no directory", "another --store"]);
+    }
+    for size in ["255", "1025KiB"] {
+        let mut train = dwcp();
+        train.args(["dictionary", "train", "--name", "x", "--size", size, "--store"]).arg(nodes.path("a"));
+        run(train.arg(nodes.path("zeros.mem"))).failed(2, &[size, "256 to 1MiB"]);
+    }
     assert!(!nodes.path("a").exists(), "nothing was made for it");
     let mut list = dwcp();
     run(list.args(["dictionary", "list", "--store"]).arg(nodes.path("a"))).failed(1, &["there is no directory"]);
