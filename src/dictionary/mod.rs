@@ -9,10 +9,12 @@ use std::path::Path;
 
 use dwcp_core::dictionary::{DictionaryStore, StoreError, Stored};
 use dwcp_core::net::Endpoint;
+use dwcp_core::session::Progress;
 use dwcp_hde::TrainError;
 
 pub(crate) use self::args::{DictionaryArgs, DictionaryCommand, UseOfDictionaries};
 use self::args::{ShowArgs, StoreArgs, TrainArgs};
+pub(crate) use self::told::Used;
 use self::told::{Listed, Shown, ShownSummary};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupts;
@@ -35,6 +37,15 @@ impl UseOfDictionaries {
     pub(crate) fn of(&self, endpoint: Endpoint) -> Result<Endpoint, Failure> {
         let Some(path) = &self.dictionary_store else { return Ok(endpoint) };
         Ok(endpoint.with_dictionaries(open(path)?.dictionaries().map_err(failure(path))?))
+    }
+
+    /// What a transfer that is over did with a dictionary. `None`: none was to be used.
+    pub(crate) fn used(&self, progress: &Progress) -> Option<Used> {
+        let path = self.dictionary_store.as_deref()?;
+        Some(Used::of(progress, |id| {
+            let (whole, _) = DictionaryStore::open(path).ok()?.list().ok()?;
+            whole.into_iter().find(|stored| stored.dictionary.id() == id).map(|stored| stored.name)
+        }))
     }
 }
 
