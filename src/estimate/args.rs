@@ -72,7 +72,7 @@ pub(crate) struct EstimateArgs {
 fn round_trip(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no round trip; write a number and us, ms or s, such as 40ms or 200us");
     match text.strip_suffix("us") {
-        Some(number) => number.parse().map(Duration::from_micros).map_err(|_| wrong()),
+        Some(number) => units::duration(&format!("{number}ms")).map(|time| time / 1000).map_err(|_| wrong()),
         None => units::duration(text).map_err(|_| wrong()),
     }
 }
@@ -120,7 +120,11 @@ mod tests {
     fn round_trips_may_be_short_and_device_state_not_long() {
         assert_eq!(round_trip("200us"), Ok(Duration::from_micros(200)));
         assert_eq!(round_trip("40ms"), Ok(Duration::from_millis(40)));
-        for bad in ["", "40", "us", "-1us", "1.5ms"] {
+        assert_eq!(
+            (round_trip("0.5ms"), round_trip("0.5us")),
+            (Ok(Duration::from_micros(500)), Ok(Duration::from_nanos(500)))
+        );
+        for bad in ["", "40", "us", "-1us", "1.ms"] {
             assert!(round_trip(bad).unwrap_err().contains("40ms or 200us"), "{bad}");
         }
         assert_eq!(device_state("64MiB"), Ok(64 << 20));
