@@ -254,9 +254,9 @@ pub(super) mod tests {
         let written = Arc::clone(&scribe.written);
         // No other version follows.
         scribe.obeyed(Some(version(7)));
-        synced.recv().unwrap();
+        synced.recv_timeout(Duration::from_secs(60)).unwrap();
         drop(scribe);
-        synced.recv().unwrap_err();
+        assert_eq!(synced.recv_timeout(Duration::from_secs(60)), Err(RecvTimeoutError::Disconnected));
         assert_eq!((written.version(), written.failed.load(Ordering::Relaxed)), (Some(version(7)), 2));
     }
 
