@@ -19,6 +19,7 @@ pub(crate) enum Exit {
     Interrupted,
     InDoubt,
     NotExercised,
+    OverBudget,
 }
 
 /// For `--help`, where [`help`] shows the lines of one command; the same table stands in the README.
@@ -33,7 +34,8 @@ Exit codes:
   6  unreachable    nobody answers, or the connection stayed lost
   7  interrupted    Ctrl-C at either end; the source is intact
   8  in-doubt       the source gave up and does not know whether the sink runs: `dwcp resolve`
-  9  not-exercised  demo only: too few rounds to prove anything";
+  9  not-exercised  demo only: too few rounds to prove anything
+ 10  over-budget    estimate only: the guest would stand still for longer than --downtime";
 
 impl Exit {
     /// Its word in `--json` and in [`TABLE`].
@@ -49,6 +51,7 @@ impl Exit {
             Self::Interrupted => "interrupted",
             Self::InDoubt => "in-doubt",
             Self::NotExercised => "not-exercised",
+            Self::OverBudget => "over-budget",
         }
     }
 
@@ -64,6 +67,7 @@ impl Exit {
             Self::Interrupted => 7,
             Self::InDoubt => 8,
             Self::NotExercised => 9,
+            Self::OverBudget => 10,
         }
     }
 
@@ -210,11 +214,12 @@ mod tests {
                 Exit::Interrupted,
                 Exit::InDoubt,
                 Exit::NotExercised,
+                Exit::OverBudget,
             ][usize::from(code)];
             assert_eq!(exit.code(), code);
             assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), [&code.to_string(), exit.word()]);
         }
-        assert_eq!(TABLE.lines().count(), 11);
+        assert_eq!(TABLE.lines().count(), 12);
     }
 
     #[test]

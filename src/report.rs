@@ -8,6 +8,7 @@ use dwcp_hde::Stats;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 
+use crate::dictionary::Used;
 use crate::exit::{Exit, Failure};
 use crate::methods::{self, Methods};
 use crate::units;
@@ -119,11 +120,18 @@ pub(crate) struct Figures {
     seconds: Option<f64>,
     /// What the codec did; nothing, if nothing went as extents.
     codec: Methods,
+    /// Null: none was to be used.
+    dictionary: Option<Used>,
     #[serde(skip)]
     methods: Stats,
 }
 
 impl Figures {
+    /// With what was done with a dictionary.
+    pub(crate) fn with_dictionary(self, dictionary: Option<Used>) -> Self {
+        Self { dictionary, ..self }
+    }
+
     pub(crate) fn of(progress: &Progress, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64().max(1e-6);
         let looked_at = progress.pages_read.saturating_mul(4096);
@@ -140,6 +148,7 @@ impl Figures {
             downtime_ms: progress.downtime.map(|downtime| rounded(downtime.as_secs_f64() * 1e3, 1e3)),
             seconds: Some(rounded(seconds, 1e3)),
             codec: Methods::of(&progress.methods),
+            dictionary: None,
             methods: progress.methods,
         }
     }
@@ -158,7 +167,8 @@ impl Figures {
             self.seconds.unwrap_or_default(),
             self.mb_s.unwrap_or_default(),
             self.root_source.as_deref().unwrap_or("-"),
-        ) + &self.methods_lines()
+        ) + &self.dictionary.as_ref().map_or(String::new(), |used| format!("\n{}", used.line()))
+            + &self.methods_lines()
     }
 
     /// By method, if anything went as extents.

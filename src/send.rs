@@ -74,7 +74,7 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     // Nothing of it was ever looked at: the receiver did not take it.
     let unwanted = outcome.owner == Owner::Source && progress.pages_read == 0 && progress.pages_held == 0;
     forget_unwanted(&endpoint, transfer.id, fresh && unwanted, offering, report);
-    let figures = Figures::of(&progress, started.elapsed());
+    let figures = Figures::of(&progress, started.elapsed()).with_dictionary(args.dictionaries.used(&progress));
     let failure = failure(&args, &watch.transfer, exit, &outcome);
     match &failure {
         Some(failure) => report.trouble(failure),

@@ -11,35 +11,39 @@ use dwcp_core::wire::limits::MAX_LANES;
 /// `300ms`, `30s`, `2m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration; write a number and ms, s, m or h, such as 300ms");
-    let (number, unit) = split(text).ok_or_else(wrong)?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
+    let (number, unit) = Number::before(text).ok_or_else(wrong)?;
+    let nanos = match unit {
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+    number.of(nanos, 1).map(Duration::from_nanos).ok_or_else(wrong)
 }
 
-/// Bytes: a number, or one with KiB, MiB or GiB.
+/// Bytes: a number, or one with KiB, MiB, GiB or TiB.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size; write bytes above 0, or a number and KiB, MiB or GiB, such as 4GiB");
-    let (number, unit) = match text.parse() {
-        Ok(number) => (number, ""),
-        Err(_) => split(text).ok_or_else(wrong)?,
+    let wrong =
+        || format!("`{text}` is no size; write bytes above 0, or a number and KiB, MiB, GiB or TiB, such as 4GiB");
+    let bytes = match text.parse() {
+        Ok(bytes) => Some(bytes),
+        Err(_) => {
+            let (number, unit) = Number::before(text).ok_or_else(wrong)?;
+            let unit = match unit {
+                "KiB" => 1 << 10,
+                "MiB" => 1 << 20,
+                "GiB" => 1 << 30,
+                "TiB" => 1 << 40,
+                _ => return Err(wrong()),
+            };
+            number.of(unit, 1)
+        }
     };
-    let unit: u64 = match unit {
-        "" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or_else(wrong)
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(wrong)
 }
 
-/// A rate: `100mbit` and `1gbit` are bits, `50MB` and `1GB` bytes, per second.
+/// A rate: `100mbit` and `1.5gbit` are bits, `50MB` and `1GB` bytes, per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bandwidth(pub(crate) NonZeroU64);
 
@@ -49,21 +53,23 @@ impl FromStr for Bandwidth {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is no bandwidth; write a number above 0 and kbit, mbit or gbit (bits) or kB, MB or GB \
-                 (bytes) a second, such as 100mbit"
+                "`{text}` is no bandwidth; write a number above 0 and kbit, mbit, gbit or tbit (bits) or kB, MB, GB or TB \
+                 (bytes) a second, such as 100mbit or 1.5gbit"
             )
         };
-        let (number, unit) = split(text.strip_suffix("/s").unwrap_or(text)).ok_or_else(wrong)?;
+        let (number, unit) = Number::before(text.strip_suffix("/s").unwrap_or(text)).ok_or_else(wrong)?;
         let (factor, divisor) = match unit {
             "kbit" => (1_000, 8),
             "mbit" => (1_000_000, 8),
             "gbit" => (1_000_000_000, 8),
+            "tbit" => (1_000_000_000_000, 8),
             "kB" => (1_000, 1),
             "MB" => (1_000_000, 1),
             "GB" => (1_000_000_000, 1),
+            "TB" => (1_000_000_000_000, 1),
             _ => return Err(wrong()),
         };
-        let bytes = number.checked_mul(factor).map(|scaled: u64| scaled / divisor);
+        let bytes = number.of(factor, divisor);
         bytes.and_then(NonZeroU64::new).map(Self).ok_or_else(wrong)
     }
 }
@@ -140,10 +146,32 @@ fn port(text: &str) -> Option<u16> {
     port.parse().ok().filter(|_| sound && digits)
 }
 
-fn split(text: &str) -> Option<(u64, &str)> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at_checked(digits)?;
-    Some((number.parse().ok()?, unit))
+/// A number as it is typed, `4` or `1.5`: exact, because a rate of a sum of floats is none that was typed.
+struct Number {
+    digits: u64,
+    /// How many of them stand behind the point.
+    behind: u32,
+}
+
+impl Number {
+    /// The number that a text begins with, and its unit.
+    fn before(text: &str) -> Option<(Self, &str)> {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, unit) = text.split_at_checked(end)?;
+        let (whole, part) = match number.split_once('.') {
+            Some((_, "")) => return None,
+            Some((whole, part)) => (whole, part),
+            None => (number, ""),
+        };
+        let digits = if whole.is_empty() { None } else { format!("{whole}{part}").parse().ok() }?;
+        Some((Self { digits, behind: u32::try_from(part.len()).ok()? }, unit))
+    }
+
+    /// So many times `factor / divisor`, rounded down.
+    fn of(&self, factor: u64, divisor: u64) -> Option<u64> {
+        let divisor = u128::from(divisor) * 10_u128.checked_pow(self.behind)?;
+        u64::try_from(u128::from(self.digits) * u128::from(factor) / divisor).ok()
+    }
 }
 
 /// Bytes for people: `1.5 GB`.
@@ -166,14 +194,24 @@ mod tests {
     fn quantities_are_read_with_their_unit_and_never_without() {
         assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(
+            (duration("1.5s"), duration("0.2ms")),
+            (Ok(Duration::from_millis(1500)), Ok(Duration::from_micros(200)))
+        );
         let rate = |text: &str| text.parse::<Bandwidth>().map(|rate| rate.0.get());
         assert_eq!(rate("100mbit"), Ok(12_500_000));
         assert_eq!(rate("50MB/s"), Ok(50_000_000));
+        assert_eq!(
+            (rate("1.5gbit"), rate("0.256mbit"), rate("10.01GB")),
+            (Ok(187_500_000), Ok(32_000), Ok(10_010_000_000))
+        );
+        assert_eq!((rate("1tbit"), rate("0.25TB/s")), (Ok(125_000_000_000), Ok(250_000_000_000)));
         assert_eq!("25%".parse::<Percent>().unwrap().of(1000), 250);
-        for bad in ["", "30", "s", "-1s", "99999999999999999999s", "18446744073709551615h", "ä"] {
+        for bad in ["", "30", "s", "-1s", "99999999999999999999s", "18446744073709551615h", "1.s", ".5s", "1.2.3s", "ä"]
+        {
             assert!(duration(bad).unwrap_err().contains("300ms"), "{bad}");
         }
-        for bad in ["100", "0mbit", "50mb", "x", "18446744073709551615GB"] {
+        for bad in ["100", "0mbit", "0.000mbit", "50mb", "x", "1,5gbit", "1.gbit", "18446744073709551615GB"] {
             assert!(rate(bad).unwrap_err().contains("100mbit"), "{bad}");
         }
         for bad in ["25", "101%", "-1%", "%"] {
@@ -200,7 +238,8 @@ mod tests {
     #[test]
     fn sizes_are_bytes_or_powers_of_two() {
         assert_eq!((size("4GiB"), size("1234567"), size("64KiB")), (Ok(4 << 30), Ok(1_234_567), Ok(65_536)));
-        for bad in ["", "0", "4GB", "GiB", "-1", "17179869184GiB"] {
+        assert_eq!((size("1.5GiB"), size("2TiB")), (Ok(3 << 29), Ok(2 << 40)));
+        for bad in ["", "0", "4GB", "1.5", "0.0001KiB", "GiB", "-1", "17179869184GiB"] {
             assert!(size(bad).unwrap_err().contains("4GiB"), "{bad}");
         }
     }

@@ -23,7 +23,7 @@ use dwcp_core::guest::{Guest, Memory};
 use dwcp_core::storage::{Disk, File as StoredFile, Folder, Stat};
 use dwcp_core::wire::Name;
 use dwcp_core::{Layout, PAGE_BYTES, RegionId};
-use operator::{Said, dwcp, run};
+use operator::{Said, dwcp, figure, run};
 
 /// A folder with a store, a key and images.
 struct Store {
@@ -75,8 +75,6 @@ fn a_baseline_is_added_listed_shown_verified_and_collected() {
     let added = store.add("golden", &store.image("golden.mem", 1..201));
     assert_eq!(added.code, 0, "{}", added.err);
     let summary = added.summary();
-    let figure =
-        |said: &serde_json::Value, field: &str| said[field].as_u64().unwrap_or_else(|| panic!("{field}: {said}"));
     assert_eq!(
         (figure(&summary, "pages"), figure(&summary, "zero_pages"), figure(&summary, "stored_pages")),
         (210, 10, 200)

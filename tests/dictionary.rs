@@ -14,7 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use operator::{Lines, Place, Receiver, Said, dwcp, run, whole};
+use operator::{Lines, Place, Receiver, Said, dwcp, figure, run, whole};
+use serde_json::Value;
 
 const PAGE: usize = 4096;
 
@@ -70,8 +71,8 @@ impl Nodes {
         command
     }
 
-    /// Bytes on the wire of a transfer, whose image arrives as it is.
-    fn sent(&self, image: &Path, [source, sink]: [Option<&str>; 2]) -> u64 {
+    /// The summary of a transfer, whose image arrives as it is.
+    fn sent(&self, image: &Path, [source, sink]: [Option<&str>; 2]) -> Value {
         let receiver = self.receive(sink);
         let mut command = self.place.send(&receiver.address, "vm1");
         command.args(["--json", "--effort", "balanced"]).arg(image);
@@ -81,7 +82,7 @@ impl Nodes {
         let stored = self.place.stored("vm1");
         assert!(fs::read(image).unwrap() == fs::read(&stored).unwrap(), "byte for byte");
         fs::remove_file(stored).unwrap();
-        summary["bytes_wire"].as_u64().unwrap()
+        summary
     }
 }
 
@@ -95,13 +96,26 @@ fn scattered_pages_become_smaller_where_both_ends_hold_the_dictionary() {
     // Another one, which is newer and of no use to the other end: numbers are those of the offer.
     assert_eq!(nodes.train("a", "other", &nodes.scattered("other.mem", 5000, 60)).code, 0);
     let image = nodes.scattered("vm1.mem", 0, 60);
+    let bytes = |summary: &Value| figure(summary, "bytes_wire");
     let without = nodes.sent(&image, [None, None]);
     let with = nodes.sent(&image, [Some("a"), Some("b")]);
-    assert!(with * 4 < without * 3, "{with} bytes with the dictionary, {without} without");
+    let (least, most) = (bytes(&with), bytes(&without));
+    assert!(least * 4 < most * 3, "{least} bytes with the dictionary, {most} without");
     for one in [[Some("a"), None], [None, Some("b")]] {
-        let bytes = nodes.sent(&image, one);
-        assert_eq!(bytes, without, "one end alone: {one:?}");
+        assert_eq!(bytes(&nodes.sent(&image, one)), most, "one end alone: {one:?}");
     }
+    // What it was used for is told, and so is that it could not be.
+    let used = &with["dictionary"];
+    assert_eq!((&used["name"], figure(used, "pages")), (&"golden".into(), 60), "{with}");
+    assert_eq!(
+        used["id"],
+        run(dwcp().args(["dictionary", "show", "golden", "--json", "--store"]).arg(nodes.path("b"))).summary()["id"]
+    );
+    assert!(without["dictionary"].is_null(), "{without}");
+    let receiver = nodes.receive(None);
+    let said = run(nodes.using(nodes.place.send(&receiver.address, "vm1"), Some("a")).arg(&image));
+    assert!(said.out.contains("dictionary   none: the receiver holds none of ours"), "{}", said.out);
+    receiver.stop();
 }
 
 #[test]
@@ -127,6 +141,19 @@ fn what_no_dictionary_can_be_made_of_is_told() {
     fs::write(nodes.path("zeros.mem"), vec![0; 100 * PAGE]).unwrap();
     nodes.train("a", "zeros", &nodes.path("zeros.mem")).failed(1, &["nothing in common", "ran for a while"]);
     nodes.train("a", "none", &nodes.path("none.mem")).failed(1, &["none.mem"]);
+    fs::write(nodes.path("empty.mem"), "").unwrap();
+    nodes
+        .train("a", "empty", &nodes.path("empty.mem"))
+        .failed(1, &["empty.mem is empty (0 bytes): it has not one page"]);
+    // Before anything is read: the image is not even there.
+    for file in ["zeros.mem", "zeros.mem/below"] {
+        nodes.train(file, "none", &nodes.path("none.mem")).failed(1, &["zeros.mem is no directory", "another --store"]);
+    }
+    for size in ["255", "1025KiB"] {
+        let mut train = dwcp();
+        train.args(["dictionary", "train", "--name", "x", "--size", size, "--store"]).arg(nodes.path("a"));
+        run(train.arg(nodes.path("zeros.mem"))).failed(2, &[size, "256 to 1MiB"]);
+    }
     assert!(!nodes.path("a").exists(), "nothing was made for it");
     let mut list = dwcp();
     run(list.args(["dictionary", "list", "--store"]).arg(nodes.path("a"))).failed(1, &["there is no directory"]);

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use operator::{Lines, Place, Receiver, dwcp, noise, run};
+use operator::{Lines, Place, Receiver, dwcp, figure, noise, run};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
@@ -53,10 +53,6 @@ fn sent(receiver: &Receiver, mut command: Command) -> Value {
     let summary = Lines::start(command.args(["--json", "--bandwidth", "50mbit"])).until("summary");
     assert_eq!(summary["verdict"], "ok", "{summary} {}", receiver.address);
     summary
-}
-
-fn figure(summary: &Value, name: &str) -> u64 {
-    summary[name].as_u64().unwrap_or_else(|| panic!("{name}: {summary}"))
 }
 
 /// Within so many per thousand.
@@ -175,6 +171,9 @@ fn of_a_large_image_a_part_tells_the_whole() {
     assert_eq!(figure(&whole, "bytes_read"), 16 * 1920 * 4096);
     assert!((48 << 20..64 << 20).contains(&figure(&part, "bytes_read")), "{part}");
     close(figure(&part, "bytes_wire"), figure(&whole, "bytes_wire"), 100);
+    let methods = part["codec"]["methods"].as_array().unwrap();
+    let sum = methods.iter().map(|method| figure(method, "bytes_out")).sum::<u64>();
+    assert_eq!(sum + figure(&part["codec"], "bytes_heads"), figure(&part, "bytes_wire"), "{part}");
     let zeros = |summary: &Value| {
         let methods = summary["codec"]["methods"].as_array().unwrap();
         figure(methods.iter().find(|method| method["method"] == "zero").unwrap(), "pages")
@@ -192,9 +191,11 @@ fn a_guest_that_writes_converges_or_the_answer_says_what_would_help() {
         command.args(["--effort", "balanced", "--downtime", "100ms", "--dirty-rate", rate]);
         command
     };
-    let told = estimated(&mut writes("200", "100mbit"));
+    let told = run(&mut writes("200", "100mbit")).summary();
     assert!(figure(&told, "rounds") >= 2 && figure(&told, "pages_resent") > 0, "{told}");
-    assert!(told["converges"] == true && told["downtime_ms"].as_f64().unwrap() <= 110.0, "{told}");
+    let downtime = told["downtime_ms"].as_f64().unwrap();
+    assert!(told["converges"] == true && downtime <= 110.0, "{told}");
+    assert_eq!(told["verdict"], if downtime > 100.0 { "over-budget" } else { "ok" });
     let said = run(&mut writes("20MiB/s", "10mbit"));
     assert_eq!(said.code, 3, "{}", said.err);
     let summary = said.summary();
@@ -205,6 +206,14 @@ fn a_guest_that_writes_converges_or_the_answer_says_what_would_help() {
     let far = estimated(estimate(&[&image], "100mbit").args(["--rtt", "250ms"]));
     let downtime = far["downtime_ms"].as_f64().unwrap();
     assert!((500.0..560.0).contains(&downtime), "{far}");
+    // Nobody minded; who names a budget does.
+    let over = run(estimate(&[&image], "100mbit").args(["--rtt", "250ms", "--downtime", "300ms"]));
+    assert_eq!(
+        (over.code, &over.summary()["verdict"], &over.summary()["converges"]),
+        (10, &"over-budget".into(), &true.into())
+    );
+    let words = run(dwcp().args(["estimate", "--link", "0.1gbit", "--rtt", "250ms", "--downtime", "0.3s"]).arg(&image));
+    assert!(words.code == 10 && words.out.contains("--downtime 300 ms: THE BUDGET IS EXCEEDED"), "{}", words.out);
 }
 
 #[test]

@@ -4,10 +4,11 @@
 #
 #   cargo build --release && sudo tests/netns.sh t0.mem [t1.mem ...]
 #   RATE=100mbit BASELINE=t0.mem sudo -E tests/netns.sh t2.mem      # both ends have a store that holds t0
+#   RATE=256kbit LIMIT=16kb sudo -E tests/netns.sh small.mem        # LIMIT: what waits at the link, as long as such a link lets it
 #
 # Needs root, iproute2 and cmp. Takes its namespaces and its folder down again, whatever happens.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,9p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10p' "$0"; exit 2; }
 dwcp=${DWCP:-"$(dirname "$0")/../target/release/dwcp"}
 rate=${RATE:-1gbit}
 folder=$(mktemp -d)
@@ -30,7 +31,7 @@ for end in "$source_ns s$$" "$sink_ns d$$"; do
   read -r namespace device <<<"$end"
   ip -n "$namespace" link set lo up
   ip -n "$namespace" link set "$device" up
-  tc -n "$namespace" qdisc add dev "$device" root tbf rate "$rate" burst 128kb limit 1024kb
+  tc -n "$namespace" qdisc add dev "$device" root tbf rate "$rate" burst 128kb limit "${LIMIT:-1024kb}"
 done
 
 a=$("$dwcp" identity new --out "$folder/a.id" | grep -o 'sha256:[0-9a-f]*')

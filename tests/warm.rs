@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use operator::{Lines, Place, Receiver, dwcp, noise, run, whole};
+use operator::{Lines, Place, Receiver, dwcp, figure, noise, run, whole};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 2000;
@@ -74,10 +74,6 @@ impl Warm {
         receiver.stop();
         assert!(fs::read(image).unwrap() == fs::read(self.place.stored("vm1")).unwrap());
     }
-}
-
-fn figure(summary: &serde_json::Value, name: &str) -> u64 {
-    summary[name].as_u64().unwrap_or_else(|| panic!("{name}: {summary}"))
 }
 
 #[test]

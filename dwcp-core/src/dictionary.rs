@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dwcp_hde::{Dictionary, DictionaryError, DictionaryId, MAX_DICTIONARY_BYTES, Trained};
 
-use crate::storage::{Disk, File, Folder, Kind};
+use crate::storage::{Disk, File, Folder, Kind, Stat};
 use crate::wire::{Name, NameError};
 
 /// Dictionaries of a store: each is read, hashed and kept in memory by every process that uses them.
@@ -31,6 +31,8 @@ const FIRST_LINE: &str = "dwcp dictionary 1";
 const SUFFIX: &str = ".dictionary";
 /// What is being written.
 const UNFINISHED: &str = ".dictionary-new";
+/// What nobody holds, and nobody wrote to for so long, a crash has left: writing takes milliseconds.
+const LEFT: Duration = Duration::from_secs(60);
 
 /// A folder of dictionaries. All calls may block.
 #[derive(Debug)]
@@ -65,6 +67,14 @@ pub enum StoreError {
     /// The store is full.
     #[error("there are {MAX_STORED} dictionaries already; remove one that is not used any more")]
     Full,
+    /// Somebody laid more files into the folder than a store may have: none of them is used.
+    #[error("there are {found} files *{SUFFIX} of at most {MAX_STORED}; {last} is the last of them by name")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// Name of one of them in the folder.
+        last: String,
+    },
     /// Another process writes a dictionary of that name.
     #[error("another process is making a dictionary {name}")]
     Busy {
@@ -148,7 +158,8 @@ impl DictionaryStore {
         Self { folder }
     }
 
-    /// Keeps a dictionary, durably. One of the same name is replaced.
+    /// Keeps a dictionary, durably. One of the same name is replaced. Files that a crash left unfinished a minute before
+    /// `made`, or earlier, are removed, whatever their name.
     ///
     /// # Errors
     /// The store is full, somebody else writes the same name, or the disk fails; what was there before is as it was then.
@@ -158,6 +169,7 @@ impl DictionaryStore {
         if names.len() >= MAX_STORED && !names.contains(&file) {
             return Err(StoreError::Full);
         }
+        self.sweep(made);
         let unfinished = format!("{name}{UNFINISHED}");
         let writing = |source| io_error(format!("cannot write {unfinished}"), source);
         let handle = self.claim(&unfinished).map_err(writing)?.ok_or(StoreError::Busy { name: name.clone() })?;
@@ -174,6 +186,23 @@ impl DictionaryStore {
         }
         let placed = self.folder.replace(&unfinished, &file).and_then(|()| self.folder.sync());
         placed.map_err(|source| io_error(format!("cannot make {file} durable"), source))
+    }
+
+    /// Removes what a crash left. What cannot be removed harms nobody but the disk.
+    fn sweep(&self, now: SystemTime) {
+        for name in self.folder.list().unwrap_or_default().iter().filter(|name| name.ends_with(UNFINISHED)) {
+            let old = |stat: &Stat| now.duration_since(stat.modified).is_ok_and(|age| age >= LEFT);
+            let stat = self.folder.stat(name).ok().flatten().filter(old);
+            if stat.is_none_or(|stat| stat.kind != Kind::Regular) {
+                continue;
+            }
+            // Whoever writes holds its lock.
+            if let Ok(file) = self.folder.open(name)
+                && file.lock().unwrap_or(false)
+            {
+                let _ = self.folder.remove(name);
+            }
+        }
     }
 
     /// A file that nobody else writes. `None`: somebody does. What a crash left is written over.
@@ -204,8 +233,8 @@ impl DictionaryStore {
     /// The folder cannot be read, or has more than [`MAX_STORED`].
     pub fn list(&self) -> Result<(Vec<Stored>, Vec<StoreError>), StoreError> {
         let names = self.files()?;
-        if names.len() > MAX_STORED {
-            return Err(StoreError::Full);
+        if let Some(last) = names.last().filter(|_| names.len() > MAX_STORED) {
+            return Err(StoreError::TooMany { found: names.len(), last: last.clone() });
         }
         let (mut whole, mut damaged) = (Vec::new(), Vec::new());
         for name in names {
@@ -366,6 +395,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_crash_left_is_swept_by_the_next_and_what_is_being_written_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DictionaryStore::open(folder.path()).unwrap();
+        let path = |name: &str| folder.path().join(format!("{name}{UNFINISHED}"));
+        let held = store.claim(&format!("held{UNFINISHED}")).unwrap().unwrap();
+        std::fs::write(path("crashed"), "dwcp dict").unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        let now = path("crashed").metadata().unwrap().modified().unwrap();
+        store.add(&name("young"), &trained(1), now).unwrap();
+        assert!(path("crashed").exists(), "somebody may just be about to lock it");
+        store.add(&name("web"), &trained(1), now + 2 * LEFT).unwrap();
+        assert!(!path("crashed").exists() && path("held").exists() && path("folder").exists());
+        drop(held);
+    }
+
+    #[test]
     fn a_store_has_a_bound_and_one_writer_a_name() {
         let folder = tempfile::tempdir().unwrap();
         let store = DictionaryStore::open(folder.path()).unwrap();
@@ -378,5 +423,12 @@ mod tests {
         assert!(matches!(store.add(&name("d1"), &trained(2), at(2)), Err(StoreError::Busy { .. })));
         drop(other);
         store.add(&name("d1"), &trained(2), at(2)).unwrap();
+        // Nobody trained this one: it was copied here.
+        std::fs::copy(folder.path().join("d1.dictionary"), folder.path().join("web.dictionary")).unwrap();
+        let error = store.list().unwrap_err();
+        assert!(matches!(&error, StoreError::TooMany { found: 65, last } if last == "web.dictionary"), "{error}");
+        assert!(
+            store.dictionaries().unwrap_err().to_string().starts_with("there are 65 files *.dictionary of at most 64")
+        );
     }
 }

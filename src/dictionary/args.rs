@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use dwcp_core::wire::Name;
+use dwcp_hde::{MAX_DICTIONARY_BYTES, MIN_DICTIONARY_BYTES};
 
 use crate::exit::{self, Exit};
 use crate::units;
@@ -64,8 +65,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Name,
     /// Bytes of it at most, 256 to 1MiB; more than the default pays on thin links only
-    #[arg(long, value_name = "SIZE", default_value = "128KiB", value_parser = units::size)]
-    pub(crate) size: u64,
+    #[arg(long, value_name = "SIZE", default_value = "128KiB", value_parser = size)]
+    pub(crate) size: usize,
     /// Images to learn from
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
@@ -77,6 +78,13 @@ pub(crate) struct ShowArgs {
     pub(crate) name: Name,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+}
+
+/// As large as a dictionary may be.
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = usize::try_from(units::size(text)?).ok();
+    let allowed = bytes.filter(|bytes| (MIN_DICTIONARY_BYTES..=MAX_DICTIONARY_BYTES).contains(bytes));
+    allowed.ok_or_else(|| format!("`{text}` is no size of a dictionary; write 256 to 1MiB"))
 }
 
 /// `--dictionary-store` of `dwcp send` and `dwcp receive`.

@@ -9,12 +9,15 @@ use std::path::Path;
 
 use dwcp_core::dictionary::{DictionaryStore, StoreError, Stored};
 use dwcp_core::net::Endpoint;
+use dwcp_core::session::Progress;
 use dwcp_hde::TrainError;
 
 pub(crate) use self::args::{DictionaryArgs, DictionaryCommand, UseOfDictionaries};
 use self::args::{ShowArgs, StoreArgs, TrainArgs};
+pub(crate) use self::told::Used;
 use self::told::{Listed, Shown, ShownSummary};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::place::is_folder;
 use crate::receive;
 use crate::report::Report;
@@ -35,6 +38,15 @@ impl UseOfDictionaries {
         let Some(path) = &self.dictionary_store else { return Ok(endpoint) };
         Ok(endpoint.with_dictionaries(open(path)?.dictionaries().map_err(failure(path))?))
     }
+
+    /// What a transfer that is over did with a dictionary. `None`: none was to be used.
+    pub(crate) fn used(&self, progress: &Progress) -> Option<Used> {
+        let path = self.dictionary_store.as_deref()?;
+        Some(Used::of(progress, |id| {
+            let (whole, _) = DictionaryStore::open(path).ok()?.list().ok()?;
+            whole.into_iter().find(|stored| stored.dictionary.id() == id).map(|stored| stored.name)
+        }))
+    }
 }
 
 /// A store that must be there: a mistyped path is no empty store.
@@ -47,13 +59,15 @@ fn open(path: &Path) -> Result<DictionaryStore, Failure> {
 }
 
 fn train(args: TrainArgs, report: &Report) -> Result<Exit, Failure> {
-    let size = usize::try_from(args.size).unwrap_or(usize::MAX);
+    let path = args.store.store;
+    may_be_made(&path)?;
     // The images first: nothing is made for one that is not there.
     let pages = pages::collect(args.files)?;
-    let trained = dwcp_hde::train(&pages, size).map_err(|error| untrained(&error))?;
-    let path = args.store.store;
+    let trained = dwcp_hde::train(&pages, args.size).map_err(|error| untrained(&error))?;
     state::make(&path)?;
     let store = open(&path)?;
+    // What takes milliseconds is not left half done.
+    let _unless_killed = Interrupts::watch()?;
     store.add(&args.name, &trained, receive::now()).map_err(failure(&path))?;
     let shown = Shown::of(&store.load(&args.name).map_err(failure(&path))?);
     report.say(&format!("{}\nIt holds pieces of the guests' memory: keep it as secret as them.", shown.line()));
@@ -61,12 +75,20 @@ fn train(args: TrainArgs, report: &Report) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// Nothing but a directory stands where the store is, or where it will be made: training takes seconds.
+fn may_be_made(path: &Path) -> Result<(), Failure> {
+    match path.ancestors().find(|part| part.symlink_metadata().is_ok()) {
+        Some(part) if !is_folder(part)? => {
+            let what = format!("{} is no directory, so {} cannot be a store", part.display(), path.display());
+            Err(Failure::new(Exit::Failed, what).advise("Name another --store."))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn untrained(error: &TrainError) -> Failure {
-    let advice = match error {
-        TrainError::Size { .. } => "Give another --size.",
-        _ => "Give images of guests that ran for a while, of the kind that will be sent.",
-    };
-    Failure::new(Exit::Failed, format!("no dictionary was made: {error}")).advise(advice)
+    Failure::new(Exit::Failed, format!("no dictionary was made: {error}"))
+        .advise("Give images of guests that ran for a while, of the kind that will be sent.")
 }
 
 fn list(args: &StoreArgs, report: &Report) -> Result<Exit, Failure> {
@@ -113,6 +135,9 @@ fn failure(path: &Path) -> impl Fn(StoreError) -> Failure {
                 "Remove {}, and train it again or bring it from a node that has it whole.",
                 path.join(file).display()
             )),
+            StoreError::TooMany { .. } => {
+                failure.advise("Remove files of dictionaries that no node uses any more: until then none is used.")
+            }
             StoreError::Busy { .. } => failure.advise("Wait for it, or give another --name."),
             StoreError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 failure.advise("Run as the user whose store it is.")

@@ -3,6 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use dwcp_core::dictionary::Stored;
+use dwcp_core::session::Progress;
+use dwcp_core::wire::Name;
+use dwcp_hde::{DictionaryId, Method};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -59,6 +62,33 @@ pub(super) struct ShownSummary<'a> {
 impl<'a> ShownSummary<'a> {
     pub(super) fn of(shown: &'a Shown) -> Self {
         Self { verdict: Exit::Ok.word(), shown }
+    }
+}
+
+/// What a transfer did with a dictionary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Used {
+    /// Null: the receiver holds none of ours.
+    id: Option<String>,
+    /// Null if it is not in the store any more.
+    name: Option<String>,
+    pages: u64,
+}
+
+impl Used {
+    pub(super) fn of(progress: &Progress, name: impl FnOnce(DictionaryId) -> Option<Name>) -> Self {
+        let id = progress.dictionary.map(|digest| DictionaryId(digest.0));
+        Self {
+            id: id.map(|id| id.to_string()),
+            name: id.and_then(name).map(|name| name.to_string()),
+            pages: progress.methods.of(Method::Dictionary).pages,
+        }
+    }
+
+    pub(crate) fn line(&self) -> String {
+        let Some(id) = &self.id else { return "  dictionary   none: the receiver holds none of ours".into() };
+        let (id, name) = (id.get(..12).unwrap_or_default(), self.name.as_deref().unwrap_or("-"));
+        format!("  dictionary   {name} (id {id}), used for {} pages", self.pages)
     }
 }
 

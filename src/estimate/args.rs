@@ -9,7 +9,9 @@ use crate::cli::EffortArg;
 use crate::exit::{self, Exit};
 use crate::units::{self, Bandwidth, Percent};
 
-const EXITS: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotConverged];
+const EXITS: [Exit; 5] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotConverged, Exit::OverBudget];
+/// As of `dwcp send`.
+const DOWNTIME: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS, "\
@@ -20,7 +22,7 @@ Examples:
   dwcp estimate vm1.mem --link 100mbit --baseline golden --baseline-store DIR --baseline-key base.key
 
 Nothing is sent and nothing is written: the image is read, hashed and encoded as `dwcp send` does, and the link is
-computed. Of one image about --sample bytes are read, evenly spread; holes cost nothing. Several snapshots are
+computed. Of one image about --sample bytes are read, evenly spread, but 8 MiB at least; holes cost nothing. Several snapshots are
 read whole. Run it on the host that would send: how fast that encodes is part of the answer. The receiver is taken
 to have the same baseline and to store as fast as pages come; dictionaries are left out."))]
 pub(crate) struct EstimateArgs {
@@ -37,9 +39,10 @@ pub(crate) struct EstimateArgs {
     /// (not beside --baseline: what a guest writes is new to both ends)
     #[arg(long, value_name = "PAGES|SIZE/s", value_parser = dirty_rate, conflicts_with = "baseline")]
     pub(crate) dirty_rate: Option<u64>,
-    /// How long the guest may stand still
-    #[arg(long, default_value = "300ms", value_parser = units::duration)]
-    pub(crate) downtime: Duration,
+    /// How long the guest may stand still [default: 300ms]. If it would for longer, the verdict says so (not without
+    /// --downtime or --dirty-rate: an image at rest stands still anyway)
+    #[arg(long, value_parser = units::duration)]
+    pub(crate) downtime: Option<Duration>,
     /// State of the guest's devices, which travels while it stands still; an image has none
     #[arg(long, value_name = "SIZE", value_parser = device_state)]
     pub(crate) device_state: Option<usize>,
@@ -55,7 +58,8 @@ pub(crate) struct EstimateArgs {
     /// Memory for what the receiver has already, as a share of the guest; used by several snapshots
     #[arg(long, default_value = "25%")]
     pub(crate) shadow: Percent,
-    /// How much of one image to read, about: parts of 1 MiB, and what shares an extent with them
+    /// How much of one image to read: parts of 1 MiB. More is read if that is too little for an answer: 8 MiB for each
+    /// effort that the transfer comes to use
     #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = units::size)]
     pub(crate) sample: u64,
     /// Read all of it
@@ -68,11 +72,23 @@ pub(crate) struct EstimateArgs {
     pub(crate) json: bool,
 }
 
+impl EstimateArgs {
+    /// How long the guest may stand still.
+    pub(crate) fn budget(&self) -> Duration {
+        self.downtime.unwrap_or(DOWNTIME)
+    }
+
+    /// Whether somebody minds when it stands still for longer.
+    pub(crate) fn has_budget(&self) -> bool {
+        self.downtime.is_some() || self.dirty_rate.is_some_and(|rate| rate > 0)
+    }
+}
+
 /// As any duration; those of a local network are below a millisecond.
 fn round_trip(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no round trip; write a number and us, ms or s, such as 40ms or 200us");
     match text.strip_suffix("us") {
-        Some(number) => number.parse().map(Duration::from_micros).map_err(|_| wrong()),
+        Some(number) => units::duration(&format!("{number}ms")).map(|time| time / 1000).map_err(|_| wrong()),
         None => units::duration(text).map_err(|_| wrong()),
     }
 }
@@ -120,7 +136,11 @@ mod tests {
     fn round_trips_may_be_short_and_device_state_not_long() {
         assert_eq!(round_trip("200us"), Ok(Duration::from_micros(200)));
         assert_eq!(round_trip("40ms"), Ok(Duration::from_millis(40)));
-        for bad in ["", "40", "us", "-1us", "1.5ms"] {
+        assert_eq!(
+            (round_trip("0.5ms"), round_trip("0.5us")),
+            (Ok(Duration::from_micros(500)), Ok(Duration::from_nanos(500)))
+        );
+        for bad in ["", "40", "us", "-1us", "1.ms"] {
             assert!(round_trip(bad).unwrap_err().contains("40ms or 200us"), "{bad}");
         }
         assert_eq!(device_state("64MiB"), Ok(64 << 20));

@@ -54,7 +54,7 @@ fn prepare(args: &EstimateArgs) -> Result<(Arc<dyn Guest>, EstimateConfig), Fail
     let defaults = SourceConfig::default();
     let source = SourceConfig {
         lanes: args.lanes.get(),
-        downtime_budget: args.downtime,
+        downtime_budget: args.budget(),
         pause_limit: if args.dirty_rate.is_some() { defaults.pause_limit } else { STORE_LIMIT },
         effort: args.effort.policy(),
         // As for `dwcp send`: one image is sent once.

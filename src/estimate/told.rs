@@ -70,6 +70,8 @@ pub(super) struct Told {
     codec: Methods,
     error: Option<String>,
     #[serde(skip)]
+    exit: Exit,
+    #[serde(skip)]
     text: String,
 }
 
@@ -82,7 +84,12 @@ impl Told {
             (link, cores) if link >= cores => Limit::Link,
             _ => Limit::Cores,
         };
-        let exit = if estimate.not_converging.is_some() { Exit::NotConverged } else { Exit::Ok };
+        let converges = estimate.not_converging.is_none();
+        let exit = match progress.downtime {
+            _ if !converges => Exit::NotConverged,
+            Some(downtime) if asked.args.has_budget() && downtime > asked.args.budget() => Exit::OverBudget,
+            _ => Exit::Ok,
+        };
         let percent = |share: f64| rounded(share * 100.0, 10.0);
         let mut told = Self {
             verdict: exit.word(),
@@ -99,11 +106,8 @@ impl Told {
             pages_resent: progress.pages_resent,
             seconds: rounded(estimate.elapsed.as_secs_f64(), 1e3),
             first_round_s: rounded(estimate.first_round.as_secs_f64(), 1e3),
-            downtime_ms: progress
-                .downtime
-                .filter(|_| exit == Exit::Ok)
-                .map(|time| rounded(time.as_secs_f64() * 1e3, 10.0)),
-            converges: exit == Exit::Ok,
+            downtime_ms: progress.downtime.filter(|_| converges).map(|time| rounded(time.as_secs_f64() * 1e3, 10.0)),
+            converges,
             limit,
             link_busy_pct: percent(estimate.link_busy),
             cores_busy_pct: percent(estimate.cores_busy),
@@ -113,6 +117,7 @@ impl Told {
             bytes_to_read: estimate.to_look_at,
             codec: Methods::of(&progress.methods),
             error: estimate.not_converging.as_ref().map(ToString::to_string),
+            exit,
             text: String::new(),
         };
         told.text = told.told(asked, estimate);
@@ -120,7 +125,7 @@ impl Told {
     }
 
     pub(super) fn exit(&self) -> Exit {
-        if self.converges { Exit::Ok } else { Exit::NotConverged }
+        self.exit
     }
 
     /// For people.
@@ -191,10 +196,15 @@ impl Told {
         match (&self.error, self.downtime_ms) {
             (Some(error), _) => error.clone(),
             (None, Some(ms)) => {
-                let budget = args.downtime.as_millis();
-                let over = if ms > args.downtime.as_secs_f64() * 1e3 { ", more than that" } else { "" };
+                let budget = args.budget();
+                let over = match self.exit {
+                    Exit::OverBudget => ": THE BUDGET IS EXCEEDED",
+                    _ if ms > budget.as_secs_f64() * 1e3 => ", more than that",
+                    _ => "",
+                };
                 format!(
-                    "{ms:.0} ms for the last round and the switch-over, without the receiver's disk (--downtime {budget} ms{over})"
+                    "{ms:.0} ms for the last round and the switch-over, without the receiver's disk (--downtime {} ms{over})",
+                    budget.as_millis()
                 )
             }
             (None, None) => "none".into(),

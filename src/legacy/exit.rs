@@ -13,9 +13,10 @@ pub(super) fn failure(error: &TransferError) -> Failure {
         }
         TransferError::Defect(_) | TransferError::Content(_) | TransferError::Blocks(_) => Exit::Integrity,
         TransferError::MissingBlocks { .. } => Exit::Integrity,
-        TransferError::Lost { .. } | TransferError::Stalled { .. } | TransferError::Unconnected { .. } => {
-            Exit::Unreachable
-        }
+        TransferError::Lost { .. }
+        | TransferError::Stalled { .. }
+        | TransferError::Slow { .. }
+        | TransferError::Unconnected { .. } => Exit::Unreachable,
         TransferError::Io { source, .. } if is_of_the_network(source.kind()) => Exit::Unreachable,
         TransferError::Cancelled => Exit::Interrupted,
         _ => Exit::Failed,
@@ -38,6 +39,8 @@ mod tests {
     fn exit_codes_tell_who_is_to_be_looked_at() {
         let of = |error: TransferError| failure(&error).exit;
         assert_eq!(of(TransferError::Stalled { after: Duration::from_secs(1) }), Exit::Unreachable);
+        let slow = TransferError::Slow { after: Duration::from_secs(120), took: 1, least: 1 << 20, left: 7 };
+        assert_eq!(of(slow), Exit::Unreachable);
         assert_eq!(of(TransferError::MissingBlocks { missing: 1, blocks: 2 }), Exit::Integrity);
         assert_eq!(of(TransferError::Cancelled), Exit::Interrupted);
         assert_eq!(of(TransferError::Config("no")), Exit::Failed);

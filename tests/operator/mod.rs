@@ -64,6 +64,12 @@ impl Said {
     }
 }
 
+/// A number in a JSON line.
+#[track_caller]
+pub(crate) fn figure(line: &serde_json::Value, name: &str) -> u64 {
+    line[name].as_u64().unwrap_or_else(|| panic!("{name}: {line}"))
+}
+
 /// All fields stand in a summary of `send`, known or not.
 #[track_caller]
 pub(crate) fn whole(summary: &serde_json::Value) {

@@ -68,7 +68,8 @@ pub struct FileOptions {
     /// A version that this node has seen before it was started: none below it is taken.
     pub floor: Option<FlagVersion>,
     /// Where the highest version that was obeyed is kept for the next start, in a file `flag-version`: none below it is
-    /// taken then. Written on a thread of its own, some milliseconds after it is obeyed. `None`: a restart forgets.
+    /// taken then. Written on a thread of its own, some milliseconds after it is obeyed, and tried again every 250 ms if
+    /// that fails. `None`: a restart forgets.
     pub remember: Option<Arc<dyn Folder>>,
 }
 
@@ -328,6 +329,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::flag::floor::tests::Shelf;
     use crate::flag::{RefusalKind, Standing, Why};
     use crate::storage::Disk;
 
@@ -482,17 +484,14 @@ mod tests {
 
     /// Obeys the documents of these versions, one after the other, and lives until the last is durable.
     fn lives_through(records: &Path, path: &Path, versions: &[u64]) -> FlagStats {
-        let remember: Arc<dyn Folder> = Arc::new(Disk::open(records).unwrap());
-        let options = FileOptions { remember: Some(remember), ..FileOptions::default() };
+        let (shelf, synced) = Shelf::open(records, 0);
+        let options = FileOptions { remember: Some(shelf), ..FileOptions::default() };
         let source = FileSource::open(path, node(), options).unwrap();
         let mut watch = source.watch();
         for &version in versions {
             replace(path, &document(version, version % 2 == 1));
             until(&mut watch, |snapshot| snapshot.version().map(FlagVersion::value) == Some(version));
-            // Nobody is told of what is durable; the counters follow at the next beat.
-            let durable = |stats: &FlagStats| stats.remembered.map(FlagVersion::value) == Some(version);
-            let waited = (0..2400).any(|_| durable(&source.stats()) || watch.wait(LOOK_EVERY).is_some_and(|_| false));
-            assert!(waited, "{:?}", source.stats());
+            synced.recv_timeout(LIMIT).unwrap();
         }
         source.stats()
     }
@@ -511,6 +510,7 @@ mod tests {
         let reborn = FileSource::open(&path, node(), options.clone()).unwrap();
         assert!(!reborn.snapshot().v3());
         assert_eq!((reborn.stats().refused(RefusalKind::Older), reborn.stats().loads), (1, 0));
+        assert_eq!(reborn.stats().remembered, FlagVersion::new(8));
         let trouble = reborn.snapshot().trouble().unwrap().to_owned();
         assert!(trouble.contains("7 is older than 8") && trouble.contains("raise it"), "{trouble}");
         drop(reborn);

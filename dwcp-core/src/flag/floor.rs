@@ -1,8 +1,9 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use super::FlagVersion;
 use super::keeper::FlagStats;
@@ -16,18 +17,22 @@ const LOCK: &str = "flag-version.lock";
 const TITLE: &str = "dwcp flag version 1\nobeyed ";
 /// No version is longer.
 const MOST_BYTES: u64 = 256;
+/// What could not be written is tried again so often: as often as the file of the document tells that it lives.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The highest version of a document that was obeyed, durable: a node that is started again takes nothing older.
 #[derive(Debug)]
 struct Floor {
     folder: Arc<dyn Folder>,
     version: Option<FlagVersion>,
+    /// The last write failed: what can be read may not be durable.
+    doubtful: bool,
 }
 
 impl Floor {
     fn open(folder: Arc<dyn Folder>) -> io::Result<Self> {
         let version = read(folder.as_ref())?;
-        Ok(Self { folder, version })
+        Ok(Self { folder, version, doubtful: false })
     }
 
     /// It never falls, whoever raises it at the same time.
@@ -39,10 +44,13 @@ impl Floor {
         let lock = folder.create(LOCK).or_else(|_| folder.open(LOCK))?;
         lock.wait_lock()?;
         let present = read(folder)?;
-        if present < Some(least) {
-            write(folder, least)?;
+        let version = present.map_or(least, |present| present.max(least));
+        if present != Some(version) || self.doubtful {
+            self.doubtful = true;
+            write(folder, version)?;
+            self.doubtful = false;
         }
-        self.version = present.max(Some(least));
+        self.version = Some(version);
         Ok(())
     }
 }
@@ -74,7 +82,8 @@ fn write(folder: &dyn Folder, version: FlagVersion) -> io::Result<()> {
     folder.sync()
 }
 
-/// Writes versions down on a thread of its own: a disk that hangs must not keep a node from obeying.
+/// Writes versions down on a thread of its own: a disk that hangs must not keep a node from obeying. What could not be
+/// written is tried again every [`AGAIN`] for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Scribe {
     /// The thread ends when it is dropped.
@@ -126,31 +135,129 @@ impl Written {
     }
 
     fn keep(&self, mut floor: Floor, hear: &Receiver<FlagVersion>) {
-        while let Ok(first) = hear.recv() {
-            let version = hear.try_iter().last().unwrap_or(first);
-            match floor.raise(version) {
-                Ok(()) => *self.version.lock().unwrap_or_else(PoisonError::into_inner) = floor.version,
-                Err(error) => {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
-                    let version = version.value();
-                    tracing::warn!(
-                        "flag version {version} is obeyed, and cannot be written down: {error}; a restart may take an older one"
-                    );
+        let (mut due, mut warned) = (None, None);
+        loop {
+            let heard = match due {
+                None => hear.recv().map_err(RecvTimeoutError::from),
+                Some(_) => hear.recv_timeout(AGAIN),
+            };
+            let version = match heard {
+                Ok(first) => Some(hear.try_iter().last().unwrap_or(first)),
+                Err(RecvTimeoutError::Timeout) => due,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let Some(version) = version else { continue };
+            due = self.write(&mut floor, version).err().map(|error| {
+                if warned.replace(version) != Some(version) {
+                    warn(version, &error);
                 }
-            }
+                version
+            });
         }
+    }
+
+    fn write(&self, floor: &mut Floor, version: FlagVersion) -> io::Result<()> {
+        let raised = floor.raise(version);
+        match raised {
+            Ok(()) => *self.version.lock().unwrap_or_else(PoisonError::into_inner) = floor.version,
+            Err(_) => _ = self.failed.fetch_add(1, Ordering::Relaxed),
+        }
+        raised
     }
 }
 
+fn warn(version: FlagVersion, error: &io::Error) {
+    let (version, often) = (version.value(), AGAIN.as_millis());
+    tracing::warn!(
+        "flag version {version} is obeyed, and cannot be written down: {error}; it is tried again every {often} ms, and a \
+         restart before that may take an older one"
+    );
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
-    use crate::storage::Disk;
+    use crate::storage::{Disk, File, Stat};
+
+    /// A directory of this machine that tells of each sync, and by the end of its channel that nobody has it any more.
+    #[derive(Debug)]
+    pub(crate) struct Shelf {
+        disk: Disk,
+        synced: mpsc::Sender<()>,
+        /// So many syncs fail, the first ones.
+        failing: AtomicU64,
+    }
+
+    impl Shelf {
+        pub(crate) fn open(path: &Path, failing: u64) -> (Arc<Self>, Receiver<()>) {
+            let (synced, told) = mpsc::channel();
+            let disk = Disk::open(path).unwrap();
+            (Arc::new(Self { disk, synced, failing: AtomicU64::new(failing) }), told)
+        }
+    }
+
+    impl Folder for Shelf {
+        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            self.disk.open(name)
+        }
+
+        fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            self.disk.create(name)
+        }
+
+        fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+            self.disk.stat(name)
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.disk.list()
+        }
+
+        fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.replace(from, to)
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.rename(from, to)
+        }
+
+        fn link(&self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.link(from, to)
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.disk.remove(name)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            if self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                return Err(io::Error::other("a disk that fails"));
+            }
+            self.disk.sync()?;
+            let _ = self.synced.send(());
+            Ok(())
+        }
+    }
 
     fn version(number: u64) -> FlagVersion {
         FlagVersion::new(number).unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again_and_never_taken_for_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, synced) = Shelf::open(folder.path(), 2);
+        let mut scribe = Scribe::open(shelf).unwrap();
+        let written = Arc::clone(&scribe.written);
+        // No other version follows.
+        scribe.obeyed(Some(version(7)));
+        synced.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(scribe);
+        assert_eq!(synced.recv_timeout(Duration::from_secs(60)), Err(RecvTimeoutError::Disconnected));
+        assert_eq!((written.version(), written.failed.load(Ordering::Relaxed)), (Some(version(7)), 2));
     }
 
     #[test]

@@ -24,9 +24,9 @@ const MEASURE: Duration = Duration::from_millis(10);
 /// chosen for, is taken for dead.
 const STALL: Duration = Duration::from_secs(5);
 const PATIENCE: u32 = 16;
-/// What all lanes of a link worth having deliver together, bytes per second: a lane of which nothing is known yet is given the
-/// time that all that is under way would take.
-const LEAST_RATE: u64 = 128 << 10;
+/// What all lanes of a link worth having deliver together, bytes per second: 128 kbit/s, half of the thinnest link that is
+/// served. While none has delivered anything, each is given the time that all that is under way would take.
+const LEAST_RATE: u64 = 16 << 10;
 
 /// The source's view of its bulk lanes.
 #[derive(Debug, Default)]
@@ -260,7 +260,12 @@ impl Lanes {
 
     /// Lanes whose oldest extent is so late that they are taken for dead.
     pub(super) fn stalled(&self, now: Time) -> Vec<LaneId> {
-        let all = duration_at(self.flight_bytes(), LEAST_RATE);
+        // A lane that delivered nothing yet may wait behind all that is under way on the others. One that is cut off is found
+        // by its socket, however slow the link.
+        let all = match self.rates() {
+            (_, 0) => duration_at(self.flight_bytes(), LEAST_RATE),
+            (_, wire) => duration_at(self.flight_bytes(), wire) * PATIENCE,
+        };
         let late = |lane: &&Lane| {
             let Some(oldest) = lane.flight.front() else { return false };
             let since = now.since(oldest.sent_at.max(lane.meter.last_delivery));
@@ -574,7 +579,20 @@ mod tests {
             send(&mut lanes, other, LEAST_RATE, at(0));
         }
         assert!(lanes.stalled(at(7900)).is_empty(), "eight seconds of such a link are under way");
-        assert_eq!(lanes.acknowledged(other, 1, at(7000)).unwrap().len(), 1);
-        assert_eq!(lanes.stalled(at(9000)), [one], "the other has shown what it can");
+        assert_eq!(lanes.stalled(at(8100)), [one, other]);
+        // The link is half as fast, and the first lane comes last.
+        assert_eq!(lanes.acknowledged(other, 4, at(8000)).unwrap().len(), 4);
+        assert!(lanes.stalled(at(40_000)).is_empty(), "{:?}", lanes.rates());
+    }
+
+    #[test]
+    fn a_lane_that_delivers_nothing_beside_fast_ones_is_stalled() {
+        let mut lanes = Lanes::default();
+        let [dead, fast] = [(); 2].map(|()| open(&mut lanes, 1 << 40));
+        send(&mut lanes, dead, 100_000, at(0));
+        send(&mut lanes, fast, 100_000, at(0));
+        assert_eq!(lanes.acknowledged(fast, 1, at(20)).unwrap().len(), 1);
+        assert!(lanes.stalled(at(5000)).is_empty());
+        assert_eq!(lanes.stalled(at(5001)), [dead]);
     }
 }

@@ -353,6 +353,7 @@ impl Source {
             return Err(SessionError::unexpected("ACCEPT names dictionaries that were not offered"));
         }
         self.dictionaries = accept.dictionaries;
+        self.progress.agreed_on(&self.offer.dictionaries, accept.dictionaries);
         if self.state == State::Offered {
             self.state = State::Copying;
             self.progress.phase = Phase::Copying;

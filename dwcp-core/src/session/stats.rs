@@ -50,6 +50,9 @@ pub struct Progress {
     /// by the driver, for machines have no clock. Of a session that carried nothing but extents and lost no lane, its pages
     /// are `pages_read` and its bytes `wire_bytes`.
     pub methods: dwcp_hde::Stats,
+    /// Source: BLAKE3 of the dictionary that extents may refer to, the first of those offered that the sink holds, too.
+    /// `methods` tells how many pages did.
+    pub dictionary: Option<Digest>,
     /// Rounds that are over and had something to send, the one with the guest paused included.
     pub rounds: Vec<RoundStats>,
     /// Pages not yet sent in the present round.
@@ -102,6 +105,12 @@ pub struct HandoverStats {
 }
 
 impl Progress {
+    /// The sink holds these of the dictionaries that were offered: bit n of `held` for the n-th.
+    pub(super) fn agreed_on(&mut self, offered: &[Digest], held: u8) {
+        let mut offered = offered.iter().zip(0_u8..8);
+        self.dictionary = offered.find(|(_, number)| held >> number & 1 == 1).map(|(id, _)| *id);
+    }
+
     /// The share of all bytes read that did not travel, 0..1.
     pub fn saved(&self) -> f64 {
         // The last page is read with the zeros that fill it up.

@@ -57,6 +57,22 @@ pub enum TransferError {
         /// The deadline.
         after: Duration,
     },
+    /// The peer takes so little that it would hold the transfer for ever.
+    #[error(
+        "the v1 peer took only {took} bytes in {} s, {least} are the least; {left} bytes are still to be sent; look at its \
+         disk and at the link",
+        after.as_secs()
+    )]
+    Slow {
+        /// The deadline.
+        after: Duration,
+        /// Bytes that it took within that.
+        took: u64,
+        /// Bytes that it has to take.
+        least: u64,
+        /// Bytes of the message that were not taken yet.
+        left: u64,
+    },
     /// The connections could not be made in time.
     #[error("{made} of {wanted} v1 connections with {peer} within {} s; is it running, and set to as many?", within.as_secs())]
     Unconnected {

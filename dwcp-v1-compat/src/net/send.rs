@@ -13,6 +13,7 @@ use super::payload::Payload;
 use super::tally::{Direction, Tally};
 use crate::message::Outgoing;
 use crate::wire::Framing;
+use crate::wire::limits::MIN_PROGRESS;
 
 /// Bytes that all connections of a message hold together, beside one header each.
 const HELD: usize = 16 << 20;
@@ -28,6 +29,9 @@ pub struct SendOptions {
     pub chunk_bytes: u32,
     /// How long the peer may take nothing.
     pub stall: Duration,
+    /// How long it may take for another MiB, or for the rest: a byte a minute is no silence. Time in which the payload
+    /// is read does not count.
+    pub progress: Duration,
     /// After all is sent, how long the peer may take to close its end.
     pub linger: Duration,
     /// Where it is counted.
@@ -35,14 +39,14 @@ pub struct SendOptions {
 }
 
 impl SendOptions {
-    /// With v1's chunk size, 60 s and 10 s.
+    /// With v1's chunk size, 60 s, 120 s and 10 s.
     pub fn new(framing: Framing) -> Self {
         let chunk_bytes = match framing {
             Framing::Mst8 => 256 * 1024,
             Framing::Amst16 => 64 * 1024,
         };
-        let (stall, linger) = (Duration::from_secs(60), Duration::from_secs(10));
-        Self { framing, chunk_bytes, stall, linger, tally: Tally::default() }
+        let [stall, progress, linger] = [60, 120, 10].map(Duration::from_secs);
+        Self { framing, chunk_bytes, stall, progress, linger, tally: Tally::default() }
     }
 }
 
@@ -62,7 +66,8 @@ pub struct Sent {
 /// Sends one message over connections that have carried nothing yet, and closes them.
 ///
 /// # Errors
-/// v1 cannot carry it, `payload` cannot be read, or a connection failed: then nobody knows what arrived.
+/// v1 cannot carry it, `payload` cannot be read, or a connection failed, or took too little for too long: then nobody knows
+/// what arrived.
 ///
 /// Cancel safe: all connections are closed, and the peer has a part of the message.
 pub async fn send<S>(streams: Vec<S>, payload: &mut dyn Payload, options: &SendOptions) -> Result<Sent, TransferError>
@@ -88,7 +93,8 @@ where
     let part = PART.min(HELD / streams.len().max(1));
     let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
     let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, turn: 0, start: Instant::now() };
-    sending.run(payload, options.stall).await?;
+    let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: total };
+    sending.run(payload, options.stall, pace).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
         Ok(done) => done.map(|()| true)?,
         Err(_) => false,
@@ -150,16 +156,52 @@ struct Sending<S> {
     start: Instant,
 }
 
+/// How much the peer takes, headers included.
+struct Pace {
+    limit: Duration,
+    /// When it had taken another MiB.
+    since: Instant,
+    /// Since then.
+    took: u64,
+    /// Bytes of the message that it did not take, or somewhat fewer: headers are counted as if they were some.
+    left: u64,
+}
+
+impl Pace {
+    fn due(&self) -> Instant {
+        self.since + self.limit
+    }
+
+    fn took(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.took += bytes;
+        self.left = self.left.saturating_sub(bytes);
+        if self.took >= MIN_PROGRESS {
+            (self.since, self.took) = (Instant::now(), 0);
+        }
+    }
+
+    fn too_slow(&self) -> TransferError {
+        TransferError::Slow { after: self.limit, took: self.took, least: MIN_PROGRESS, left: self.left }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
-    async fn run(&mut self, payload: &mut dyn Payload, stall: Duration) -> Result<(), TransferError> {
+    async fn run(&mut self, payload: &mut dyn Payload, stall: Duration, mut pace: Pace) -> Result<(), TransferError> {
         for index in 0..self.lanes.len() {
             self.refill(index, payload)?;
         }
+        pace.since = Instant::now();
         while self.lanes.iter().any(|lane| matches!(lane.state, State::Sending | State::Closing)) {
-            let due = Instant::now() + stall;
-            let index =
-                timeout_at(due, self.progress()).await.map_err(|_| TransferError::Stalled { after: stall })??;
+            let silent = Instant::now() + stall;
+            let due = silent.min(pace.due());
+            let progress = timeout_at(due, self.progress()).await;
+            let late = |_| if due == silent { TransferError::Stalled { after: stall } } else { pace.too_slow() };
+            let (index, written) = progress.map_err(late)??;
+            pace.took(written);
+            let reading = Instant::now();
             self.refill(index, payload)?;
+            pace.since += reading.elapsed();
         }
         Ok(())
     }
@@ -199,8 +241,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
         Ok(())
     }
 
-    /// Which connection wrote something, or its end.
-    async fn progress(&mut self) -> Result<usize, TransferError> {
+    /// Which connection wrote so many bytes, or its end.
+    async fn progress(&mut self) -> Result<(usize, usize), TransferError> {
         let Self { lanes, turn, .. } = self;
         poll_fn(|cx| {
             let count = lanes.len();
@@ -209,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
                 let Some(lane) = lanes.get_mut(index) else { continue };
                 if let Poll::Ready(done) = write(lane, cx) {
                     *turn = index + 1;
-                    return Poll::Ready(done.map(|()| index).map_err(|error| lane.lost(error)));
+                    return Poll::Ready(done.map(|written| (index, written)).map_err(|error| lane.lost(error)));
                 }
             }
             Poll::Pending
@@ -239,23 +281,67 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
     }
 }
 
-/// `Ready` when the connection got on.
-fn write<S: AsyncWrite + Unpin>(lane: &mut Lane<S>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// `Ready` when the connection got on, by so many bytes or by its end.
+fn write<S: AsyncWrite + Unpin>(lane: &mut Lane<S>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let stream = Pin::new(&mut lane.stream);
     match lane.state {
         State::Ended | State::Closed => Poll::Pending,
-        State::Closing => stream.poll_shutdown(cx).map_ok(|()| lane.state = State::Ended),
+        State::Closing => stream.poll_shutdown(cx).map_ok(|()| {
+            lane.state = State::Ended;
+            0
+        }),
         State::Sending => {
             let rest = lane.buffer.get(lane.written..lane.filled).unwrap_or_default();
             match stream.poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     lane.written += written;
-                    Poll::Ready(Ok(()))
+                    Poll::Ready(Ok(written))
                 }
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => Poll::Pending,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::net::TransferEnding;
+
+    /// Sends so many bytes to a peer that takes `bite` of them every three seconds, in simulated time.
+    async fn sent_to(bite: usize, bytes: usize) -> (Result<Sent, TransferError>, Duration, Tally) {
+        let (near, mut far) = tokio::io::duplex(64);
+        let taking = tokio::spawn(async move {
+            let mut bitten = vec![0; bite];
+            while far.read(&mut bitten).await.is_ok_and(|count| count > 0) {
+                sleep(Duration::from_secs(3)).await;
+            }
+        });
+        let options = SendOptions::new(Framing::Amst16);
+        let start = Instant::now();
+        let done = send(vec![near], &mut vec![7; bytes], &options).await;
+        let took = start.elapsed();
+        taking.await.unwrap();
+        (done, took, options.tally)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_a_byte_every_few_seconds_is_given_up_and_counted() {
+        let (done, took, tally) = sent_to(1, 1 << 20).await;
+        let error = done.unwrap_err();
+        assert!(matches!(error, TransferError::Slow { took: 90..=120, left, .. } if left > 1_000_000), "{error}");
+        assert_eq!((took.as_secs(), tally.sent().ended[&TransferEnding::Unreachable]), (120, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_bytes_of_a_message_may_be_fewer_than_a_mebibyte() {
+        let (done, took, _) = sent_to(64, 2000).await;
+        done.unwrap();
+        assert!((90..120).contains(&took.as_secs()), "{took:?}");
     }
 }

@@ -42,7 +42,7 @@ pub enum TransferEnding {
     Content,
     /// v1 cannot carry it, or a setting cannot work.
     Refused,
-    /// The peer is not there, was lost, or takes nothing.
+    /// The peer is not there, was lost, or takes nothing, or next to nothing.
     Unreachable,
     /// Our guest, disk or system failed.
     Local,
@@ -76,9 +76,10 @@ impl TransferEnding {
             | TransferError::Pack(_)
             | TransferError::DeviceState { .. }
             | TransferError::Config(_) => Self::Refused,
-            TransferError::Lost { .. } | TransferError::Stalled { .. } | TransferError::Unconnected { .. } => {
-                Self::Unreachable
-            }
+            TransferError::Lost { .. }
+            | TransferError::Stalled { .. }
+            | TransferError::Slow { .. }
+            | TransferError::Unconnected { .. } => Self::Unreachable,
             TransferError::Guest(_) | TransferError::Io { .. } => Self::Local,
             TransferError::Cancelled => Self::Cancelled,
         }
@@ -218,6 +219,7 @@ mod tests {
             (TransferError::Config("no"), TransferEnding::Refused),
             (lost, TransferEnding::Unreachable),
             (TransferError::Stalled { after: second }, TransferEnding::Unreachable),
+            (TransferError::Slow { after: second, took: 0, least: 1, left: 1 }, TransferEnding::Unreachable),
             (unconnected, TransferEnding::Unreachable),
             (TransferError::Guest(GuestError::Other(String::new())), TransferEnding::Local),
             (TransferError::io("disk", ErrorKind::StorageFull.into()), TransferEnding::Local),

@@ -20,9 +20,10 @@ pub const MAX_CONNECTIONS: u16 = 256;
 /// Connections that one message may use up, re-dialled ones included: all of them sixteen times.
 pub const MAX_DIALS: u32 = 16 * 256;
 
-/// New bytes of a message that must come, or its rest, each time that the deadline of
-/// [`Deadlines::progress`](crate::message::Deadlines::progress) passes. 1 MiB in 120 s is 70 kbit/s over all connections: sixteen
-/// of them that bring one chunk of 64 KiB every two minutes. Nobody migrates over less, and a message of 4 GiB is over in six days.
+/// New bytes of a message that must come, or be taken, or its rest, each time that the deadline of
+/// [`Deadlines::progress`](crate::message::Deadlines::progress) passes, or that of the sending side. 1 MiB in 120 s is
+/// 70 kbit/s over all connections: sixteen of them that bring one chunk of 64 KiB every two minutes. Nobody migrates over
+/// less, and a message of 4 GiB is over in six days.
 pub const MIN_PROGRESS: u64 = 1 << 20;
 
 /// Plain bytes that the decoder of a v1 peer takes from one packet. No packet that decodes to more is sent.

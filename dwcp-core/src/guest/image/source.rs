@@ -137,7 +137,7 @@ impl ImageFile {
             return refuse("is not a regular file; name an image file");
         }
         if metadata.len() == 0 {
-            return refuse("is empty (0 bytes): there is nothing to send");
+            return refuse("is empty (0 bytes): it has not one page");
         }
         let data = PageMap::scan(&file, metadata.len());
         Ok(Self { stamp: Stamp::of(&metadata), data, file, path })

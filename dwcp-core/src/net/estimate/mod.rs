@@ -14,6 +14,8 @@
 mod link;
 mod run;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::Arc;

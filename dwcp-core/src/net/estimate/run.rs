@@ -22,8 +22,10 @@ use crate::session::{
 use crate::wire::{FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
 
 /// Bytes of all lanes together that are on their way, beside those that wait unsent in each lane's socket, before a write
-/// waits: what a switch holds.
+/// waits: what a switch holds, but of a slow link no longer than [`QUEUED`].
 const QUEUE: u64 = 1 << 20;
+/// Longer ones are cut short by those who shape slow links.
+const QUEUED: Duration = Duration::from_millis(250);
 /// Bytes a second that one core encrypts, where it has AES in hardware.
 const ENCRYPTED: u64 = 2_500_000_000;
 /// To make a record durable, or what was staged. The source's own estimate takes 15 ms for all of them together.
@@ -132,7 +134,7 @@ impl<'a> Run<'a> {
             workers: BTreeMap::new(),
             cores: vec![Time::default(); usize::from(config.cores.get())],
             encoding: Duration::ZERO,
-            forth: Link::new(config.link, QUEUE + u64::from(config.source.lanes) * u64::from(NOTSENT_LOWAT)),
+            forth: Link::new(config.link, queue(config)),
             back: Link::new(config.link, u64::MAX),
             control_bytes: 0,
             answer_bytes: 0,
@@ -451,6 +453,13 @@ impl<'a> Run<'a> {
             elapsed,
         })
     }
+}
+
+/// Bytes that are written before a write waits.
+fn queue(config: &EstimateConfig) -> u64 {
+    let millis = u64::try_from(QUEUED.as_millis()).unwrap_or(u64::MAX);
+    let switch = QUEUE.min(super::scaled(config.link.get(), millis, 1000));
+    switch + u64::from(config.source.lanes) * u64::from(NOTSENT_LOWAT)
 }
 
 /// Bytes of a control frame.

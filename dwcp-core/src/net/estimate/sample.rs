@@ -109,6 +109,8 @@ struct Known {
     /// Solid pages that were taken to be alike, and pages that were written again.
     alike: u64,
     again: u64,
+    /// Bytes that they were taken to need, by what was known at the time.
+    told: u64,
 }
 
 /// What was learnt from the extents that were made.
@@ -134,7 +136,7 @@ impl Experience {
         let cost = &Cost { methods: cost.methods.since(&zeros), ..*cost };
         match self.efforts.iter_mut().find(|known| known.effort == effort) {
             Some(known) => known.seen.add(cost),
-            None => self.efforts.push(Known { effort, seen: *cost, alike: 0, again: 0 }),
+            None => self.efforts.push(Known { effort, seen: *cost, alike: 0, again: 0, told: 0 }),
         }
     }
 
@@ -143,7 +145,9 @@ impl Experience {
         let known = self.efforts.iter_mut().find(|known| known.effort == effort && known.seen.solid >= ENOUGH)?;
         known.alike += solid;
         self.zeros.add(Method::Zero, MethodStats::left_out(pages - solid));
-        Some(like(&known.seen, solid, known.seen.solid))
+        let cost = like(&known.seen, solid, known.seen.solid);
+        known.told += cost.head_bytes + cost.body_bytes;
+        Some(cost)
     }
 
     /// The same for pages that the guest has written again: none of them is what the sink holds.
@@ -156,21 +160,24 @@ impl Experience {
         };
         let known = self.efforts.iter_mut().find(|known| known.effort == effort && known.seen.carried > 0)?;
         known.again += pages;
-        Some(Cost { carried: pages, ..like(&known.seen, pages, known.seen.carried) })
+        let cost = Cost { carried: pages, ..like(&known.seen, pages, known.seen.carried) };
+        known.told += cost.head_bytes + cost.body_bytes;
+        Some(cost)
     }
 
-    /// What each method would have done to the whole image.
+    /// What each method would have done to the whole image: together as many bytes as all extents were taken to need.
     pub(super) fn methods(&self) -> Stats {
         let mut sum = self.zeros;
-        for Known { seen, alike, again, .. } in &self.efforts {
+        for Known { seen, alike, again, told, .. } in &self.efforts {
             sum += seen.methods;
-            sum += scaled_stats(&seen.methods, *alike, seen.solid);
+            let mut taken = scaled_stats(&seen.methods, *alike, seen.solid);
             let mut written = Stats::default();
             (written.head_bytes, written.look_nanos) = (seen.methods.head_bytes, seen.methods.look_nanos);
             for (method, share) in seen.methods.used().filter(|(_, share)| share.bytes_out > 0) {
                 written.add(method, share);
             }
-            sum += scaled_stats(&written, *again, seen.carried);
+            taken += scaled_stats(&written, *again, seen.carried);
+            sum += fitted(&taken, *told);
         }
         sum
     }
@@ -179,6 +186,19 @@ impl Experience {
     pub(super) fn read(&self) -> (u64, u64) {
         self.efforts.iter().fold((0, 0), |(pages, nanos), known| (pages + known.seen.solid, nanos + known.seen.nanos))
     }
+}
+
+/// The same pages with so many bytes in all: what is known at the end is not what was known at each extent.
+fn fitted(stats: &Stats, bytes: u64) -> Stats {
+    let known = stats.used().fold(stats.head_bytes, |sum, (_, share)| sum + share.bytes_out);
+    let mut fitted = Stats::default();
+    (fitted.look_nanos, fitted.head_bytes) = (stats.look_nanos, bytes);
+    for (method, share) in stats.used() {
+        let bytes_out = scaled(share.bytes_out, bytes, known);
+        fitted.head_bytes -= bytes_out;
+        fitted.add(method, MethodStats { bytes_out, ..share });
+    }
+    fitted
 }
 
 fn like(seen: &Cost, pages: u64, of: u64) -> Cost {
@@ -217,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_alike_costs_its_share_and_the_methods_add_up() {
+    fn what_is_alike_costs_its_share_and_the_methods_add_up_to_the_bytes() {
         let effort = Effort::Balanced;
         let zstd = MethodStats { pages: 3000, bytes_in: 3000 * 4096, bytes_out: 3_000_000, nanos: 9_000_000 };
         let mut methods = Stats::default().with(Method::Zstd, zstd).with(Method::Zero, MethodStats::left_out(1000));
@@ -238,5 +258,16 @@ mod tests {
         assert_eq!((sum.of(Method::Zstd).pages, sum.of(Method::Zstd).bytes_out), (3600, 3_600_000));
         assert_eq!(sum.of(Method::Zero).pages, 1000 + 100 + 100 + 100 + 500, "read, alike, and those that are known");
         assert_eq!(experience.read(), (4000, 20_000_000));
+        let bytes = |stats: &Stats| stats.used().fold(stats.head_bytes, |sum, (_, share)| sum + share.bytes_out);
+        let told = [&seen, &alike, &again].map(|cost| cost.head_bytes + cost.body_bytes);
+        assert_eq!(bytes(&sum), told.iter().sum::<u64>());
+        // What is read later packs otherwise, and does not change what was told.
+        let zstd = MethodStats { bytes_out: 9_000_000, ..zstd };
+        experience.learn(
+            effort,
+            4000,
+            &Cost { body_bytes: 9_000_000, methods: methods.with(Method::Zstd, zstd), ..seen },
+        );
+        assert_eq!(bytes(&experience.methods()), bytes(&experience.efforts[0].seen.methods) + told[1] + told[2]);
     }
 }

@@ -1,0 +1,50 @@
+use super::*;
+use crate::extent::{Layout, RegionId};
+use crate::guest::Memory;
+use crate::session::EffortPolicy;
+
+/// A guest of so many pages that no compressor makes smaller.
+fn noise(pages: u32) -> Arc<Memory> {
+    let guest = Memory::new(Layout::new(&[u64::from(pages) * 4096]).unwrap());
+    for page in 0..pages {
+        let mut bytes = vec![0; 4096];
+        blake3::Hasher::new().update(&page.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        guest.write(RegionId(0), page, &bytes).unwrap();
+    }
+    Arc::new(guest)
+}
+
+fn over(link: u64, guest: Arc<Memory>) -> Estimate {
+    let source =
+        SourceConfig { lanes: 4, effort: EffortPolicy::Fixed(dwcp_hde::Effort::Raw), ..SourceConfig::default() };
+    let config = EstimateConfig {
+        source,
+        link: NonZeroU64::new(link).unwrap(),
+        rtt: Duration::from_millis(40),
+        cores: NonZeroU16::new(2).unwrap(),
+        written_pages: 0,
+        device_state: 0,
+        sample: None,
+        zeros: None,
+        held: None,
+        old_pages: None,
+    };
+    estimate(guest, &config).unwrap()
+}
+
+#[test]
+fn a_thin_link_takes_long_and_loses_no_lane() {
+    let guest = noise(2048);
+    // 256 kbit/s, 512 kbit/s, 1 Mbit/s, 2 Mbit/s.
+    for link in [32_000, 64_000, 125_000, 250_000] {
+        let told = over(link, Arc::clone(&guest));
+        let Progress { lanes_lost, pages_resent, wire_bytes, .. } = told.progress;
+        assert_eq!((lanes_lost, pages_resent), (0, 0), "{link} bytes a second");
+        let whole = Duration::from_secs((wire_bytes + told.packet_bytes) / link);
+        assert!(
+            told.elapsed >= whole && told.elapsed < whole + whole / 20,
+            "{link}: {:?}, not {whole:?}",
+            told.elapsed
+        );
+    }
+}
