@@ -12,8 +12,11 @@
 //! ```
 
 mod control;
+mod lanes;
 mod leave;
 mod pace;
+mod rounds;
+mod send;
 mod switch_over;
 
 use std::collections::VecDeque;
@@ -25,24 +28,25 @@ use self::control::Control;
 pub(super) use self::control::SILENCE_LIMIT;
 use self::leave::LeaveClock;
 use self::pace::{Backoff, Pace};
+use self::rounds::Round;
 use self::switch_over::SwitchOver;
 use super::allowance::Allowance;
-use super::budget::{Budget, Cost, EffortPolicy};
-use super::converge::{Converge, Decision, OnStall, RoundEnd};
-use super::dirty::{DirtySet, PageBits, flat_pages};
+use super::budget::{Budget, EffortPolicy};
+use super::converge::{Converge, OnStall};
+use super::dirty::{DirtySet, PageBits};
 use super::fingerprint::Fingerprint;
 use super::handover::{BEGUN, Leaving, LeavingEvent};
-use super::lanes::{BadAck, Flight, Lanes};
+use super::lanes::Lanes;
 use super::leaves::{Leaves, Tree};
-use super::planted::{Bug, Planted};
+#[cfg(feature = "planted-bugs")]
+use super::planted::Bug;
+use super::planted::Planted;
 use super::record::Record;
 use super::shadow::{Shadow, ShadowFill};
-use super::stats::{Phase, Progress, RoundStats};
-use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::{Extent, FlatPage, Layout, PageMask};
-use crate::guest::{DirtyMap, Pending};
-use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Accept, Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, Have, LaneId, Offer, PeerLimits, Run};
+use super::stats::{Phase, Progress};
+use super::{Input, Machine, Outcome, Output, Owner, SessionError, Time};
+use crate::extent::{FlatPage, Layout};
+use crate::wire::{Accept, Buried, ErrorFrame, Frame, Framing, Have, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -95,18 +99,8 @@ impl Default for SourceConfig {
     }
 }
 
-/// Wait after a harvest that brought nothing.
-const IDLE_HARVEST: Duration = Duration::from_millis(5);
-/// The same for a guest that knows of writes still to come, and has none.
-const MORE_HARVEST: Duration = Duration::from_millis(50);
 /// Limits are broken when they are exceeded, so a deadline is just after its limit.
 const JUST_AFTER: Duration = Duration::from_micros(1);
-/// Pages that an extent should have at most: 256 KiB in plain, so that it, its bases and its ciphertext
-/// stay in a core's second-level cache on their way from the guest through hash, encoder and cipher. More
-/// compress to 0.4 % of the guest less, at six sevenths of the speed.
-const CACHED_PAGES: usize = 64;
-/// Rounds that are kept for the report; a transfer that needs more is not converging.
-const MAX_ROUNDS_KEPT: usize = 1000;
 
 /// The end that has the guest.
 #[derive(Debug)]
@@ -155,23 +149,6 @@ enum State {
     GivingUp,
     GaveUp,
     Ended,
-}
-
-/// The round in progress.
-#[derive(Debug, Default)]
-struct Round {
-    harvesting: bool,
-    /// The harvest at the start has come back. No page is read before that: its bits are of no use.
-    /// spec: D-2
-    log_cleared: bool,
-    /// What the guest knows of the pages that the sink holds is being asked.
-    recalling: bool,
-    /// An empty harvest is not repeated at once.
-    harvest_at: Time,
-    started: Time,
-    pages: u64,
-    wire_bytes: u64,
-    more_certain: bool,
 }
 
 impl Source {
@@ -367,164 +344,6 @@ impl Source {
         Ok(())
     }
 
-    fn acked(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
-        let settled = self.lanes.acknowledged(lane, applied, now).map_err(|BadAck| bad_ack(lane, applied))?;
-        for flight in settled {
-            self.progress.extent_latency.record(now.since(flight.sent_at));
-            self.settle(&flight);
-        }
-        if let Some(message) = self.lanes.due_message(lane) {
-            self.ship(message);
-        }
-        Ok(())
-    }
-
-    /// An extent is applied: its pages are clean, or dirty again if they changed meanwhile.
-    fn settle(&mut self, flight: &Flight) {
-        self.dirty.release(&flight.extent);
-        self.known.assign(&self.layout, &flight.extent, true);
-        self.shadow.settle(&self.layout, &flight.extent, &flight.slots, true);
-        self.progress.pages_settled += pages(&flight.extent);
-    }
-
-    /// An extent is lost: nobody knows what the sink holds there, so everything of it is dirty.
-    fn lose(&mut self, flight: &Flight) {
-        self.dirty.requeue(&flight.extent);
-        self.shadow.settle(&self.layout, &flight.extent, &flight.slots, false);
-        if self.state == State::Sealed {
-            // What was sealed is not all there: send it again and seal anew.
-            self.state = State::Draining;
-            self.switch.sealed = None;
-        }
-    }
-
-    fn lane_down(&mut self, now: Time, lane: LaneId) {
-        if !self.lanes.died(lane) {
-            return;
-        }
-        if self.leave.has_ended(lane) {
-            return self.leaving(now, LeavingEvent::Gone(lane));
-        }
-        if let Some(ended) = self.leave.ended_into(lane).filter(|_| self.control.up) {
-            // Nobody will answer for it by its next any more.
-            self.say(Frame::Bury(Bury { lane: ended }));
-        }
-        self.leaving(now, LeavingEvent::Dropped(lane));
-        if let Some(next) = self.lanes.next_of(lane) {
-            self.close_lane(next);
-        }
-        self.progress.lanes_lost += 1;
-        self.redial_lanes.schedule(now);
-        if self.planted.has(Bug::UnburiedLane) {
-            let buried = self.lanes.bury(lane, 0);
-            for flight in buried.into_iter().flat_map(|(applied, lost)| applied.into_iter().chain(lost)) {
-                self.lose(&flight);
-            }
-        } else if self.control.up {
-            self.say(Frame::Bury(Bury { lane }));
-        }
-        self.leaving(now, LeavingEvent::Gone(lane));
-    }
-
-    /// spec: B-3
-    fn bury_lane(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
-        let (settled, lost) = self.lanes.bury(lane, applied).map_err(|BadAck| bad_ack(lane, applied))?;
-        for flight in settled {
-            self.progress.extent_latency.record(now.since(flight.sent_at));
-            self.settle(&flight);
-        }
-        for flight in lost {
-            self.lose(&flight);
-        }
-        Ok(())
-    }
-
-    fn close_lane(&mut self, lane: LaneId) {
-        if self.lanes.closing(lane) {
-            self.outputs.push_back(Output::CloseLane(lane));
-        }
-    }
-
-    fn harvest(&mut self) {
-        if !self.round.harvesting {
-            self.round.harvesting = true;
-            self.outputs.push_back(Output::Harvest);
-        }
-    }
-
-    /// What the guest knows to be the same is neither read nor looked at again. spec: R-2
-    fn recalled(&mut self, same: &DirtyMap) {
-        if std::mem::take(&mut self.round.recalling) {
-            let pages = self.dirty.clear(same);
-            self.progress.pages_same += pages;
-            self.round.pages = self.dirty.pages();
-        }
-    }
-
-    fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
-        self.round.harvesting = false;
-        self.dirty.mark(dirty);
-        self.round.more_certain = pending == Pending::More;
-        if !self.round.log_cleared {
-            // The harvest at the start: nothing has been read yet, and everything is dirty.
-            self.round.log_cleared = true;
-            return Ok(());
-        }
-        match self.state {
-            State::Copying if self.leave.is_active() => self.round_ended(now),
-            State::Draining => {
-                self.switch.harvested = true;
-                self.begin_round(now);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
-        let took = now.since(self.round.started);
-        let (goodput, _) = self.rates();
-        let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
-        self.begin_round(now);
-        if self.round.more_certain {
-            if self.dirty.pages() == 0 {
-                self.round.harvest_at = now + MORE_HARVEST;
-            }
-            return Ok(());
-        }
-        match self.converge.round_ended(end) {
-            Decision::AnotherRound => {
-                if self.dirty.pages() == 0 {
-                    self.round.harvest_at = now + IDLE_HARVEST;
-                }
-                Ok(())
-            }
-            Decision::Pause => {
-                // Most of the tree is hashed while the guest still runs.
-                let _ = self.tree.root(&self.leaves);
-                self.state = State::Pausing;
-                self.progress.phase = Phase::Pausing;
-                self.outputs.push_back(Output::Pause);
-                Ok(())
-            }
-            Decision::Stop(verdict) => Err(verdict.into()),
-        }
-    }
-
-    fn begin_round(&mut self, now: Time) {
-        let idle = self.round.pages == 0 && self.round.wire_bytes == 0;
-        if !idle && self.progress.rounds.len() < MAX_ROUNDS_KEPT {
-            self.progress.rounds.push(RoundStats {
-                pages: self.round.pages,
-                wire_bytes: self.round.wire_bytes,
-                duration: now.since(self.round.started),
-            });
-        }
-        self.round.started = now;
-        self.round.pages = self.dirty.pages();
-        self.round.wire_bytes = 0;
-    }
-
     /// Ends the session before or after the point of no return. spec: S-6
     fn fail(&mut self, now: Time, error: SessionError) {
         if self.state == State::Ended {
@@ -578,110 +397,6 @@ impl Source {
             self.check_pause(now)?;
         }
         Ok(())
-    }
-
-    fn tend_lanes(&mut self, now: Time) -> Result<(), SessionError> {
-        for lane in self.lanes.stalled(now) {
-            self.close_lane(lane);
-        }
-        let waits = self.redial_lanes.at.is_some() && !self.redial_lanes.due(now);
-        if waits || !self.moving() || !self.leave.is_active() {
-            return Ok(());
-        }
-        let wanted = self.config.lanes.min(self.config.limits.lanes).max(1);
-        while self.lanes.wanted_count() < wanted && self.lanes.ids_used() < MAX_LANE_IDS {
-            let lane = self.lanes.open();
-            self.outputs.push_back(Output::OpenLane(lane));
-        }
-        self.progress.lanes = self.lanes.open_count();
-        if self.lanes.wanted_count() == 0 && self.dirty.sendable() > 0 {
-            return Err(SessionError::LanesUsedUp { lanes: self.lanes.ids_used() });
-        }
-        Ok(())
-    }
-
-    fn send_extents(&mut self, now: Time) {
-        self.pace.fill(now);
-        // Where there is time for a thorough search, the cache is not what counts.
-        let thorough = matches!(self.budget.effort(), dwcp_hde::Effort::Thorough(_));
-        let most = usize::from(self.config.limits.extent_pages);
-        let limit = if thorough { most } else { most.min(CACHED_PAGES) };
-        while self.dirty.sendable() > 0 && self.pace.open() {
-            let Some((lane, pages)) = self.lanes.choose(limit) else { break };
-            let Some(extent) = self.dirty.next_extent(pages) else { break };
-            self.send(now, lane, extent);
-        }
-        self.progress.pages_left = self.dirty.pages();
-    }
-
-    fn send(&mut self, now: Time, lane: LaneId, extent: Extent) {
-        let mut known = PageMask::EMPTY;
-        for (index, page) in flat_pages(&self.layout, &extent).enumerate() {
-            if self.known.get(page) {
-                known.set(index);
-            }
-        }
-        self.known.assign(&self.layout, &extent, false);
-        self.progress.pages_resent += self.sent.assign(&self.layout, &extent, true);
-        // Messages carry no deltas, and leave no copy of what they carry.
-        let (slots, based) = match self.leave.framing() {
-            Framing::Extents => self.shadow.lend(&self.layout, &extent),
-            Framing::Messages => (Vec::new(), PageMask::EMPTY),
-        };
-        self.plant(&extent, &slots);
-        self.pace.spend(extent.bytes());
-        let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
-        let effort = self.budget.effort();
-        let dictionaries = self.dictionaries;
-        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries }));
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    fn plant(&mut self, extent: &Extent, slots: &[Option<super::SlotId>]) {
-        if self.planted.has(Bug::ExtentNotPinned) {
-            self.dirty.unpin(extent);
-        }
-        if self.planted.has(Bug::ShadowValidBeforeAck) {
-            self.shadow.trust(slots);
-        }
-    }
-
-    #[cfg(not(feature = "planted-bugs"))]
-    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "the same call in both builds")]
-    fn plant(&mut self, _: &Extent, _: &[Option<super::SlotId>]) {}
-
-    fn encoded(&mut self, encoded: &Encoded) {
-        if !self.lanes.encoded(encoded) {
-            return;
-        }
-        self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
-        let Encoded { encode, last_write: write, carried, wire_bytes, .. } = *encoded;
-        // A limit is a slow link, though no write has to wait for it.
-        let waited = encoded.waited || !self.pace.open();
-        self.budget.sample(Cost { encode, write, waited, carried, wire_bytes });
-        self.round.wire_bytes += encoded.wire_bytes;
-        self.progress.wire_bytes += encoded.wire_bytes;
-        self.progress.pages_carried += u64::from(encoded.carried);
-        self.progress.pages_same += u64::from(encoded.same);
-        self.progress.pages_read += u64::from(encoded.carried) + u64::from(encoded.same);
-    }
-
-    /// What follows when nothing can be sent: the next harvest, or the seal.
-    fn after_sending(&mut self, now: Time) {
-        (self.progress.plain_rate, self.progress.wire_rate) = self.rates();
-        if self.dirty.sendable() > 0 || self.lanes.unencoded() > 0 || self.round.harvesting {
-            return;
-        }
-        match self.state {
-            // A round ends when all of it is at the sink: then every page has a base there.
-            State::Copying if !self.lanes.in_flight() && now >= self.round.harvest_at => self.harvest(),
-            // An extent on a lane that is not buried may or may not be at the sink. spec: S-1
-            State::Draining if self.lanes.flight_unburied() => {}
-            State::Draining if self.dirty.pages() == 0 && self.switch.harvested && self.switch.devices.is_some() => {
-                self.seal(now);
-            }
-            _ => {}
-        }
     }
 
     fn cancel(&mut self, now: Time) {
@@ -783,18 +498,5 @@ impl Machine for Source {
 
     fn progress(&self) -> &Progress {
         &self.progress
-    }
-}
-
-fn pages(extent: &Extent) -> u64 {
-    u64::try_from(extent.pages()).unwrap_or(0)
-}
-
-fn bad_ack(lane: LaneId, applied: u64) -> SessionError {
-    SessionError::PeerViolation {
-        code: ErrorCode::Unexpected,
-        lane,
-        position: applied,
-        what: "the sink acknowledges what it was never sent".into(),
     }
 }

@@ -1,0 +1,133 @@
+//! Rounds: send what is dirty, have the guest say what is dirty again, decide.
+
+use std::time::Duration;
+
+use super::super::converge::{Decision, RoundEnd};
+use super::super::stats::{Phase, RoundStats};
+use super::super::{Output, SessionError, Time};
+use super::{Source, State};
+use crate::guest::{DirtyMap, Pending};
+
+/// Wait after a harvest that brought nothing.
+const IDLE_HARVEST: Duration = Duration::from_millis(5);
+/// The same for a guest that knows of writes still to come, and has none.
+const MORE_HARVEST: Duration = Duration::from_millis(50);
+/// Rounds that are kept for the report; a transfer that needs more is not converging.
+const MAX_ROUNDS_KEPT: usize = 1000;
+
+/// The round in progress.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) harvesting: bool,
+    /// The harvest at the start has come back. No page is read before that: its bits are of no use.
+    /// spec: D-2
+    pub(super) log_cleared: bool,
+    /// What the guest knows of the pages that the sink holds is being asked.
+    pub(super) recalling: bool,
+    /// An empty harvest is not repeated at once.
+    pub(super) harvest_at: Time,
+    pub(super) started: Time,
+    pub(super) pages: u64,
+    pub(super) wire_bytes: u64,
+    pub(super) more_certain: bool,
+}
+
+impl Source {
+    pub(super) fn harvest(&mut self) {
+        if !self.round.harvesting {
+            self.round.harvesting = true;
+            self.outputs.push_back(Output::Harvest);
+        }
+    }
+
+    /// What the guest knows to be the same is neither read nor looked at again. spec: R-2
+    pub(super) fn recalled(&mut self, same: &DirtyMap) {
+        if std::mem::take(&mut self.round.recalling) {
+            let pages = self.dirty.clear(same);
+            self.progress.pages_same += pages;
+            self.round.pages = self.dirty.pages();
+        }
+    }
+
+    pub(super) fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
+        self.round.harvesting = false;
+        self.dirty.mark(dirty);
+        self.round.more_certain = pending == Pending::More;
+        if !self.round.log_cleared {
+            // The harvest at the start: nothing has been read yet, and everything is dirty.
+            self.round.log_cleared = true;
+            return Ok(());
+        }
+        match self.state {
+            State::Copying if self.leave.is_active() => self.round_ended(now),
+            State::Draining => {
+                self.switch.harvested = true;
+                self.begin_round(now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
+        let took = now.since(self.round.started);
+        let (goodput, _) = self.rates();
+        let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
+        self.begin_round(now);
+        if self.round.more_certain {
+            if self.dirty.pages() == 0 {
+                self.round.harvest_at = now + MORE_HARVEST;
+            }
+            return Ok(());
+        }
+        match self.converge.round_ended(end) {
+            Decision::AnotherRound => {
+                if self.dirty.pages() == 0 {
+                    self.round.harvest_at = now + IDLE_HARVEST;
+                }
+                Ok(())
+            }
+            Decision::Pause => {
+                // Most of the tree is hashed while the guest still runs.
+                let _ = self.tree.root(&self.leaves);
+                self.state = State::Pausing;
+                self.progress.phase = Phase::Pausing;
+                self.outputs.push_back(Output::Pause);
+                Ok(())
+            }
+            Decision::Stop(verdict) => Err(verdict.into()),
+        }
+    }
+
+    pub(super) fn begin_round(&mut self, now: Time) {
+        let idle = self.round.pages == 0 && self.round.wire_bytes == 0;
+        if !idle && self.progress.rounds.len() < MAX_ROUNDS_KEPT {
+            self.progress.rounds.push(RoundStats {
+                pages: self.round.pages,
+                wire_bytes: self.round.wire_bytes,
+                duration: now.since(self.round.started),
+            });
+        }
+        self.round.started = now;
+        self.round.pages = self.dirty.pages();
+        self.round.wire_bytes = 0;
+    }
+
+    /// What follows when nothing can be sent: the next harvest, or the seal.
+    pub(super) fn after_sending(&mut self, now: Time) {
+        (self.progress.plain_rate, self.progress.wire_rate) = self.rates();
+        if self.dirty.sendable() > 0 || self.lanes.unencoded() > 0 || self.round.harvesting {
+            return;
+        }
+        match self.state {
+            // A round ends when all of it is at the sink: then every page has a base there.
+            State::Copying if !self.lanes.in_flight() && now >= self.round.harvest_at => self.harvest(),
+            // An extent on a lane that is not buried may or may not be at the sink. spec: S-1
+            State::Draining if self.lanes.flight_unburied() => {}
+            State::Draining if self.dirty.pages() == 0 && self.switch.harvested && self.switch.devices.is_some() => {
+                self.seal(now);
+            }
+            _ => {}
+        }
+    }
+}
