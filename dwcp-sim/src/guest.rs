@@ -6,10 +6,14 @@ use dwcp_core::session::leaves;
 use dwcp_core::wire::Digest;
 use dwcp_core::{DirtyMap, Layout, Pending};
 
+use crate::plan::Writes;
 use crate::rng::Rng;
 
 /// The content of a page: 0 is a page of zeros, any other number stands for itself.
 pub type Content = u64;
+
+/// See `Writes::Zipf`.
+const SCATTER: u64 = 1_000_003;
 
 /// The digest of a content.
 pub fn leaf(content: Content) -> Digest {
@@ -29,6 +33,7 @@ pub struct SimGuest {
     writes_per_second: u64,
     /// Pages that get most of the writes.
     hot: u64,
+    writer: Writes,
     version: u64,
     rng: Rng,
     /// Harvests that will answer [`Pending::More`].
@@ -51,6 +56,7 @@ impl SimGuest {
             written_to: 0,
             writes_per_second: 0,
             hot: 1,
+            writer: Writes::Spot,
             version: 1,
             rng: Rng::new(0),
             more: 0,
@@ -59,8 +65,9 @@ impl SimGuest {
     }
 
     /// A running guest with content, that writes.
-    pub fn alive(layout: &Layout, seed: u64, writes_per_second: u64, more: u32) -> Self {
-        let mut guest = Self { writes_per_second, more, rng: Rng::new(seed), running: true, ..Self::empty(layout) };
+    pub fn alive(layout: &Layout, seed: u64, writes_per_second: u64, writer: Writes, more: u32) -> Self {
+        let mut guest =
+            Self { writes_per_second, writer, more, rng: Rng::new(seed), running: true, ..Self::empty(layout) };
         guest.hot = guest.rng.between(1, guest.valid.len() as u64);
         for index in 0..guest.valid.len() {
             if guest.rng.percent(70) {
@@ -95,7 +102,12 @@ impl SimGuest {
     fn write(&mut self) {
         self.writes += 1;
         let count = self.valid.len() as u64;
-        let index = if self.rng.percent(80) { self.rng.below(self.hot) } else { self.rng.below(count) };
+        let index = match self.writer {
+            Writes::Spot if self.rng.percent(80) => self.rng.below(self.hot),
+            Writes::Spot => self.rng.below(count),
+            // A prime that no guest here is as large as: popular pages do not lie side by side.
+            Writes::Zipf => (self.rng.magnitude(1, count) - 1) * SCATTER % count,
+        };
         let page = self.valid[index as usize] as usize;
         match self.rng.below(20) {
             0 => self.pages[page] = 0,

@@ -18,6 +18,7 @@
 #[cfg(feature = "baseline")]
 pub mod baselines;
 #[cfg(feature = "disk")]
+pub mod deferral;
 pub mod disk;
 pub mod flags;
 pub mod guest;

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::process::ExitCode;
 
+use dwcp_sim::deferral::{Cost, Pair, pair};
 use dwcp_sim::disk::{Broken, Lie, Tried, run_seed as run_disk_seed, run_store_seed};
 use dwcp_sim::{Planted, run_seed};
 
 const USAGE: &str = "usage: dwcp-sim [--seeds FROM..TO] [--bug NAME] [--keep-going]
        dwcp-sim --crash-states COUNT [--from SEED]
        dwcp-sim --store-crash-states COUNT [--from SEED]
+       dwcp-sim --deferral SEEDS
        dwcp-sim --malformed INPUTS [SEED]";
 
 struct Campaign {
@@ -23,6 +25,12 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some((run_seed, count, from)) = disk_campaign(&words) {
         return crash_states(run_seed, count, from);
+    }
+    if let [first, count] = words.as_slice()
+        && first == "--deferral"
+        && let Ok(count) = count.parse()
+    {
+        return deferral(count);
     }
     if let [first, numbers @ ..] = words.as_slice()
         && first == "--malformed"
@@ -79,6 +87,43 @@ fn crash_states(run_seed: DiskSeed, count: u64, from: u64) -> ExitCode {
     println!(
         "seeds {from}..{seed}: {states} different crash states of {steps} steps in {lives} lives: 0 promises broken"
     );
+    ExitCode::SUCCESS
+}
+
+/// One of the two runs of a pair.
+type Way = fn(&Pair) -> Option<Cost>;
+
+/// What it saves to leave hot pages for the pause.
+fn deferral(seeds: u64) -> ExitCode {
+    let mut pairs = Vec::new();
+    for seed in 0..seeds {
+        match pair(seed) {
+            Ok(pair) => pairs.push(pair),
+            Err(violation) => {
+                println!("{violation}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let both: Vec<&Pair> = pairs.iter().filter(|pair| pair.with.is_some() && pair.without.is_some()).collect();
+    println!("{seeds} guests with a hot spot behind a slow link, means of {} that came to the sink twice", both.len());
+    println!("hot pages      switched over  in budget  MB on the wire   rounds  deferred  downtime ms");
+    let ways: [(&str, Way); 2] = [("sent", |pair| pair.without), ("deferred", |pair| pair.with)];
+    for (name, way) in ways {
+        let ended = pairs.iter().filter(|pair| way(pair).is_some()).count();
+        let fits = |pair: &&Pair| way(pair).is_some_and(|cost| cost.downtime <= pair.budget + pair.unknown);
+        let mean = |figure: fn(Cost) -> u64| {
+            both.iter().filter_map(|pair| way(pair)).map(figure).sum::<u64>() as f64 / both.len().max(1) as f64
+        };
+        println!(
+            "{name:<14} {ended:>13}  {:>9}  {:>14.2}  {:>7.1}  {:>8.0}  {:>11.0}",
+            pairs.iter().filter(fits).count(),
+            mean(|cost| cost.wire_bytes) / 1e6,
+            mean(|cost| cost.rounds),
+            mean(|cost| cost.deferred),
+            mean(|cost| cost.downtime.as_micros() as u64) / 1e3
+        );
+    }
     ExitCode::SUCCESS
 }
 

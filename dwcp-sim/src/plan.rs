@@ -99,6 +99,16 @@ pub enum Fault {
     Prefer(Side, Wish),
 }
 
+/// Where the guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Four of five writes go to one spot, evenly.
+    Spot,
+    /// The nth page of the guest's liking gets 1/n of the writes that the first one gets, by powers of two, and they lie
+    /// scattered: a store with keys that are more and less popular.
+    Zipf,
+}
+
 /// When it goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -125,6 +135,8 @@ pub struct Plan {
     pub regions: Vec<u64>,
     /// Guest writes per second.
     pub writes: u64,
+    /// Where.
+    pub writer: Writes,
     /// Harvests that announce more.
     pub more: u32,
     /// Percent of the pages that the sink holds from a transfer before, some of them stale.
@@ -172,8 +184,9 @@ impl Plan {
             seed,
             regions,
             writes: if r.percent(15) { 0 } else { r.magnitude(10, 20_000) },
-            more: if r.percent(10) { r.below(4) as u32 } else { 0 },
             // By a generator of its own: seeds that are known by number stay what they are.
+            writer: Rng::new(seed ^ 0x21bf).pick(&[Writes::Spot, Writes::Zipf]),
+            more: if r.percent(10) { r.below(4) as u32 } else { 0 },
             held: Rng::new(seed ^ 0x4e1d).pick(&[0, 0, 0, 10, 60, 100]),
             device_bytes: match r.below(12) {
                 0 => 0,
@@ -362,6 +375,7 @@ fn source_config(r: &mut Rng) -> SourceConfig {
         lanes,
         limits: PeerLimits { extent_pages: r.pick(&[3, 16, 64, 256, 256]), lanes: r.between(1, 4) as u16 },
         downtime_budget: Duration::from_millis(r.magnitude(50, 1000)),
+        defer_hot: true,
         on_stall: if r.percent(60) { OnStall::Force } else { OnStall::Abort },
         stall_patience: Duration::from_millis(r.magnitude(100, 1500)),
         pause_limit: Duration::from_millis(r.magnitude(500, 10_000)),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::deferral::Cost;
+
 /// A property of DWCP, in the order of the brief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Property {
@@ -82,6 +84,8 @@ pub struct Report {
     pub virtual_time: u64,
     /// Extents applied.
     pub extents: u64,
+    /// What the last source counted, if it came to its end.
+    pub cost: Option<Cost>,
     /// Hand-overs that the source began.
     pub handovers_begun: u64,
     /// Hand-overs that came to their end at the sink.

@@ -5,6 +5,8 @@ use crate::guest::DirtyMap;
 ///
 /// Invariant: **a page has at most one version in flight.** A page that is dirtied again while in
 /// flight stays dirty and is passed over until its extent is acknowledged or buried. spec: D-1
+///
+/// A dirty page may be *held*: it is to be sent, but not before it is let go. No page is held and in `dirty` at once.
 #[derive(Debug)]
 pub struct DirtySet {
     layout: Layout,
@@ -17,6 +19,10 @@ pub struct DirtySet {
     blocked_pages: u64,
     /// Where the next extent is looked for: a round is one sweep over memory.
     cursor: usize,
+    held: Vec<u64>,
+    held_pages: u64,
+    /// No word below has held pages.
+    held_from: usize,
 }
 
 impl DirtySet {
@@ -31,6 +37,9 @@ impl DirtySet {
             dirty_pages: 0,
             blocked_pages: 0,
             cursor: 0,
+            held: vec![0; words],
+            held_pages: 0,
+            held_from: words,
         };
         set.mark(&DirtyMap::all(layout));
         set
@@ -56,9 +65,67 @@ impl DirtySet {
         cleared
     }
 
-    /// Number of pages to be sent, those in flight with an older version included.
+    /// Number of pages to be sent, those in flight with an older version and those that are held included.
     pub fn pages(&self) -> u64 {
-        self.dirty_pages
+        self.dirty_pages + self.held_pages
+    }
+
+    /// Number of pages that are held.
+    pub(super) fn held(&self) -> u64 {
+        self.held_pages
+    }
+
+    /// Holds those dirty pages that `which` names for each word of the bitmap, and that are not in flight.
+    pub(super) fn hold(&mut self, which: impl Fn(usize) -> u64) {
+        for group in 0..self.summary.len() {
+            let mut places = self.summary.get(group).copied().unwrap_or(0);
+            while places != 0 {
+                let index = group * 64 + usize::try_from(places.trailing_zeros()).unwrap_or(0);
+                places &= places - 1;
+                self.hold_word(index, which(index));
+            }
+        }
+    }
+
+    fn hold_word(&mut self, index: usize, bits: u64) {
+        let (Some(dirty), Some(flight)) = (self.dirty.get_mut(index), self.flight.get(index)) else { return };
+        let moved = *dirty & !flight & bits;
+        *dirty &= !moved;
+        self.dirty_pages -= u64::from(moved.count_ones());
+        self.add_held(index, moved);
+    }
+
+    /// Holds the pages of a harvest in mid-round that this round will not come to any more. Those that are still to be sent
+    /// are read after the harvest, so that nothing of it is lost.
+    pub(super) fn hold_written(&mut self, map: &DirtyMap) {
+        for (index, &bits) in map.words().iter().enumerate() {
+            if bits != 0 {
+                let dirty = self.dirty.get(index).copied().unwrap_or(u64::MAX);
+                self.add_held(index, bits & !dirty);
+            }
+        }
+    }
+
+    fn add_held(&mut self, index: usize, bits: u64) {
+        let Some(held) = self.held.get_mut(index).filter(|_| bits != 0) else { return };
+        self.held_pages += u64::from((bits & !*held).count_ones());
+        *held |= bits;
+        self.held_from = self.held_from.min(index);
+    }
+
+    /// Lets at least so many held pages go, or all, in rising order. Returns how many.
+    pub(super) fn let_go(&mut self, pages: u64) -> u64 {
+        let before = self.held_pages;
+        while self.held_pages > 0 && before - self.held_pages < pages {
+            let Some(held) = self.held.get_mut(self.held_from) else { break };
+            let bits = std::mem::take(held);
+            if bits != 0 {
+                self.held_pages -= u64::from(bits.count_ones());
+                self.mark_word(self.held_from, bits);
+            }
+            self.held_from += 1;
+        }
+        before - self.held_pages
     }
 
     /// Number of pages that may be sent now.
@@ -126,6 +193,7 @@ impl DirtySet {
 
     fn mark_word(&mut self, index: usize, bits: u64) {
         let (Some(dirty), Some(flight)) = (self.dirty.get_mut(index), self.flight.get(index)) else { return };
+        let bits = bits & !self.held.get(index).copied().unwrap_or(0);
         let new = bits & !*dirty;
         *dirty |= bits;
         self.dirty_pages += u64::from(new.count_ones());
@@ -225,6 +293,11 @@ impl PageBits {
         word.is_some_and(|word| word >> (page.0 % 64) & 1 == 1)
     }
 
+    /// The bits of one word.
+    pub(super) fn word(&self, index: usize) -> u64 {
+        self.words.get(index).copied().unwrap_or(0)
+    }
+
     /// Sets or clears the bit of one page.
     pub(super) fn set(&mut self, page: FlatPage, value: bool) {
         let word = usize::try_from(page.0 / 64).ok().and_then(|index| self.words.get_mut(index));
@@ -278,6 +351,9 @@ mod tests {
         Mark(u32, u32),
         Ack(usize),
         Bury(usize),
+        Hold(u64),
+        Written(u32, u32),
+        LetGo(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -286,6 +362,9 @@ mod tests {
             1 => (0_u32..700, 1_u32..90).prop_map(|(first, count)| Step::Mark(first, count)),
             2 => any::<usize>().prop_map(Step::Ack),
             1 => any::<usize>().prop_map(Step::Bury),
+            1 => any::<u64>().prop_map(Step::Hold),
+            1 => (0_u32..700, 1_u32..90).prop_map(|(first, count)| Step::Written(first, count)),
+            1 => (0_u64..100).prop_map(Step::LetGo),
         ]
     }
 
@@ -296,6 +375,7 @@ mod tests {
             let layout = Layout::new(&[4096 * 300, 4096 * 70]).unwrap();
             let mut set = DirtySet::all(&layout);
             let mut dirty: std::collections::BTreeSet<u32> = DirtyMap::all(&layout).pages().map(|page| page.0).collect();
+            let mut held: std::collections::BTreeSet<u32> = std::collections::BTreeSet::new();
             let mut flying: Vec<Extent> = Vec::new();
             for step in steps {
                 match step {
@@ -304,13 +384,14 @@ mod tests {
                             prop_assert!(extent.pages() <= max && extent.check(&layout).is_ok());
                             for page in flat_pages(&layout, &extent) {
                                 prop_assert!(dirty.remove(&page.0), "sent a clean page");
+                                prop_assert!(!held.contains(&page.0), "sent a page that is held");
                                 let twice = flying.iter().any(|other| flat_pages(&layout, other).any(|p| p == page));
                                 prop_assert!(!twice, "two versions in flight");
                             }
                             flying.push(extent);
                         }
                         None => {
-                            let free = dirty.iter().any(|&page| !set.in_flight(FlatPage(page)));
+                            let free = dirty.difference(&held).any(|&page| !set.in_flight(FlatPage(page)));
                             prop_assert!(!free, "a sendable page was passed over");
                         }
                     },
@@ -327,10 +408,29 @@ mod tests {
                         set.requeue(&extent);
                     }
                     Step::Ack(_) | Step::Bury(_) => {}
+                    Step::Hold(which) => {
+                        set.hold(|_| which);
+                        let free = |page: &&u32| which >> (**page % 64) & 1 == 1 && !set.in_flight(FlatPage(**page));
+                        held.extend(dirty.iter().filter(free));
+                    }
+                    Step::Written(first, count) => {
+                        let mut map = DirtyMap::new(&layout);
+                        map.mark(RegionId(0), first, count);
+                        held.extend(map.pages().map(|page| page.0).filter(|page| !dirty.contains(page)));
+                        dirty.extend(map.pages().map(|page| page.0));
+                        set.hold_written(&map);
+                    }
+                    Step::LetGo(count) => {
+                        let gone = set.let_go(count);
+                        let gone = usize::try_from(gone).unwrap();
+                        prop_assert!(gone == held.len() || u64::try_from(gone).unwrap() >= count);
+                        held = held.into_iter().skip(gone).collect();
+                    }
                 }
+                prop_assert_eq!(set.held(), u64::try_from(held.len()).unwrap());
                 prop_assert_eq!(set.pages(), u64::try_from(dirty.len()).unwrap());
-                let blocked = dirty.iter().filter(|&&page| set.in_flight(FlatPage(page))).count();
-                prop_assert_eq!(set.sendable(), u64::try_from(dirty.len() - blocked).unwrap());
+                let free = dirty.difference(&held).filter(|&&page| !set.in_flight(FlatPage(page))).count();
+                prop_assert_eq!(set.sendable(), u64::try_from(free).unwrap());
             }
         }
     }

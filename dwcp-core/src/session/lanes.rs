@@ -16,12 +16,15 @@ const DEPTH: usize = 2;
 const EXTENT_TIME: Duration = Duration::from_millis(20);
 /// Pages of an extent before anything is known about the lane.
 const FIRST_PAGES: usize = 64;
+/// Pages of an extent of a message at most. A sink need not grant more than one extent of the largest size (C-3), and what a
+/// message has at worst for more pages than this would wait for ever.
+const MESSAGE_PAGES: usize = 239;
 /// Smaller extents cost more in heads and in compression than they gain.
 const LEAST_PAGES: usize = 16;
 /// A lane is measured over stretches of at least this long.
 const MEASURE: Duration = Duration::from_millis(10);
 /// A lane that acknowledged nothing for this long, and for `PATIENCE` times the delivery that it was
-/// chosen for, is taken for dead.
+/// chosen for, is taken for dead. spec: L-3
 const STALL: Duration = Duration::from_secs(5);
 const PATIENCE: u32 = 16;
 /// What all lanes of a link worth having deliver together, bytes per second: 128 kbit/s, half of the thinnest link that is
@@ -152,10 +155,11 @@ impl Lanes {
     /// worst case must fit the credit. spec: C-2
     pub(super) fn choose(&self, page_limit: usize) -> Option<(LaneId, usize)> {
         let (depth, window) = self.depth();
+        let most = if self.framing == Framing::Messages { MESSAGE_PAGES } else { MAX_EXTENT_PAGES };
         let has_room = |lane: &&Lane| lane.unencoded < depth && lane.flight.len() < window;
         let free = self.lanes.iter().filter(|lane| lane.state == LaneState::Open).filter(has_room);
         free.filter_map(|lane| {
-            let pages = lane.extent_pages().min(page_limit);
+            let pages = lane.extent_pages().min(page_limit).min(most);
             let room = self.leaks_credit || lane.charged + self.worst_case(pages) <= lane.credit;
             room.then(|| (lane.delivery(pages), lane.id, pages))
         })
@@ -258,7 +262,7 @@ impl Lanes {
         Ok((lane.flight.into(), lost.into()))
     }
 
-    /// Lanes whose oldest extent is so late that they are taken for dead.
+    /// Lanes whose oldest extent is so late that they are taken for dead. spec: L-3
     pub(super) fn stalled(&self, now: Time) -> Vec<LaneId> {
         // A lane that delivered nothing yet may wait behind all that is under way on the others. One that is cut off is found
         // by its socket, however slow the link.
@@ -561,6 +565,16 @@ mod tests {
         assert!(lanes.choose(256).is_some());
     }
 
+    // spec: C-2, C-3
+    #[test]
+    fn what_the_least_credit_allows_is_enough_for_a_message() {
+        let mut lanes = Lanes::carrying(Framing::Messages);
+        let id = open(&mut lanes, worst_case(MAX_EXTENT_PAGES));
+        lanes.get_mut(id).unwrap().meter.plain_rate = 1 << 40;
+        assert_eq!(lanes.choose(MAX_EXTENT_PAGES), Some((id, MESSAGE_PAGES)));
+        assert!(lanes.worst_case(MESSAGE_PAGES + 1) > worst_case(MAX_EXTENT_PAGES), "one more would not fit");
+    }
+
     #[test]
     fn a_silent_lane_is_noticed() {
         let mut lanes = Lanes::default();
@@ -570,6 +584,7 @@ mod tests {
         assert_eq!(lanes.stalled(at(6000)), [id]);
     }
 
+    // spec: L-3
     #[test]
     fn a_lane_that_delivered_nothing_yet_has_the_time_of_a_slow_link() {
         let mut lanes = Lanes::default();

@@ -19,6 +19,7 @@ mod converge;
 mod dirty;
 mod fingerprint;
 pub mod handover;
+mod hot;
 mod lanes;
 pub mod leaves;
 pub mod page_hash;

@@ -12,6 +12,7 @@
 //! ```
 
 mod control;
+mod deferral;
 mod lanes;
 mod leave;
 mod pace;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use self::control::Control;
 pub(super) use self::control::SILENCE_LIMIT;
+use self::deferral::Ratio;
 use self::leave::LeaveClock;
 use self::pace::{Backoff, Pace};
 use self::rounds::Round;
@@ -36,6 +38,7 @@ use super::converge::{Converge, OnStall};
 use super::dirty::{DirtySet, PageBits};
 use super::fingerprint::Fingerprint;
 use super::handover::{BEGUN, Leaving, LeavingEvent};
+use super::hot::HotPages;
 use super::lanes::Lanes;
 use super::leaves::{Leaves, Tree};
 #[cfg(feature = "planted-bugs")]
@@ -57,6 +60,9 @@ pub struct SourceConfig {
     pub limits: PeerLimits,
     /// The guest may stand still for this long.
     pub downtime_budget: Duration,
+    /// Pages that a live guest writes all the time are left for the pause, as far as half the downtime budget goes; without
+    /// that all that is dirty is sent in each round, which takes more bytes and may make the pause shorter.
+    pub defer_hot: bool,
     /// What to do when it would stand still longer.
     pub on_stall: OnStall,
     /// How long rounds may fail to shrink before that is decided.
@@ -85,6 +91,7 @@ impl Default for SourceConfig {
             lanes: 4,
             limits: PeerLimits { extent_pages: 256, lanes: 64 },
             downtime_budget: Duration::from_millis(300),
+            defer_hot: true,
             on_stall: OnStall::Abort,
             stall_patience: Duration::from_secs(30),
             pause_limit: Duration::from_secs(10),
@@ -119,6 +126,8 @@ pub struct Source {
     known: PageBits,
     /// Pages that have been handed to a lane before.
     sent: PageBits,
+    hot: HotPages,
+    ratio: Ratio,
     shadow: Shadow,
     lanes: Lanes,
     redial_lanes: Backoff,
@@ -167,6 +176,8 @@ impl Source {
             dirty: DirtySet::all(&layout),
             known: PageBits::new(&layout, true),
             sent: PageBits::new(&layout, false),
+            hot: HotPages::new(layout.flat_pages()),
+            ratio: Ratio::default(),
             shadow: Shadow::new(&layout, config.shadow_bytes, config.shadow_fill),
             lanes: Lanes::carrying(config.framing),
             redial_lanes: Backoff::default(),
@@ -392,6 +403,7 @@ impl Source {
         if self.moving() {
             if self.round.log_cleared && !self.round.recalling && self.leave.is_active() {
                 self.send_extents(now);
+                self.sample(now);
                 self.after_sending(now);
             }
             self.check_pause(now)?;
@@ -493,7 +505,8 @@ impl Machine for Source {
         let harvest = Some(self.round.harvest_at).filter(|_| idle && sending && !self.round.harvesting);
         let leave = self.leave_clock.deadline();
         let pace = self.pace.open_at().filter(|_| sending && self.dirty.sendable() > 0);
-        [control, lanes, harvest, pause, pace, leave].into_iter().flatten().min()
+        let sample = self.sample_at();
+        [control, lanes, harvest, sample, pause, pace, leave].into_iter().flatten().min()
     }
 
     fn progress(&self) -> &Progress {

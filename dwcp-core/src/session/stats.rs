@@ -57,6 +57,8 @@ pub struct Progress {
     pub rounds: Vec<RoundStats>,
     /// Pages not yet sent in the present round.
     pub pages_left: u64,
+    /// Source: pages that are left for a later round, or for the pause because the guest writes them all the time.
+    pub pages_deferred: u64,
     /// Acknowledged plain bytes per second, lately.
     pub plain_rate: u64,
     /// Acknowledged wire bytes per second, lately.
@@ -130,6 +132,8 @@ fn ratio(part: u64, whole: u64) -> f64 {
 pub struct RoundStats {
     /// Pages dirty at its begin.
     pub pages: u64,
+    /// Of these, pages that it left for the pause.
+    pub deferred: u64,
     /// Wire bytes encoded during it.
     pub wire_bytes: u64,
     /// How long it took.

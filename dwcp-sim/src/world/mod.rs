@@ -24,6 +24,7 @@ use dwcp_core::session::{Input, Leaves, Machine, Record, Sink, SlotId, Source, T
 use dwcp_core::wire::{FenceEpoch, Framing, GuestKind, LaneId, Name, Offer, TransferId};
 
 use crate::PEER;
+use crate::deferral::Cost;
 use crate::guest::{Content, SimGuest, leaf};
 use crate::net::{Conn, Lane, Parcel};
 use crate::plan::{Fault, Plan, Planted, SECOND, Side, When};
@@ -229,6 +230,7 @@ pub struct World {
     staged: Option<bytes::Bytes>,
     said: [Option<dwcp_core::session::Owner>; 2],
     extents: u64,
+    cost: Option<Cost>,
     over_at: Option<u64>,
     failed: Option<Violation>,
     trace: Option<std::collections::VecDeque<String>>,
@@ -288,7 +290,7 @@ impl World {
             dictionaries: Vec::new(),
             layout: layout.clone(),
         };
-        let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.more);
+        let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.writer, plan.more);
         let source_leaves = Arc::new(Leaves::new(&layout));
         let (held, sink_leaves) = held(&plan, &guest);
         let machine = Source::new(plan.source.clone(), offer.clone(), Arc::clone(&source_leaves), PEER);
@@ -339,6 +341,7 @@ impl World {
             staged: None,
             said: [None, None],
             extents: 0,
+            cost: None,
             over_at: None,
             failed: None,
             trace: traced.then(std::collections::VecDeque::new),
@@ -583,6 +586,7 @@ impl World {
             events: self.events,
             virtual_time: self.now,
             extents: self.extents,
+            cost: self.cost,
             handovers_begun: self.handovers_begun,
             handovers: self.handovers,
             handovers_struck: self.handovers_struck,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dwcp_core::extent::FlatPage;
-use dwcp_core::session::{Input, Leaves, Outcome, Output, Owner, Record, SessionError, Source, Standing};
+use dwcp_core::session::{Input, Leaves, Machine as _, Outcome, Output, Owner, Record, SessionError, Source, Standing};
 use dwcp_core::wire::{ErrorCode, Frame, Offer};
 use dwcp_core::{DirtyMap, Layout};
 
@@ -367,7 +367,7 @@ impl World {
     fn finished(&mut self, side: Side, outcome: &Outcome) {
         match side {
             Side::Source => {
-                self.source_machine = None;
+                self.cost = self.source_machine.take().map(|machine| crate::deferral::Cost::of(machine.progress()));
                 self.handing_over = None;
                 self.source.tick += 1;
                 self.said[0] = Some(outcome.owner);

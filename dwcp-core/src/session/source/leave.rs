@@ -6,6 +6,7 @@ use super::super::handover::{LeavingAction, LeavingEvent, Wish};
 use super::super::planted::Bug;
 use super::super::stats::HandoverStats;
 use super::super::{Output, SessionError, Time};
+use super::deferral::Ratio;
 use super::{Source, State};
 use crate::extent::FlatPage;
 use crate::guest::DirtyMap;
@@ -183,6 +184,8 @@ impl Source {
     fn begin_again(&mut self) {
         self.leaves.clear();
         self.known.fill(true);
+        self.hot.clear();
+        self.defer_nothing();
         self.dirty.mark(&DirtyMap::all(&self.layout));
     }
 
@@ -225,6 +228,7 @@ impl Source {
         self.progress.handover_log.push(stats);
         // Measures begin anew with what the new framing can do.
         self.converge.restart(now);
+        self.ratio = Ratio::default();
     }
 
     /// A message is whole: it is announced when the one before is acknowledged. spec: V-6

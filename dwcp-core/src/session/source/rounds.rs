@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::converge::{Decision, RoundEnd};
+use super::super::converge::{Decision, RoundEnd, Verdict, rate};
 use super::super::stats::{Phase, RoundStats};
 use super::super::{Output, SessionError, Time};
 use super::{Source, State};
@@ -30,6 +30,19 @@ pub(super) struct Round {
     pub(super) pages: u64,
     pub(super) wire_bytes: u64,
     pub(super) more_certain: bool,
+    /// Rounds that ended before.
+    pub(super) number: u64,
+    /// Pages that are left for the pause.
+    pub(super) deferred: u64,
+    /// The harvest under way is one in mid-round.
+    pub(super) sampling: bool,
+    /// There was one in this round.
+    pub(super) sampled: bool,
+    pub(super) harvested_at: Time,
+    /// Plain bytes per second that were written in the last round that ended with the guest running.
+    pub(super) dirty_rate: u64,
+    /// The round before, once one was of pages that were sent again.
+    pub(super) last: Option<RoundStats>,
 }
 
 impl Source {
@@ -51,15 +64,24 @@ impl Source {
 
     pub(super) fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
         self.round.harvesting = false;
+        if std::mem::take(&mut self.round.sampling) {
+            self.sampled(now, dirty);
+            return Ok(());
+        }
+        self.dirty.let_go(u64::MAX);
         self.dirty.mark(dirty);
         self.round.more_certain = pending == Pending::More;
         if !self.round.log_cleared {
             // The harvest at the start: nothing has been read yet, and everything is dirty.
             self.round.log_cleared = true;
+            self.round.harvested_at = now;
             return Ok(());
         }
         match self.state {
-            State::Copying if self.leave.is_active() => self.round_ended(now),
+            State::Copying if self.leave.is_active() => {
+                self.hold_hot(now, dirty);
+                self.round_ended(now)
+            }
             State::Draining => {
                 self.switch.harvested = true;
                 self.begin_round(now);
@@ -71,10 +93,13 @@ impl Source {
 
     fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
         let took = now.since(self.round.started);
-        let (goodput, _) = self.rates();
-        let end = RoundEnd { now, dirty_pages: self.dirty.pages(), estimate: self.downtime_estimate(), goodput, took };
+        self.round.dirty_rate = rate(self.dirty.pages().saturating_mul(4096), took);
+        let lasting = self.dirty.pages() - self.dirty.held().min(self.deferrable());
+        let figures = self.verdict(self.converge.rounds() + 1, self.downtime_estimate());
+        let end = RoundEnd { now, lasting_wire: self.ratio.wire_of(lasting), took, figures };
         self.begin_round(now);
         if self.round.more_certain {
+            self.defer_nothing();
             if self.dirty.pages() == 0 {
                 self.round.harvest_at = now + MORE_HARVEST;
             }
@@ -82,6 +107,7 @@ impl Source {
         }
         match self.converge.round_ended(end) {
             Decision::AnotherRound => {
+                self.let_excess_go(true);
                 if self.dirty.pages() == 0 {
                     self.round.harvest_at = now + IDLE_HARVEST;
                 }
@@ -99,15 +125,33 @@ impl Source {
         }
     }
 
+    /// The present figures, as they are told if the transfer ends because of them.
+    pub(super) fn verdict(&self, rounds: u32, estimate: Duration) -> Verdict {
+        let (goodput, wire_goodput) = self.rates();
+        Verdict {
+            rounds,
+            dirty_pages: self.dirty.pages(),
+            wire_bytes: self.ratio.wire_of(self.dirty.pages()),
+            estimate,
+            budget: self.config.downtime_budget,
+            fixed: self.fixed_downtime(),
+            goodput,
+            wire_goodput,
+            dirty_rate: self.round.dirty_rate,
+        }
+    }
+
     pub(super) fn begin_round(&mut self, now: Time) {
         let idle = self.round.pages == 0 && self.round.wire_bytes == 0;
+        let Round { pages, deferred, wire_bytes, started, number, .. } = self.round;
+        let ended = RoundStats { pages, deferred, wire_bytes, duration: now.since(started) };
         if !idle && self.progress.rounds.len() < MAX_ROUNDS_KEPT {
-            self.progress.rounds.push(RoundStats {
-                pages: self.round.pages,
-                wire_bytes: self.round.wire_bytes,
-                duration: now.since(self.round.started),
-            });
+            self.progress.rounds.push(ended);
         }
+        self.ratio.round_ended(deferred);
+        self.round.last = Some(ended).filter(|_| number > 0);
+        self.round.number += 1;
+        self.round.deferred = self.dirty.held();
         self.round.started = now;
         self.round.pages = self.dirty.pages();
         self.round.wire_bytes = 0;

@@ -21,12 +21,17 @@ impl Source {
         let thorough = matches!(self.budget.effort(), dwcp_hde::Effort::Thorough(_));
         let most = usize::from(self.config.limits.extent_pages);
         let limit = if thorough { most } else { most.min(CACHED_PAGES) };
-        while self.dirty.sendable() > 0 && self.pace.open() {
+        loop {
+            self.let_excess_go(false);
+            if self.dirty.sendable() == 0 || !self.pace.open() {
+                break;
+            }
             let Some((lane, pages)) = self.lanes.choose(limit) else { break };
             let Some(extent) = self.dirty.next_extent(pages) else { break };
             self.send(now, lane, extent);
         }
-        self.progress.pages_left = self.dirty.pages();
+        self.progress.pages_deferred = self.dirty.held();
+        self.progress.pages_left = self.dirty.pages() - self.dirty.held();
     }
 
     fn send(&mut self, now: Time, lane: LaneId, extent: Extent) {
@@ -70,6 +75,7 @@ impl Source {
             return;
         }
         self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
+        self.note_packed(encoded);
         let Encoded { encode, last_write: write, carried, wire_bytes, .. } = *encoded;
         // A limit is a slow link, though no write has to wait for it.
         let waited = encoded.waited || !self.pace.open();

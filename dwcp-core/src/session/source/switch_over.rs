@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::super::converge::duration_at;
 use super::super::record::{Record, Standing};
 use super::super::stats::Phase;
-use super::super::{Output, Owner, SessionError, Time, Verdict};
+use super::super::{Output, Owner, SessionError, Time};
 use super::{Source, State};
 use crate::guest::GuestError;
 use crate::wire::limits::{DEVICE_STATE_CHUNK, MAX_DEVICE_STATE};
@@ -37,10 +37,14 @@ pub(super) struct Sealed {
 impl Source {
     /// How long the guest would stand still if it were paused now.
     pub(super) fn downtime_estimate(&self) -> Duration {
-        let (plain_rate, wire_rate) = self.rates();
-        let dirty = duration_at(self.dirty.pages().saturating_mul(4096), plain_rate);
+        let (_, wire_rate) = self.rates();
         let flying = duration_at(self.lanes.flight_bytes(), wire_rate);
-        dirty + flying + self.control.rtt * 2 + SWITCH_COST
+        self.time_of(self.dirty.pages()) + flying + self.fixed_downtime()
+    }
+
+    /// What a pause takes that has nothing to send.
+    pub(super) fn fixed_downtime(&self) -> Duration {
+        self.control.rtt * 2 + SWITCH_COST
     }
 
     pub(super) fn paused(&mut self, now: Time) {
@@ -51,6 +55,7 @@ impl Source {
         self.switch.paused_at = Some(now);
         self.switch.harvested = false;
         self.switch.devices = None;
+        self.defer_nothing();
         if !self.control.up {
             return self.take_back(now);
         }
@@ -179,15 +184,8 @@ impl Source {
         if estimate <= self.config.pause_limit {
             return Ok(());
         }
-        let (goodput, _) = self.rates();
-        Err(SessionError::NotConverging(Verdict {
-            rounds: u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX),
-            dirty_pages: self.dirty.pages(),
-            estimate,
-            budget: self.config.downtime_budget,
-            goodput,
-            dirty_rate: 0,
-        }))
+        let rounds = u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX);
+        Err(SessionError::NotConverging(self.verdict(rounds, estimate)))
     }
 
     /// RUN has not been sent, so the sink cannot run: the guest may go on here.

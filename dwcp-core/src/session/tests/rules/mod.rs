@@ -1,5 +1,6 @@
 //! The rules of `docs/protocol.md`, one machine at a time: what goes in, what must come out.
 
+mod deferral;
 mod handover;
 mod sink;
 mod source;
