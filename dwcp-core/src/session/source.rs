@@ -11,6 +11,7 @@
 //!     └── cancelled, failed, not converging: the guest runs at the source
 //! ```
 
+mod accepted;
 mod control;
 mod leave;
 mod pace;
@@ -39,10 +40,10 @@ use super::record::Record;
 use super::shadow::{Shadow, ShadowFill};
 use super::stats::{Phase, Progress, RoundStats};
 use super::{Dispatch, Encoded, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::{Extent, FlatPage, Layout, PageMask};
+use crate::extent::{Extent, Layout, PageMask};
 use crate::guest::{DirtyMap, Pending};
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Accept, Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, Have, LaneId, Offer, PeerLimits, Run};
+use crate::wire::{Buried, Bury, ErrorCode, ErrorFrame, Frame, Framing, LaneId, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -141,6 +142,8 @@ pub struct Source {
     outputs: VecDeque<Output>,
     /// Those offered that the sink holds, a bit each.
     dictionaries: u8,
+    /// What a guest of this layout has of each baseline that is offered. spec: O-9
+    baselines: Vec<Arc<Leaves>>,
     planted: Planted,
 }
 
@@ -205,6 +208,7 @@ impl Source {
             control: Control::default(),
             outputs: VecDeque::new(),
             dictionaries: 0,
+            baselines: Vec::new(),
             planted: Planted::default(),
             config,
             offer,
@@ -323,49 +327,6 @@ impl Source {
         }
     }
 
-    /// The sink still has pages of a transfer that was cut off. They are read and hashed like all others, and those
-    /// that are the same do not travel. spec: D-4, R-2
-    fn held(&mut self, have: &Have) -> Result<(), SessionError> {
-        if self.state != State::Offered {
-            return Err(SessionError::unexpected("HAVE after ACCEPT"));
-        }
-        let region = self.layout.region(have.region).filter(|region| {
-            let count = u32::try_from(have.leaves.len()).unwrap_or(u32::MAX);
-            have.first.checked_add(count).is_some_and(|end| end <= region.pages)
-        });
-        let region = region.ok_or_else(|| SessionError::unexpected("HAVE of pages outside the layout"))?;
-        for (page, leaf) in (region.first + have.first..).zip(&have.leaves) {
-            self.leaves.set(FlatPage(page), *leaf);
-        }
-        self.progress.pages_held += u64::try_from(have.leaves.len()).unwrap_or(0);
-        // Who knows which version brought them.
-        self.leave.distrust_held();
-        Ok(())
-    }
-
-    /// spec: O-4
-    fn accepted(&mut self, now: Time, accept: &Accept) -> Result<(), SessionError> {
-        if accept.transfer != self.offer.transfer {
-            return Err(SessionError::unexpected("ACCEPT names another transfer"));
-        }
-        // spec: O-8
-        if (0_u8..8).skip(self.offer.dictionaries.len()).any(|number| accept.dictionaries >> number & 1 == 1) {
-            return Err(SessionError::unexpected("ACCEPT names dictionaries that were not offered"));
-        }
-        self.dictionaries = accept.dictionaries;
-        if self.state == State::Offered {
-            self.state = State::Copying;
-            self.progress.phase = Phase::Copying;
-            self.round.started = now;
-            self.pace.filled_at = now;
-            if self.progress.pages_held > 0 {
-                self.round.recalling = true;
-                self.outputs.push_back(Output::Recall(Arc::clone(&self.leaves)));
-            }
-        }
-        Ok(())
-    }
-
     fn acked(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
         let settled = self.lanes.acknowledged(lane, applied, now).map_err(|BadAck| bad_ack(lane, applied))?;
         for flight in settled {
@@ -448,15 +409,6 @@ impl Source {
         if !self.round.harvesting {
             self.round.harvesting = true;
             self.outputs.push_back(Output::Harvest);
-        }
-    }
-
-    /// What the guest knows to be the same is neither read nor looked at again. spec: R-2
-    fn recalled(&mut self, same: &DirtyMap) {
-        if std::mem::take(&mut self.round.recalling) {
-            let pages = self.dirty.clear(same);
-            self.progress.pages_same += pages;
-            self.round.pages = self.dirty.pages();
         }
     }
 
