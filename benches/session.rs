@@ -98,6 +98,7 @@ impl Bench {
             kind: GuestKind::Live,
             name,
             dictionaries: Vec::new(),
+            baselines: Vec::new(),
             layout: layout.clone(),
         };
         let limits = PeerLimits { extent_pages, lanes: LANES };
@@ -111,7 +112,7 @@ impl Bench {
             harvest_wanted: false,
         };
         bench.feed(Input::Start);
-        bench.feed(Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0 })));
+        bench.feed(Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0, baseline: None })));
         bench
     }
 

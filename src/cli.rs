@@ -10,7 +10,7 @@ use dwcp_core::session::EffortPolicy;
 use dwcp_core::wire::{Name, TransferId};
 use dwcp_hde::Effort;
 
-use crate::baseline::{BaselineArgs, UseOfBaseline};
+use crate::baseline::{BaselineArgs, KeepBaseline, UseOfBaseline};
 use crate::demo::{DemoArgs, PartArgs};
 use crate::dictionary::{DictionaryArgs, UseOfDictionaries};
 use crate::dual::FlagOptions;
@@ -222,6 +222,8 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
     #[command(flatten)]
+    pub(crate) keep: KeepBaseline,
+    #[command(flatten)]
     pub(crate) dictionaries: UseOfDictionaries,
     #[command(flatten)]
     pub(crate) flag: FlagOptions,
@@ -289,6 +291,8 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     pub(crate) baseline: UseOfBaseline,
     #[command(flatten)]
+    pub(crate) keep: KeepBaseline,
+    #[command(flatten)]
     pub(crate) dictionaries: UseOfDictionaries,
     #[command(flatten)]
     pub(crate) flag: FlagOptions,
@@ -297,6 +301,13 @@ pub(crate) struct SendArgs {
     pub(crate) json: bool,
     #[command(flatten, next_help_heading = "Version 1")]
     pub(crate) legacy: SendV1Args,
+}
+
+impl SendArgs {
+    /// The image as it was when it was handed over.
+    pub(crate) fn last_image(&self) -> PathBuf {
+        self.file.as_ref().or(self.rounds.last()).cloned().unwrap_or_default()
+    }
 }
 
 /// How hard to compress.

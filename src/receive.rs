@@ -1,21 +1,24 @@
+mod warm;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dwcp_core::baseline::{Baseline, BaselineError, Copied};
 use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
 use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, Standing};
 use dwcp_core::wire::{Digest, GuestKind, Name, TransferId};
-use dwcp_core::{Guest, GuestError, Layout, RegionId};
+use dwcp_core::{Guest, GuestError, Layout};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::warm::Taken;
 use crate::bars::Bars;
+use crate::baseline::{Keeper, Shelf};
 use crate::cli::ReceiveArgs;
 use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
@@ -26,7 +29,6 @@ use crate::report::{Received, Report};
 use crate::send::{EVENT_EVERY, Step};
 use crate::state::{self, Shown};
 use crate::statistics;
-use crate::units;
 
 /// Folder below `--dir` for what this receiver has promised.
 pub(crate) const RECORDS: &str = ".dwcp";
@@ -35,7 +37,9 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// `dwcp receive`.
 pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
-    let baseline = args.baseline.open()?;
+    // What keeps images may make the store.
+    let keeper = Keeper::open(&args.keep, &args.baseline)?;
+    let shelf = Shelf::open(&args.baseline)?.map(Arc::new);
     let records = args.dir.join(RECORDS);
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
@@ -60,8 +64,9 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         names,
         folder,
         records,
-        baseline,
-        laying: JoinSet::new(),
+        shelf,
+        keeper,
+        taking: JoinSet::new(),
         held: HashMap::new(),
         waiting: HashMap::new(),
         running: JoinSet::new(),
@@ -181,9 +186,12 @@ struct Desk<'a> {
     names: HashMap<TransferId, Name>,
     folder: ImageFolder,
     records: Records,
-    /// Its pages are put in the place of an image before its sender begins.
-    baseline: Option<Arc<Baseline>>,
-    laying: JoinSet<Laid>,
+    /// Baselines that senders may name.
+    shelf: Option<Arc<Shelf>>,
+    /// Makes baselines of what arrives.
+    keeper: Option<Keeper>,
+    /// Offers that are being taken.
+    taking: JoinSet<Taken>,
     /// Sessions that are followed.
     held: HashMap<TransferId, Held>,
     /// Offers for the end of the session that holds their name.
@@ -193,50 +201,6 @@ struct Desk<'a> {
     legacy: Option<Port>,
     stopped: watch::Receiver<Stop>,
     tally: Tally,
-}
-
-/// A place for an image, and that nothing of it is there yet.
-struct Staged {
-    guest: Arc<dyn Guest>,
-    fresh: bool,
-}
-
-/// The pages of a baseline are in the place of an image.
-struct Laid {
-    incoming: IncomingOffer,
-    guest: Arc<dyn Guest>,
-    peer: Peer,
-    runs: Vec<(RegionId, u32, Vec<Digest>)>,
-    copied: Result<Copied, BaselineError>,
-}
-
-#[derive(Serialize)]
-struct FromBaseline<'a> {
-    transfer: String,
-    name: &'a str,
-    pages: u64,
-    damaged: u64,
-}
-
-/// How long a sender waits at most while a baseline is laid down; what has not been by then travels.
-const LAY_LIMIT: Duration = Duration::from_secs(5);
-
-#[expect(clippy::disallowed_methods, reason = "a sender waits for this, and gives up after 10 s without a word")]
-fn lay(baseline: &Baseline, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: Peer) -> Laid {
-    let (begun, mut runs) = (std::time::Instant::now(), Vec::new());
-    let copied = baseline.copy_into(&*guest, &mut |region, first, leaves| {
-        runs.push((region, first, leaves.to_vec()));
-        begun.elapsed() < LAY_LIMIT
-    });
-    Laid { incoming, guest, peer, runs, copied }
-}
-
-fn words_of(copied: Copied) -> String {
-    let bytes = units::bytes(copied.pages * 4096);
-    match copied.damaged {
-        0 => bytes,
-        damaged => format!("{bytes} ({damaged} pages of it are damaged: see `dwcp baseline verify`)"),
-    }
 }
 
 /// How a receiver is stopped.
@@ -263,6 +227,8 @@ struct Done {
     parked: bool,
     /// Another session goes on with it.
     superseded: bool,
+    /// A baseline that cannot be used.
+    spoiled: Option<Digest>,
 }
 
 #[derive(Debug, Default)]
@@ -321,7 +287,7 @@ impl Desk<'_> {
                     Some(_) => {}
                     None => open = false,
                 },
-                Some(Ok(laid)) = self.laying.join_next() => self.laid(laid),
+                Some(taken) = self.taking.join_next() => self.taken(taken.ok()),
                 Some(done) = self.running.join_next() => {
                     let done = done.ok();
                     self.done(done.as_ref());
@@ -383,12 +349,12 @@ impl Desk<'_> {
     }
 
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.laying.is_empty()
+        self.running.is_empty() && self.taking.is_empty()
     }
 
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
-            Ok(Staged { guest, fresh }) => {
+            Ok(guest) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
                 let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
@@ -401,13 +367,7 @@ impl Desk<'_> {
                 };
                 self.report.event("started", &shown);
                 self.names.insert(transfer, name);
-                match self.baseline.clone().filter(|_| fresh) {
-                    Some(baseline) => {
-                        let laid = move || lay(&baseline, guest, incoming, peer);
-                        self.laying.spawn_blocking(laid);
-                    }
-                    None => self.follow(incoming.accept(guest, self.config()), peer),
-                }
+                self.take(guest, incoming, peer);
             }
             Err(error) => {
                 let (offer, error) = (incoming.offer(), error.to_string());
@@ -420,7 +380,7 @@ impl Desk<'_> {
         }
     }
 
-    fn stage(&self, incoming: &IncomingOffer) -> Result<Staged, GuestError> {
+    fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
             return Err(GuestError::Other(
@@ -456,26 +416,36 @@ impl Desk<'_> {
             self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
             self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
         }
-        Ok(Staged { guest: Arc::new(staging), fresh: held == 0 })
+        Ok(Arc::new(staging))
     }
 
-    /// The pages of the baseline are in an image's place: now its sender may begin.
-    fn laid(&mut self, laid: Laid) {
-        let Laid { incoming, guest, peer, runs, copied } = laid;
-        match copied {
-            Ok(copied) => {
-                let name = peer.name.as_str();
-                self.report
-                    .say(&format!("{} of {name} are those of the baseline, unless they changed", words_of(copied)));
-                let transfer = peer.transfer.to_string();
-                let (pages, damaged) = (copied.pages, copied.damaged);
-                self.report.event("baseline", &FromBaseline { transfer, name, pages, damaged });
+    /// With a baseline that both ends have, if there is one.
+    fn take(&mut self, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: Peer) {
+        let (config, named) = (self.config(), !incoming.offer().baselines.is_empty());
+        match &self.shelf {
+            Some(shelf) if named => {
+                let shelf = Arc::clone(shelf);
+                self.taking.spawn_blocking(move || warm::take(&shelf, guest, incoming, peer, config));
+                return;
             }
-            // What was laid down is right; the rest travels.
-            Err(error) => self.report.warn(&format!("warning: the baseline is of no use for {}: {error}", peer.name)),
+            Some(_) => {
+                self.report.say(&format!("note: the sender of {} names no baseline; all pages travel", peer.name));
+            }
+            None if named => self.report.say(&format!(
+                "note: the sender of {} names a baseline, and this receiver has no store (--baseline-store); all pages \
+                 travel",
+                peer.name
+            )),
+            None => {}
         }
-        let session = incoming.accept_holding(guest, &runs, self.config());
-        self.follow(session, peer);
+        self.follow(incoming.accept(guest, config), peer);
+    }
+
+    fn taken(&mut self, taken: Option<Taken>) {
+        // Without one its thread died, and its sender was told so by a closed connection.
+        let (Some(taken), Some(shelf)) = (taken, &self.shelf) else { return };
+        taken.tell(shelf, self.report);
+        self.follow(taken.session, taken.peer);
     }
 
     /// A sender that gave up before a crash asks whether its image is here.
@@ -516,7 +486,8 @@ impl Desk<'_> {
     fn follow(&mut self, session: Session, peer: Peer) {
         let (supersede, superseded) = mpsc::channel(1);
         self.held.insert(peer.transfer, Held { peer: peer.peer, supersede });
-        let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
+        let (report, dir, keeper) = (self.report.clone(), self.args.dir.clone(), self.keeper.clone());
+        let watch = Watch { report, peer, dir, keeper };
         let stopped = self.stopped.clone();
         self.running.spawn(watch.until_over(session, stopped, superseded));
     }
@@ -532,6 +503,9 @@ impl Desk<'_> {
             self.held.remove(&done.transfer);
             self.waiting.remove(&done.transfer)
         });
+        if let (Some(shelf), Some(spoiled)) = (&self.shelf, done.and_then(|done| done.spoiled)) {
+            shelf.spoil(spoiled);
+        }
         let parked = done.is_some_and(|done| done.parked);
         if !done.is_some_and(|done| done.superseded) {
             self.tally.count(exit, parked);
@@ -636,6 +610,7 @@ struct Watch {
     report: Report,
     peer: Peer,
     dir: PathBuf,
+    keeper: Option<Keeper>,
 }
 
 #[derive(Serialize)]
@@ -694,8 +669,15 @@ impl Watch {
             }
         };
         bars.end();
-        let received = Received::of(&progress.borrow(), started.elapsed());
-        self.tell(&transfer, &outcome, received)
+        let (received, root) = {
+            let progress = progress.borrow();
+            (Received::of(&progress, started.elapsed()), progress.root)
+        };
+        let done = self.tell(&transfer, &outcome, received);
+        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink) {
+            keeper.keep(&transfer, self.dir.join(self.peer.name.as_str()), root, &self.report).await;
+        }
+        done
     }
 
     fn tell(&self, transfer: &str, outcome: &Outcome, received: Received) -> Done {
@@ -741,6 +723,14 @@ impl Watch {
             ),
         }
         self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
-        Done { transfer: *id, exit, parked, superseded }
+        Done { transfer: *id, exit, parked, superseded, spoiled: spoiled(outcome) }
+    }
+}
+
+/// The baseline that failed a transfer.
+fn spoiled(outcome: &Outcome) -> Option<Digest> {
+    match &outcome.error {
+        Some(SessionError::Guest(GuestError::Baseline { digest, .. })) => Some(*digest),
+        _ => None,
     }
 }

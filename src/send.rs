@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwcp_core::Guest;
-use dwcp_core::guest::{ImageSource, Rounds};
+use dwcp_core::guest::{ImageSource, OldPages, Rounds};
 use dwcp_core::net::{Endpoint, Offering, Records, Session, Transfer};
 use dwcp_core::session::{Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing};
 use dwcp_core::wire::{AbortReason, GuestKind, Name, TransferId};
@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::bars::Bars;
+use crate::baseline::Keeper;
 use crate::cli::SendArgs;
 use crate::dual::{Handovers, dual};
 use crate::exit::{Exit, Failure};
@@ -39,12 +40,13 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
             return summarise(&args, report, None, &Figures::default(), Some(&failure));
         }
     };
-    let Begun { endpoint, transfer, fresh, offering, image, mut session, mut interrupts } = begun;
+    let Begun { endpoint, transfer, fresh, offering, image, mut session, mut interrupts, warm, keeper } = begun;
     let mut watch = Watch {
         report,
         name: args.name.to_string(),
         transfer: session.transfer().to_string(),
         limit: args.reconnect_limit,
+        warm,
     };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     let mut restarts = Restarts::default();
@@ -80,6 +82,9 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
         Some(failure) => report.trouble(failure),
         None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
     }
+    if let (Some(keeper), Owner::Sink) = (keeper, outcome.owner) {
+        keeper.keep(&watch.transfer, args.last_image(), progress.root, report).await;
+    }
     statistics::tell(&endpoint, statistics::End::Source, report);
     summarise(&args, report, Some(&watch.transfer), &figures, failure.as_ref())
 }
@@ -108,6 +113,9 @@ struct Begun {
     image: Image,
     session: Session,
     interrupts: Interrupts,
+    warm: Warm,
+    /// Makes a baseline of what was sent.
+    keeper: Option<Keeper>,
 }
 
 /// What was never taken need not be sent again with the same words: they would fail again.
@@ -161,9 +169,10 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     state::make(&state_dir)?;
     let mut endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
     endpoint = args.dictionaries.of(endpoint)?;
-    if let Some(baseline) = args.baseline.open()? {
-        endpoint = endpoint.with_old_pages(baseline);
-    }
+    let keeper = Keeper::open(&args.keep, &args.baseline)?;
+    let baselines = args.baseline.open()?;
+    let warm = Warm { named: baselines.iter().map(|baseline| baseline.about().name.clone()).collect(), told: false };
+    endpoint = endpoint.with_baselines(baselines.into_iter().map(|baseline| -> Arc<dyn OldPages> { baseline }));
     for record in state::standing(endpoint.records(), Standing::GaveUp)? {
         report.warn(&format!(
             "warning: transfer {} ({}) is in doubt, unless another `dwcp send` hands it over just now; see: {}",
@@ -190,7 +199,7 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     match dial(args, &image, &endpoint, &transfer, &mut interrupts).await {
         Ok(session) => {
             legacy::spoke_v3(&args.to, &state_dir).await;
-            Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts })
+            Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts, warm, keeper })
         }
         Err(failure) => {
             forget_unwanted(&endpoint, id, fresh, offering, report);
@@ -334,9 +343,24 @@ fn interrupted() -> Failure {
         .advise("The source is intact; start it again.")
 }
 
+/// The baselines that are offered, by name, and whether it was told what became of them.
+struct Warm {
+    named: Vec<Name>,
+    told: bool,
+}
+
+#[derive(Serialize)]
+struct FromBaseline<'a> {
+    transfer: &'a str,
+    name: &'a str,
+    /// Null: the receiver has none of them.
+    baseline: Option<&'a str>,
+}
+
 /// What is told while a transfer runs.
 struct Watch<'a> {
     report: &'a Report,
+    warm: Warm,
     /// How long to wait for the last word.
     limit: Duration,
     name: String,
@@ -395,6 +419,25 @@ impl<'a> Step<'a> {
 }
 
 impl Watch<'_> {
+    /// Once: which baseline both ends have.
+    fn tell_baseline(&mut self, progress: &Progress) {
+        if self.warm.told || self.warm.named.is_empty() || progress.phase == Phase::Offered {
+            return;
+        }
+        self.warm.told = true;
+        let agreed = progress.baseline.and_then(|number| self.warm.named.get(usize::from(number)));
+        let baseline = agreed.map(Name::as_str);
+        match baseline {
+            Some(baseline) => {
+                self.report.say(&format!("{}: only what changed since baseline {baseline} travels", self.name));
+            }
+            None => {
+                self.report.say("note: the receiver uses none of the baselines that are named here; all pages travel");
+            }
+        }
+        self.report.event("baseline", &FromBaseline { transfer: &self.transfer, name: &self.name, baseline });
+    }
+
     async fn until_over(&mut self, session: &mut Session, interrupts: &mut Interrupts) -> Outcome {
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.name.as_str());
@@ -409,11 +452,16 @@ impl Watch<'_> {
             tokio::select! {
                 outcome = session.outcome() => {
                     bars.end();
+                    let now = progress.borrow().clone();
+                    if now.phase != Phase::Offered && now.pages_read + now.pages_same > 0 {
+                        self.tell_baseline(&now);
+                    }
                     return outcome;
                 }
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
                     bars.source(&now);
+                    self.tell_baseline(&now);
                     handovers.tell(self.report, &self.transfer, &now);
                     handing = handing.or_else(|| (now.phase == Phase::Handing).then(Instant::now));
                     if told.elapsed() >= EVENT_EVERY {

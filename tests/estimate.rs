@@ -142,9 +142,8 @@ fn of_a_baseline_only_what_changed_is_estimated() {
     let told = estimated(warm.args(["--effort", "balanced"]));
     close(figure(&told, "bytes_wire"), figure(&real, "bytes_wire"), 20);
     assert!(figure(&told, "bytes_wire") < 110 * 4096, "{told}");
-    // The receiver tells 32 bytes for each page that it holds.
-    let held = figure(&told, "pages_held");
-    assert!(held > 1000 && (held * 32..held * 32 + 20_000).contains(&figure(&told, "bytes_answers")), "{told}");
+    // One digest says what the receiver holds.
+    assert!(figure(&told, "pages_held") > 1000 && figure(&told, "bytes_answers") < 20_000, "{told}");
     receiver.stop();
     let mut wrong = estimate(&[&image], "50mbit");
     wrong.args(["--baseline", "silver", "--baseline-store"]).arg(&store).arg("--baseline-key").arg(&key);

@@ -37,15 +37,15 @@ done
 a=$("$dwcp" identity new --out "$folder/a.id" | grep -o 'sha256:[0-9a-f]*')
 b=$("$dwcp" identity new --out "$folder/b.id" | grep -o 'sha256:[0-9a-f]*')
 mkdir "$folder/in"
-# Each end has a store and a key of its own: what is sealed there never leaves it.
+# Each end has a store of its own, of one key: by that they know that they hold the same.
 from=() to=()
 if [ -n "${BASELINE:-}" ]; then
   for end in a b; do
-    "$dwcp" baseline add --store "$folder/$end.store" --key-file "$folder/$end.key" --make-key --tenant lab --name before "$BASELINE" \
+    "$dwcp" baseline add --store "$folder/$end.store" --key-file "$folder/base.key" --make-key --tenant lab --name before "$BASELINE" \
       >"$folder/$end.added"
   done
-  from=(--baseline before --baseline-store "$folder/a.store" --baseline-key "$folder/a.key")
-  to=(--baseline before --baseline-store "$folder/b.store" --baseline-key "$folder/b.key")
+  from=(--baseline before --baseline-store "$folder/a.store" --baseline-key "$folder/base.key")
+  to=(--baseline-store "$folder/b.store" --baseline-key "$folder/base.key")
 fi
 ip netns exec $sink_ns "$dwcp" receive --listen 10.79.1.2:7070 --identity "$folder/b.id" --trust "$a" \
   --dir "$folder/in" --once --json "${to[@]}" >"$folder/receive.json" &

@@ -23,8 +23,8 @@ const OTHERS: [Plan; 7] = [
     Plan { name: "thorough 6", effort: Effort::Thorough(6), pages: 256 },
     Plan { name: "thorough 9", effort: Effort::Thorough(9), pages: 256 },
 ];
-/// What a warm transfer costs beyond its extents: the digest by which both ends know that they hold the same image, and
-/// the name of that image.
+/// What a warm transfer costs beyond its extents, and more: the digest by which both ends know that they hold the same image
+/// is 32 bytes of OFFER, the answer one byte of ACCEPT (O-9).
 const BASELINE_BYTES: usize = 32 + 64;
 
 /// How extents are made.

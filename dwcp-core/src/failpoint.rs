@@ -215,7 +215,7 @@ mod armed {
     pub(crate) fn chore_begins(chore: &Output) {
         let name = match chore {
             Output::Harvest => "source.chore.harvest",
-            Output::Recall(_) => "source.chore.recall",
+            Output::Recall { .. } => "source.chore.recall",
             Output::Pause => "source.chore.pause",
             Output::Resume => "source.chore.resume",
             Output::SaveDevices => "source.chore.save-devices",

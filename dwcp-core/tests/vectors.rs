@@ -92,6 +92,7 @@ fn offer() -> Offer {
         kind: GuestKind::Live,
         name: Name::new("vm-1.disk").unwrap(),
         dictionaries: vec![Digest([0xd1; 32])],
+        baselines: vec![Digest([0xba; 32])],
         layout,
     }
 }
@@ -106,7 +107,7 @@ fn handshake_frames() -> Vec<(&'static str, Frame)> {
         ("join", Frame::Join(Join { session: SESSION, lane: LANE, mac: digest(0xc0) })),
         ("joined", Frame::Joined(Joined { lane: LANE, credit: 0x80_0000 })),
         ("offer", Frame::Offer(offer())),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0, baseline: Some(0) })),
         ("have", Frame::Have(Have { region: RegionId(1), first: 258, leaves: vec![digest(0x40), digest(0x60)] })),
     ]
 }
@@ -316,7 +317,8 @@ fn malformed_handshakes() -> Vec<(&'static str, Vec<u8>)> {
 
 fn malformed_controls() -> Vec<(&'static str, Vec<u8>)> {
     let offer = Frame::Offer(offer());
-    let no_region = encoded(&offer)[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 68].to_vec();
+    let accept = Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0, baseline: None });
+    let no_region = encoded(&offer)[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 101].to_vec();
     let huge = [&no_region[..], &[1, 0], &u64::MAX.to_le_bytes()].concat();
     let empty = [&no_region[..], &[1, 0], &[0; 8]].concat();
     let pause = [&[0; 36][..], &(64 * 1024 * 1024 + 1_u64).to_le_bytes(), &[0; 34]].concat();
@@ -325,6 +327,8 @@ fn malformed_controls() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed-offer-kind", altered(&offer, 24, 3)),
         ("malformed-offer-name", altered(&offer, 27, b'/')),
         ("malformed-offer-dictionaries", altered(&offer, 35, 5)),
+        ("malformed-offer-baselines", altered(&offer, 68, 5)),
+        ("malformed-accept-baseline", altered(&accept, 17, 5)),
         ("malformed-offer-no-region", framed(FrameType::Offer, &[&no_region[..], &[0, 0]].concat())),
         ("malformed-offer-empty-region", framed(FrameType::Offer, &empty)),
         ("malformed-offer-too-large", framed(FrameType::Offer, &huge)),

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dwcp_core::extent::PAGE_BYTES;
+use dwcp_core::extent::{FlatPage, PAGE_BYTES};
 use dwcp_core::session::binding::{self, Key, Speaker};
 use dwcp_core::session::handover::Wish;
 use dwcp_core::session::{
@@ -147,12 +147,16 @@ pub fn reach(data: &[u8]) -> Reached {
         kind: GuestKind::Live,
         name: Name::new("fuzz").unwrap(),
         dictionaries: vec![Digest([7; 32])],
+        baselines: vec![Digest([8; 32])],
         layout: layout.clone(),
     };
     let mut bytes = Script { data };
     let source =
         SourceConfig { shadow_bytes: 8 * 4096, limits: bytes.limits(), messages: true, ..SourceConfig::default() };
     let source = Source::new(source, offer.clone(), Arc::new(Leaves::new(&layout)), PEER);
+    let baseline = Arc::new(Leaves::new(&layout));
+    (3..40).for_each(|page| baseline.set(FlatPage(page), Digest([9; 32])));
+    let source = source.with_baselines(vec![baseline]);
     let sink =
         Sink::new(SinkConfig { messages: true, ..SinkConfig::default() }, offer, Arc::new(Leaves::new(&layout)), PEER);
     let mut source = Driven::new(source, &layout);
@@ -241,7 +245,7 @@ impl Script<'_> {
                 position: self.number(),
                 text: "fuzz".into(),
             }),
-            4 => Frame::Accept(Accept { transfer: self.transfer(), dictionaries: 0 }),
+            4 => Frame::Accept(Accept { transfer: self.transfer(), dictionaries: 0, baseline: None }),
             even if even % 2 == 0 => self.sink_says(even, hint),
             odd => self.source_says(odd, hint),
         }
@@ -256,7 +260,10 @@ impl Script<'_> {
                 first: u32::try_from(self.number()).unwrap_or(u32::MAX),
                 leaves: vec![Digest([self.byte().unwrap_or(0); 32]); 3],
             }),
-            1..=2 => Frame::Accept(Accept { transfer: TransferId([1; 16]), dictionaries: 0 }),
+            1..=2 => {
+                let baseline = (kind & 0x1f == 2).then_some(0);
+                Frame::Accept(Accept { transfer: TransferId([1; 16]), dictionaries: 0, baseline })
+            }
             3..=12 if self.rarely() => {
                 Frame::Ack(Ack { durable: self.number(), lanes: vec![(self.lane(), self.number())] })
             }
@@ -493,7 +500,12 @@ impl<M: Machine> Driven<M> {
                 let dirty = DirtyMap::new(&self.layout);
                 self.owed.push_back(Input::Harvested { dirty, pending: Pending::Unknown });
             }
-            Output::Recall(_) => self.owed.push_back(Input::Recalled { same: DirtyMap::new(&self.layout) }),
+            Output::Recall { held, baseline } => {
+                if let Some(baseline) = baseline {
+                    held.assume(&baseline);
+                }
+                self.owed.push_back(Input::Recalled { same: DirtyMap::new(&self.layout) });
+            }
             Output::Pause => self.owed.push_back(Input::Paused),
             Output::SaveDevices => self.owed.push_back(Input::Devices(Bytes::new())),
             Output::Stage { .. } => self.owed.push_back(Input::Staged),

@@ -23,11 +23,13 @@ pub enum Planted {
     LateClear,
     /// The source's leaves come from memory read again, later than the copy that was sent.
     Reread,
+    /// A page of the baseline is laid over a newer one.
+    LaidOver,
 }
 
 impl Planted {
     /// All, with their names on the command line.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::LateClear, "late-clear"),
         (Self::Core(Bug::ExtentNotPinned), "extent-not-pinned"),
         (Self::Core(Bug::ShadowValidBeforeAck), "shadow-before-ack"),
@@ -36,6 +38,7 @@ impl Planted {
         (Self::Core(Bug::DoubleCommit), "double-commit"),
         (Self::Core(Bug::StaleJoin), "stale-join"),
         (Self::Reread, "root-from-reread"),
+        (Self::LaidOver, "laid-over"),
         (Self::Core(Bug::RunLost), "run-lost"),
         (Self::Core(Bug::RunDuplicated), "run-duplicated"),
         (Self::Core(Bug::SinkDeadAfterRun), "sink-dead-after-run"),
@@ -141,6 +144,8 @@ pub struct Plan {
     pub more: u32,
     /// Percent of the pages that the sink holds from a transfer before, some of them stale.
     pub held: u64,
+    /// Percent of the pages that stand in a baseline that both ends hold, some of them stale. 0: none is agreed on.
+    pub baseline: u64,
     /// Bytes of device state.
     pub device_bytes: usize,
     /// One-way delay, ns.
@@ -188,6 +193,7 @@ impl Plan {
             writer: Rng::new(seed ^ 0x21bf).pick(&[Writes::Spot, Writes::Zipf]),
             more: if r.percent(10) { r.below(4) as u32 } else { 0 },
             held: Rng::new(seed ^ 0x4e1d).pick(&[0, 0, 0, 10, 60, 100]),
+            baseline: Rng::new(seed ^ 0xba5e_0000).pick(&[0, 0, 0, 100, 100, 60]),
             device_bytes: match r.below(12) {
                 0 => 0,
                 1 => r.between(256 * 1024 - 2, 1024 * 1024) as usize,

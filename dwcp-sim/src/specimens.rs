@@ -28,6 +28,7 @@ pub fn offer() -> Offer {
         kind: GuestKind::Live,
         name: Name::new("vm1").unwrap(),
         dictionaries: vec![Digest([7; 32])],
+        baselines: vec![Digest([8; 32])],
         layout,
     }
 }
@@ -62,7 +63,7 @@ pub fn frames() -> Vec<(&'static str, Frame)> {
         ("joined", Frame::Joined(Joined { lane: LANE, credit: 1 << 23 })),
         ("offer", Frame::Offer(offer())),
         ("have", Frame::Have(Have { region: RegionId(0), first: 3, leaves: vec![MAC; 3] })),
-        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0 })),
+        ("accept", Frame::Accept(Accept { transfer: TRANSFER, dictionaries: 0, baseline: None })),
         ("ack", Frame::Ack(Ack { durable: 3, lanes: vec![(LANE, 7), (LaneId(2), 1 << 40)] })),
         ("credit", Frame::Credit(Credit { lane: LANE, total: 1 << 33 })),
         ("bury", Frame::Bury(Bury { lane: LANE })),

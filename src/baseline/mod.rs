@@ -2,7 +2,9 @@
 
 mod args;
 mod files;
+mod keep;
 mod key;
+mod shelf;
 mod told;
 mod use_of;
 
@@ -16,6 +18,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::args::{AddArgs, GcArgs, OfTenantArgs, OneArgs, StoreArgs, VerifyArgs};
 pub(crate) use self::args::{BaselineArgs, BaselineCommand};
 use self::files::Files;
+pub(crate) use self::keep::{KeepBaseline, Keeper};
+pub(crate) use self::shelf::Shelf;
 use self::told::{AddedSummary, CollectedSummary, Ranges, Shown, ShownSummary, Told};
 pub(crate) use self::use_of::UseOfBaseline;
 use crate::exit::{Exit, Failure};

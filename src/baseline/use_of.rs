@@ -1,4 +1,4 @@
-//! `--baseline` of `dwcp send` and `dwcp receive`.
+//! Baselines in a transfer: `--baseline` and what belongs to it, of `dwcp send`, `dwcp receive` and `dwcp estimate`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,39 +10,50 @@ use dwcp_core::wire::Name;
 use super::{failure, key};
 use crate::exit::{Exit, Failure};
 
-/// Which baseline, and where it is.
+/// Which baselines, and where they are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UseOfBaseline {
-    /// A baseline that the other end has, too (see `dwcp baseline`): of it only what changed travels. Both ends must
-    /// name theirs; pages that only one of them has travel as ever
-    #[arg(long, value_name = "NAME", requires = "baseline_store", requires = "baseline_key")]
-    pub(crate) baseline: Option<Name>,
+    /// A baseline that the other end may have, too (see `dwcp baseline`): if it has, only what changed since travels. May be
+    /// repeated, best first; a sender names the first four. A receiver takes any that its sender names, or only these
+    #[arg(long, value_name = "NAME", requires = "baseline_store")]
+    pub(crate) baseline: Vec<Name>,
     /// The directory given to `dwcp baseline add --store`
-    #[arg(long, value_name = "DIR", requires = "baseline")]
+    #[arg(long, value_name = "DIR", requires = "baseline_key")]
     pub(crate) baseline_store: Option<PathBuf>,
     /// The key of that store
-    #[arg(long, value_name = "FILE", requires = "baseline")]
+    #[arg(long, value_name = "FILE", requires = "baseline_store")]
     pub(crate) baseline_key: Option<PathBuf>,
-    /// The tenant, where several have a baseline of that name
-    #[arg(long, value_name = "TENANT", requires = "baseline")]
+    /// Only baselines of this tenant
+    #[arg(long, value_name = "TENANT", requires = "baseline_store")]
     pub(crate) baseline_tenant: Option<Name>,
 }
 
 impl UseOfBaseline {
-    /// The baseline, which is not removed while it is open. `None`: none was asked for.
-    pub(crate) fn open(&self) -> Result<Option<Arc<Baseline>>, Failure> {
-        let (Some(name), Some(path), Some(key_file)) = (&self.baseline, &self.baseline_store, &self.baseline_key)
-        else {
-            return Ok(None);
-        };
-        let store = BaselineStore::open(path, key::load(key_file)?, Limits::default()).map_err(failure(path))?;
+    /// The store, if one is named.
+    pub(super) fn store(&self) -> Result<Option<BaselineStore>, Failure> {
+        let (Some(path), Some(key_file)) = (&self.baseline_store, &self.baseline_key) else { return Ok(None) };
+        let store = BaselineStore::open(path, key::load(key_file)?, Limits::default());
+        store.map(Some).map_err(failure(path))
+    }
+
+    /// The baselines that are named, which are not removed while they are open.
+    pub(crate) fn open(&self) -> Result<Vec<Arc<Baseline>>, Failure> {
+        if self.baseline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(store) = self.store()? else { return Ok(Vec::new()) };
+        self.baseline.iter().map(|name| self.named(&store, name)).collect()
+    }
+
+    fn named(&self, store: &BaselineStore, name: &Name) -> Result<Arc<Baseline>, Failure> {
+        let path = self.baseline_store.as_deref().unwrap_or(std::path::Path::new(""));
         let mut found = store.list().map_err(failure(path))?.baselines;
         found.retain(|one| one.about.name == *name);
         found.retain(|one| self.baseline_tenant.as_ref().is_none_or(|tenant| one.about.tenant == *tenant));
         // The newest of a name stands first; one that was replaced stays as long as somebody uses it.
         found.dedup_by(|later, first| later.about.tenant == first.about.tenant);
         match found.as_slice() {
-            [one] => Ok(Some(Arc::new(store.look_into(one).map_err(failure(path))?))),
+            [one] => Ok(Arc::new(store.look_into(one).map_err(failure(path))?)),
             [] => {
                 let what = format!("there is no baseline {name} in {}", path.display());
                 Err(Failure::new(Exit::Failed, what)

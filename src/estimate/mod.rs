@@ -22,12 +22,10 @@ pub(crate) fn run(args: &EstimateArgs, report: &Report) -> Result<Exit, Failure>
     let (guest, mut config) = prepare(args)?;
     let layout = guest.layout().clone();
     let baseline = args.baseline.open()?;
-    if let Some(baseline) = baseline {
-        config.held = Some(Arc::new(baseline.held_by(&layout)));
-        let old_pages: Arc<dyn OldPages> = baseline;
-        config.old_pages = Some(old_pages);
-    }
-    let asked = Asked { args, bytes: layout.bytes(), cores: config.cores, whole: config.sample.is_none() };
+    let baseline = baseline.into_iter().next();
+    let held = baseline.as_ref().map_or(0, |baseline| baseline.about().pages);
+    config.baseline = baseline.map(|baseline| -> Arc<dyn OldPages> { baseline });
+    let asked = Asked { args, held, bytes: layout.bytes(), cores: config.cores, whole: config.sample.is_none() };
     let told = Told::of(&asked, &estimate(guest, &config)?);
     report.say(&told.lines());
     report.event("summary", &told);
@@ -71,8 +69,7 @@ fn prepare(args: &EstimateArgs) -> Result<(Arc<dyn Guest>, EstimateConfig), Fail
         device_state: args.device_state.unwrap_or(0),
         sample,
         zeros,
-        held: None,
-        old_pages: None,
+        baseline: None,
     };
     Ok((guest, config))
 }

@@ -13,12 +13,12 @@ use crate::units;
 const LIMITS: f64 = 0.8;
 /// Below that neither is what the transfer waits for.
 const IDLES: f64 = 0.5;
-/// What a receiver lays down of a baseline before it begins, some 400 MB a second for 5 s.
-const LAID_DOWN: u64 = 2_000_000_000;
 
 /// What was asked for.
 pub(super) struct Asked<'a> {
     pub(super) args: &'a EstimateArgs,
+    /// Pages of a baseline that are not zeros.
+    pub(super) held: u64,
     pub(super) bytes: u64,
     pub(super) cores: NonZeroU16,
     /// Nothing was left out by choice.
@@ -102,7 +102,7 @@ impl Told {
             saved_pct: percent(progress.saved()),
             saved_pct_without_zero: progress.methods.saved_without_zero().map(percent),
             rounds: progress.rounds.iter().filter(|round| round.pages > 0).count(),
-            pages_held: progress.pages_held,
+            pages_held: asked.held,
             pages_resent: progress.pages_resent,
             seconds: rounded(estimate.elapsed.as_secs_f64(), 1e3),
             first_round_s: rounded(estimate.first_round.as_secs_f64(), 1e3),
@@ -212,16 +212,9 @@ impl Told {
     }
 
     fn baseline_words(&self) -> String {
-        let held = self.pages_held.saturating_mul(4096);
-        let late = if held > LAID_DOWN {
-            "; a receiver lays down some 2 GB in the 5 s that it takes, and what it does not travels as ever"
-        } else {
-            ""
-        };
         format!(
-            "{} at the receiver, which tells so in {} towards the sender{late}",
-            units::bytes(held),
-            units::bytes(self.bytes_answers)
+            "{} at the receiver, which lays them down meanwhile",
+            units::bytes(self.pages_held.saturating_mul(4096))
         )
     }
 }

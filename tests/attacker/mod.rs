@@ -250,6 +250,7 @@ pub(crate) fn offer() -> Offer {
         kind: GuestKind::Live,
         name: Name::new("vm").unwrap(),
         dictionaries: Vec::new(),
+        baselines: Vec::new(),
         layout: Layout::new(&[PAGES * 4096]).unwrap(),
     }
 }

@@ -52,7 +52,7 @@ async fn told_once(lie: Lie, expected: Offence, mut chance: Chance) {
 }
 
 fn accepted(offer: &Offer) -> Frame {
-    Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0 })
+    Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0, baseline: None })
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn b20_running_of_another_transfer() {
 #[tokio::test]
 async fn b06_accept_of_another_transfer() {
     let accept = |_: &Offer, chance: &mut Chance| {
-        vec![Frame::Accept(Accept { transfer: TransferId(chance.bytes()), dictionaries: 0 })]
+        vec![Frame::Accept(Accept { transfer: TransferId(chance.bytes()), dictionaries: 0, baseline: None })]
     };
     told(accept, Offence::OutOfPlace).await;
 }
@@ -96,7 +96,17 @@ async fn b06_accept_of_another_transfer() {
 async fn b12_accept_of_a_dictionary_that_was_not_offered() {
     let accept = |offer: &Offer, chance: &mut Chance| {
         let dictionaries = u8::try_from(chance.between(1, 255)).unwrap();
-        vec![Frame::Accept(Accept { transfer: offer.transfer, dictionaries })]
+        vec![Frame::Accept(Accept { transfer: offer.transfer, dictionaries, baseline: None })]
+    };
+    told(accept, Offence::OutOfPlace).await;
+}
+
+// spec: O-9
+#[tokio::test]
+async fn b12_accept_of_a_baseline_that_was_not_offered() {
+    let accept = |offer: &Offer, chance: &mut Chance| {
+        let baseline = u8::try_from(chance.between(0, 3)).ok();
+        vec![Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0, baseline })]
     };
     told(accept, Offence::OutOfPlace).await;
 }

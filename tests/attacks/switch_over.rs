@@ -105,7 +105,7 @@ async fn b06_words_that_only_a_sink_says() {
         let words = [
             Frame::Credit(Credit { lane, total }),
             Frame::Ack(Ack { durable: 0, lanes: vec![(lane, inside.seq)] }),
-            Frame::Accept(Accept { transfer, dictionaries: 0 }),
+            Frame::Accept(Accept { transfer, dictionaries: 0, baseline: None }),
             Frame::Running(Running { transfer, epoch }),
         ];
         vec![words[inside.chance.below(4) as usize].clone()]

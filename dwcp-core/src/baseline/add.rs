@@ -69,6 +69,32 @@ impl BaselineStore {
         guest: &dyn Guest,
         tell: &mut dyn FnMut(u64),
     ) -> Result<Added, BaselineError> {
+        self.add_rooted(tenant, name, guest, None, tell)
+    }
+
+    /// As [`add`](Self::add), of what a transfer ended with: both ends that keep it have a baseline of the same digest.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); the guest has another root than the transfer ended with.
+    pub fn keep(
+        &self,
+        tenant: &Name,
+        name: &Name,
+        guest: &dyn Guest,
+        root: Digest,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Added, BaselineError> {
+        self.add_rooted(tenant, name, guest, Some(root), tell)
+    }
+
+    fn add_rooted(
+        &self,
+        tenant: &Name,
+        name: &Name,
+        guest: &dyn Guest,
+        root: Option<Digest>,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Added, BaselineError> {
         let layout = guest.layout();
         if u64::from(layout.flat_pages()) > self.limits.pages {
             return Err(BaselineError::TooLarge { pages: layout.pages(), most: self.limits.pages });
@@ -79,7 +105,7 @@ impl BaselineStore {
         let known = self.known(tenant, &survey)?;
         let mut addition = Addition::new(self, layout, &known)?;
         addition.read(guest, tell)?;
-        let added = addition.finish(tenant, name, generation)?;
+        let added = addition.finish(tenant, name, generation, root)?;
         drop(known);
         if survey.indexed.iter().any(|one| one.summary.about.tenant == *tenant && one.summary.about.name == *name) {
             self.supersede(tenant, name, generation);
@@ -301,7 +327,13 @@ impl<'a> Addition<'a> {
     }
 
     /// From here on nothing is read any more: what was written becomes durable, then visible.
-    fn finish(mut self, tenant: &Name, name: &Name, generation: u64) -> Result<Added, BaselineError> {
+    fn finish(
+        mut self,
+        tenant: &Name,
+        name: &Name,
+        generation: u64,
+        root: Option<Digest>,
+    ) -> Result<Added, BaselineError> {
         let mut own = self.own.take();
         if let Some(own) = &mut own {
             self.flush(own)?;
@@ -326,6 +358,9 @@ impl<'a> Addition<'a> {
             leaves: self.leaves,
             places: self.places,
         });
+        if root.is_some_and(|root| manifest.about().root != root) {
+            return Err(BaselineError::OtherRoot);
+        }
         let digest = store.key.digest(tenant, manifest.about().root);
         taken += store.publish(&manifest, digest, own.as_mut().map(|own| &mut own.writer))?;
         let Counted { pages: filled, known, stored, .. } = counted;

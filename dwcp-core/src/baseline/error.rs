@@ -76,6 +76,9 @@ pub enum BaselineError {
         /// The first page.
         page: u32,
     },
+    /// What was to be kept is not what it was to be: somebody wrote to it.
+    #[error("the image has another root than the transfer ended with: it was written to since, or has several regions")]
+    OtherRoot,
     /// What becomes a baseline cannot be read.
     #[error(transparent)]
     Guest(#[from] GuestError),

@@ -4,7 +4,7 @@
 //!   StoreKey ──> BaselineStore ── add(tenant, name, guest) ──> pack: chunks of 64 pages, zstd, AES-256-GCM
 //!                     │                                        manifest: leaf and place of each page, sealed
 //!                     │
-//!                     └── baseline(tenant, digest) ──> Baseline ── leaf, find, read, copy_into      pinned while it lives
+//!                     └── baseline(tenant, digest) ──> Baseline ── leaf, find, read; Laying     pinned while it lives
 //! ```
 //!
 //! - Agreed on by [`ManifestDigest`], a keyed digest over tenant, layout and leaves: [`StoreKey::digest`] makes it of the root
@@ -18,6 +18,7 @@ mod collect;
 mod content;
 mod error;
 mod key;
+mod laying;
 mod manifest;
 mod names;
 mod opened;
@@ -32,6 +33,7 @@ pub use self::add::Added;
 pub use self::collect::Collected;
 pub use self::error::{BaselineError, Damage};
 pub use self::key::{KEY_BYTES, ManifestDigest, StoreKey};
+pub use self::laying::Laying;
 pub use self::manifest::{About, Draft, FORMAT, Manifest};
-pub use self::opened::{Baseline, Copied, Progress};
+pub use self::opened::{Baseline, Progress};
 pub use self::store::{BaselineStore, Limits, Listing, Summary};

@@ -215,6 +215,35 @@ impl BaselineStore {
         Err(failed)
     }
 
+    /// Opens the first of these that is here, is whole but for its pages, and that `takes` does not decline; and tells which
+    /// of them it is. What is damaged is passed over. spec: O-9
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn first_of(
+        &self,
+        digests: &[ManifestDigest],
+        takes: &dyn Fn(&About) -> bool,
+    ) -> Result<Option<(usize, Baseline)>, BaselineError> {
+        let manifests = self.manifests()?;
+        for (number, digest) in digests.iter().enumerate() {
+            for name in manifests.iter().filter(|name| name.digest == *digest) {
+                match self.pinned(name) {
+                    Ok(Some(baseline)) if takes(baseline.about()) => {
+                        self.touch(name);
+                        return Ok(Some((number, baseline)));
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.is_damage() => {
+                        tracing::warn!(%error, "a baseline that a sender names is damaged; it is not used");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens what a listing told of, without counting that as a use of it.
     ///
     /// # Errors

@@ -267,15 +267,6 @@ fn a_flipped_bit_of_a_pack_is_told_with_its_page_and_healed() {
     });
     // One chunk of 64 pages cannot be opened; all others are whole.
     assert_eq!((whole.unwrap(), damaged.len()), (200 - 64, 64));
-    let into = Memory::new(Layout::new(&[200 * 4096]).unwrap());
-    let mut held = 0;
-    let copied = baseline
-        .copy_into(&into, &mut |_, _, leaves| {
-            held += leaves.len();
-            true
-        })
-        .unwrap();
-    assert_eq!((copied, held), (Copied { pages: 136, damaged: 64 }, 136));
     drop(baseline);
     let healed = add(&store, "vm", pages.clone());
     assert_eq!((healed.digest, healed.known, healed.stored), (added.digest, 136, 64));
@@ -387,27 +378,44 @@ fn a_guest_that_cannot_be_read_leaves_nothing_behind() {
     assert_eq!(files(dir.path(), "").len(), 1, "only the header");
 }
 
+// spec: O-9
 #[test]
-fn a_guest_begins_with_what_both_have() {
+fn the_first_of_several_digests_that_is_here_and_wanted_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let added = add(&store, "vm", vec![1, 0, 3, 4]);
-    let baseline = store.baseline(&name("t"), added.digest).unwrap();
-    // Its second page ends after 100 bytes, and there is another region.
-    let into = Memory::new(Layout::new(&[2 * 4096 + 100, 4096]).unwrap());
-    let mut held = Vec::new();
-    let copied = baseline
-        .copy_into(&into, &mut |region, first, leaves| {
-            held.push((region, first, leaves.to_vec()));
-            true
-        })
-        .unwrap();
-    assert_eq!(copied, Copied { pages: 1, damaged: 0 });
-    assert_eq!(held, [(R0, 0, vec![leaf(&page(1))])]);
-    let mut bytes = vec![0; 3 * PAGE_BYTES];
-    into.read(R0, 0, &mut bytes).unwrap();
-    assert_eq!(bytes[..PAGE_BYTES], page(1));
-    assert!(bytes[PAGE_BYTES..].iter().all(|byte| *byte == 0), "a page that is cut off is not the same");
+    let [a, b] = [("a", 1), ("b", 2)].map(|(named, number)| add(&store, named, vec![number, 7]).digest);
+    let unknown = ManifestDigest([9; 32]);
+    let first = |digests: &[ManifestDigest], not: &str| {
+        let found = store.first_of(digests, &|about| about.name != name(not)).unwrap();
+        found.map(|(number, baseline)| (number, baseline.digest()))
+    };
+    assert_eq!(first(&[unknown, b, a], "none"), Some((1, b)));
+    assert_eq!(first(&[unknown, b, a], "b"), Some((2, a)));
+    assert_eq!(first(&[unknown], "none"), None);
+    // One that is damaged is none.
+    let manifest =
+        files(dir.path(), ".baseline").into_iter().find(|path| path.display().to_string().contains(&a.to_string()));
+    fs::write(manifest.unwrap(), [0; 100]).unwrap();
+    assert_eq!(first(&[a, b], "none"), Some((1, b)));
+}
+
+#[test]
+fn what_a_transfer_ended_with_is_kept_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let old = add(&store, "vm", vec![1, 2, 3]);
+    let arrived = guest(&[vec![1, 5, 3]]);
+    let leaves = crate::session::Leaves::new(arrived.layout());
+    for (at, number) in (0..).zip([1, 5, 3]) {
+        leaves.set(crate::extent::FlatPage(at), leaf(&page(number)));
+    }
+    let root = Tree::new(arrived.layout()).root(&leaves);
+    let keep = |guest: &Memory| store.keep(&name("t"), &name("vm"), guest, root, &mut |_| {});
+    let error = keep(&guest(&[vec![1, 5, 4]])).unwrap_err();
+    assert!(matches!(error, BaselineError::OtherRoot), "{error}");
+    assert!(holds(&store.baseline(&name("t"), old.digest).unwrap(), &guest(&[vec![1, 2, 3]])), "nothing was replaced");
+    let kept = keep(&arrived).unwrap();
+    assert_eq!((kept.digest, kept.known, kept.stored), (store.digest(&name("t"), root), 2, 1));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub use self::old_pages::OldPages;
 use std::fmt;
 
 use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
-use crate::wire::Digest;
+use crate::wire::{Digest, Name};
 
 /// The thing being moved: a virtual machine, an image, anything made of pages that change.
 ///
@@ -318,6 +318,23 @@ pub enum GuestError {
     Stuck {
         /// Requests that wait.
         waiting: usize,
+    },
+    /// A page that was promised of a baseline is not what it was when that was made.
+    #[error(
+        "{region}, page {page} of baseline {name} cannot be used: {why}; the guest stays where it is. See `dwcp baseline \
+         verify` at this end; send it again: that goes without the baseline"
+    )]
+    Baseline {
+        /// Of which baseline: by this two nodes agreed on it.
+        digest: Digest,
+        /// What it is called here.
+        name: Name,
+        /// The region.
+        region: RegionId,
+        /// The page in it.
+        page: u32,
+        /// What is wrong.
+        why: String,
     },
     /// Anything that a guest outside this crate reports.
     #[error("{0}")]

@@ -23,12 +23,11 @@ use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
 use super::statistics::{End, Ledger};
-use crate::extent::RegionId;
 use crate::guest::Guest;
 use crate::session::binding::{Chosen, Key, MESSAGES};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
 use crate::wire::{
-    Abort, AbortReason, Digest, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
+    Abort, AbortReason, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
 };
 
 /// A session answers whether it can be superseded as soon as it has done what waits in its queue.
@@ -198,19 +197,23 @@ impl IncomingOffer {
 
     /// Takes it: the pages go into `guest`, which starts out as zeros and has the offered layout.
     pub fn accept(self, guest: Arc<dyn Guest>, config: SinkConfig) -> Session {
-        self.accept_holding(guest, &[], config)
+        self.take(guest, None, config)
     }
 
-    /// As [`accept`](Self::accept), into a guest that holds pages already, beside those that it tells of itself
-    /// ([`Guest::held`]): the first page of each run, and their leaves. The source is told the leaves, so it can tell which
-    /// of its pages are among them: hold only what it may know of. Others are zeros. spec: R-1
-    #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
-    pub fn accept_holding(
+    /// As [`accept`](Self::accept), into a guest that has the pages of a baseline: the one of this number in the offer,
+    /// counted from 0. `leaves` are those that a guest of the offered layout has of it; each page that the guest does not
+    /// tell itself to hold ([`Guest::held`]) has its leaf there, such as a [`Laying`](crate::baseline::Laying). spec: O-9
+    pub fn accept_with_baseline(
         self,
         guest: Arc<dyn Guest>,
-        runs: &[(RegionId, u32, Vec<Digest>)],
+        (number, leaves): (u8, Arc<Leaves>),
         config: SinkConfig,
     ) -> Session {
+        self.take(guest, Some((number, leaves)), config)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
+    fn take(self, guest: Arc<dyn Guest>, baseline: Option<(u8, Arc<Leaves>)>, config: SinkConfig) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
         let holds = |region, page, leaf| {
             if let Some(page) = self.offer.layout.flat(region, page) {
@@ -218,14 +221,14 @@ impl IncomingOffer {
             }
         };
         guest.held(&mut |region, page, leaf| holds(region, page, leaf));
-        for (region, first, held) in runs {
-            (*first..).zip(held).for_each(|(page, leaf)| holds(*region, page, *leaf));
-        }
         let Chosen { framing, features } = self.first.chosen;
         let lanes = config.lanes.min(self.first.limits.lanes);
         let (dictionaries, _) = self.first.gate.endpoint.dictionaries.of(&self.offer.dictionaries);
         let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, dictionaries, ..config };
-        let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
+        let mut machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
+        if let Some((number, leaves)) = baseline {
+            machine = machine.with_baseline(number, leaves);
+        }
         self.first.drive(self.seat, &self.offer, machine, leaves, guest)
     }
 
@@ -259,8 +262,8 @@ impl IncomingAsk {
         let (transfer, epoch, name) = (self.record.transfer, self.record.epoch, self.record.name.clone());
         let layout = guest.layout().clone();
         let leaves = Arc::new(Leaves::new(&layout));
-        let (kind, dictionaries) = (GuestKind::Image, Vec::new());
-        let offer = Offer { transfer, epoch, kind, name, dictionaries, layout };
+        let (kind, dictionaries, baselines) = (GuestKind::Image, Vec::new(), Vec::new());
+        let offer = Offer { transfer, epoch, kind, name, dictionaries, baselines, layout };
         let machine = Sink::recover(config, offer.clone(), &self.record);
         self.first.drive(self.seat, &offer, machine, leaves, guest)
     }

@@ -390,7 +390,12 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
             let mut dirty = DirtyMap::new(guest.layout());
             guest.harvest(&mut dirty).map(|pending| Input::Harvested { dirty, pending })
         }
-        Output::Recall(held) => Ok(Input::Recalled { same: recall(guest, &held) }),
+        Output::Recall { held, baseline } => {
+            if let Some(baseline) = baseline {
+                held.assume(&baseline);
+            }
+            Ok(Input::Recalled { same: recall(guest, &held) })
+        }
         Output::Pause => guest.pause().map(|()| Input::Paused),
         Output::SaveDevices => guest.save_devices().map(|state| Input::Devices(state.into())),
         Output::Stage { devices } => guest.load_devices(&devices).and_then(|()| guest.stage()).map(|()| Input::Staged),

@@ -35,7 +35,7 @@ use crate::message::MessageCodec;
 use crate::session::binding::{Chosen, MESSAGES, Speaks};
 use crate::session::handover::Wish;
 use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
-use crate::wire::limits::MAX_LANES;
+use crate::wire::limits::{MAX_LANES, MAX_OFFERED_BASELINES};
 use crate::wire::{Framing, GuestKind, Name, Offer, TransferId};
 
 /// A node: its identity, whom it trusts, its threads. Cheap to clone.
@@ -51,7 +51,7 @@ pub struct Endpoint {
     /// Carries messages, if this node can.
     pub(super) codec: Option<Arc<dyn MessageCodec>>,
     /// Has pages that sinks may hold.
-    old_pages: Option<Arc<dyn OldPages>>,
+    baselines: Arc<[Arc<dyn OldPages>]>,
     /// To which blocks may refer, if the peer has them, too.
     pub(super) dictionaries: Held,
     /// What this node wants lanes to carry.
@@ -108,7 +108,7 @@ impl Endpoint {
             conduct: Arc::new(Conduct::new(Quarantine::default())),
             lanes: SinkConfig::default().lanes,
             codec: None,
-            old_pages: None,
+            baselines: [].into(),
             dictionaries: Held::default(),
             flags: Arc::new(Constant::v3()),
             openings: None,
@@ -140,10 +140,11 @@ impl Endpoint {
         self
     }
 
-    /// Gives sources pages that their sinks may hold, too, such as a baseline: of those only what changed is sent.
+    /// Lets sources offer these baselines, best first: what the sink holds of one as well does not travel, and of what
+    /// changed since only the change. The first four are offered. spec: O-9
     #[must_use]
-    pub fn with_old_pages(mut self, old_pages: Arc<dyn OldPages>) -> Self {
-        self.old_pages = Some(old_pages);
+    pub fn with_baselines(mut self, baselines: impl IntoIterator<Item = Arc<dyn OldPages>>) -> Self {
+        self.baselines = baselines.into_iter().take(MAX_OFFERED_BASELINES).collect();
         self
     }
 
@@ -262,7 +263,8 @@ impl Endpoint {
     ) -> Result<Session, EndpointError> {
         let Transfer { id, name, kind } = transfer;
         let (layout, dictionaries) = (guest.layout().clone(), self.dictionaries.ids());
-        let offer = Offer { transfer: id, epoch: FIRST_EPOCH, kind, name, dictionaries, layout };
+        let baselines = self.baselines.iter().map(|baseline| baseline.digest()).collect();
+        let offer = Offer { transfer: id, epoch: FIRST_EPOCH, kind, name, dictionaries, baselines, layout };
         self.begin(to, offer, guest, config, None).await
     }
 
@@ -278,9 +280,17 @@ impl Endpoint {
             .map_err(|error| EndpointError::Unexpected { address: to.to_owned(), what: error.to_string() })?;
         let guest = Arc::new(crate::guest::Memory::new(layout.clone()));
         let (transfer, epoch, name) = (record.transfer, record.epoch, record.name.clone());
-        let (kind, dictionaries) = (GuestKind::Image, Vec::new());
-        let offer = Offer { transfer, epoch, kind, name, dictionaries, layout };
+        let (kind, dictionaries, baselines) = (GuestKind::Image, Vec::new(), Vec::new());
+        let offer = Offer { transfer, epoch, kind, name, dictionaries, baselines, layout };
         self.begin(to, offer, guest, config, Some(record)).await
+    }
+
+    /// What a guest of this layout has of each baseline.
+    async fn leaves_of_baselines(&self, layout: &Layout) -> Vec<Arc<Leaves>> {
+        let (baselines, layout) = (Arc::clone(&self.baselines), layout.clone());
+        let look = move || baselines.iter().map(|baseline| baseline.leaves_of(&layout)).collect();
+        // One that panics is taken for one that the sink does not hold.
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     /// What the workers of a source's lanes read, and compare with.
@@ -289,7 +299,7 @@ impl Endpoint {
             guest: Arc::clone(guest),
             leaves: Arc::clone(leaves),
             shadow: ShadowBytes::default(),
-            old_pages: self.old_pages.clone(),
+            baselines: Arc::clone(&self.baselines),
             dictionaries: self.dictionaries.clone(),
         }
     }
@@ -335,7 +345,10 @@ impl Endpoint {
         let terms = (offer.epoch, framing);
         let machine = match record {
             Some(record) => Source::recover(config, offer, record),
-            None => Source::new(config, offer, leaves, peer),
+            None => {
+                let baselines = self.leaves_of_baselines(&offer.layout).await;
+                Source::new(config, offer, leaves, peer).with_baselines(baselines)
+            }
         };
         let (events, queue) = mpsc::channel(EVENTS);
         let hands = SourceHands {

@@ -54,8 +54,8 @@ pub(super) struct SourcePages {
     pub(super) guest: Arc<dyn Guest>,
     pub(super) leaves: Arc<Leaves>,
     pub(super) shadow: ShadowBytes,
-    /// Of which the sink may hold some.
-    pub(super) old_pages: Option<Arc<dyn OldPages>>,
+    /// Of which the sink may hold one.
+    pub(super) baselines: Arc<[Arc<dyn OldPages>]>,
     /// Of which the sink may hold some.
     pub(super) dictionaries: Held,
 }
@@ -393,7 +393,7 @@ impl Press {
                 same.set(index);
             } else {
                 let at_sink = source.leaves.get(flat);
-                if source.old_pages.is_some() && dispatch.known.get(index) && at_sink != zero_leaf() {
+                if !source.baselines.is_empty() && dispatch.known.get(index) && at_sink != zero_leaf() {
                     self.held.push((carried, number, at_sink));
                 }
                 source.leaves.set(flat, *digest);
@@ -474,35 +474,48 @@ impl Press {
 
     /// Bases for pages that have none in the shadow, where the sink holds what this node has beside the guest.
     fn find_old_pages(&mut self, source: &SourcePages, dispatch: &Dispatch, based: &mut PageMask) {
-        let Some(old_pages) = source.old_pages.as_ref().filter(|_| dispatch.effort != dwcp_hde::Effort::Raw) else {
+        if dispatch.effort == dwcp_hde::Effort::Raw {
             return;
-        };
+        }
         let region = dispatch.extent.region();
-        // Pages that are neighbours at both ends are read together: the place here, the place there, how many.
-        let mut runs: Vec<(usize, (RegionId, u32), usize)> = Vec::new();
+        let mut stretches: Vec<Stretch<'_>> = Vec::new();
         for &(place, number, leaf) in self.held.iter().filter(|(place, ..)| !based.get(*place)) {
-            let Some((found, page)) = old_pages.find(leaf, (region, number)) else { continue };
-            match runs.last_mut() {
-                Some((first, (before, start), pages))
-                    if *before == found
-                        && *first + *pages == place
-                        && usize::try_from(page.saturating_sub(*start)) == Ok(*pages) =>
-                {
-                    *pages += 1;
-                }
-                _ => runs.push((place, (found, page), 1)),
+            let found = |old: &'_ Arc<dyn OldPages>| old.find(leaf, (region, number));
+            let Some((old, at)) = source.baselines.iter().find_map(|old| Some((old, found(old)?))) else { continue };
+            match stretches.last_mut() {
+                Some(last) if last.goes_on(place, old, at) => last.pages += 1,
+                _ => stretches.push(Stretch { place, old, at, pages: 1 }),
             }
         }
-        if runs.is_empty() {
+        if stretches.is_empty() {
             return;
         }
         grow(&mut self.bases, dispatch.extent.bytes());
-        for (place, (found, page), pages) in runs {
+        for Stretch { place, old, at: (found, page), pages } in stretches {
             let Some(into) = self.bases.get_mut(place * PAGE_BYTES..(place + pages) * PAGE_BYTES) else { continue };
-            if old_pages.read(found, page, into) {
+            if old.read(found, page, into) {
                 (place..place + pages).for_each(|place| based.set(place));
             }
         }
+    }
+}
+
+/// Pages that are neighbours in an extent and where they are found: they are read together.
+struct Stretch<'a> {
+    /// Among the pages that are carried.
+    place: usize,
+    old: &'a Arc<dyn OldPages>,
+    at: (RegionId, u32),
+    pages: usize,
+}
+
+impl Stretch<'_> {
+    fn goes_on(&self, place: usize, old: &Arc<dyn OldPages>, (region, page): (RegionId, u32)) -> bool {
+        let (found, first) = self.at;
+        Arc::ptr_eq(self.old, old)
+            && self.place + self.pages == place
+            && found == region
+            && usize::try_from(page.saturating_sub(first)) == Ok(self.pages)
     }
 }
 
@@ -514,7 +527,13 @@ mod tests {
 
     fn pages(guest: Arc<Memory>) -> SourcePages {
         let leaves = Arc::new(Leaves::new(guest.layout()));
-        SourcePages { leaves, guest, shadow: ShadowBytes::default(), old_pages: None, dictionaries: Held::default() }
+        SourcePages {
+            leaves,
+            guest,
+            shadow: ShadowBytes::default(),
+            baselines: [].into(),
+            dictionaries: Held::default(),
+        }
     }
 
     fn dispatch(page: u32, known: bool, based: bool) -> Dispatch {

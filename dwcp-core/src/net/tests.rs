@@ -92,7 +92,7 @@ fn what_is_hashed_is_what_is_sent() {
         guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),
-        old_pages: None,
+        baselines: [].into(),
     };
     let extent = Extent::new(RegionId(0), vec![Run { start: 1, count: 3 }]).unwrap();
     let dispatch = Dispatch {

@@ -251,9 +251,13 @@ pub enum Output {
     Send(Dispatch),
     /// Source: harvest the dirty log.
     Harvest,
-    /// Source: find the pages that the guest knows, without reading them, to have these leaves: those that the sink
-    /// holds. spec: R-2
-    Recall(Arc<Leaves>),
+    /// Source: find the pages that the guest knows, without reading them, to have the leaves that the sink holds. spec: R-2
+    Recall {
+        /// What the sink holds.
+        held: Arc<Leaves>,
+        /// Where that is not known: `held` is to [assume](Leaves::assume) these first. spec: O-9
+        baseline: Option<Arc<Leaves>>,
+    },
     /// Source: stop the guest.
     Pause,
     /// Source: let the guest run again.

@@ -89,6 +89,8 @@ pub struct Sink {
     pause: Option<Pausing>,
     /// What READY promised, or will.
     promise: Option<Promise>,
+    /// Which of the offered baselines its guest has the pages of, and their leaves.
+    baseline: Option<(u8, Arc<Leaves>)>,
     /// From which page on the source has still to be told what is held. `None`: ACCEPT was said.
     telling: Option<FlatPage>,
     /// This node shuts down.
@@ -172,6 +174,7 @@ impl Sink {
             lanes: BTreeMap::new(),
             pause: None,
             promise: None,
+            baseline: None,
             telling: None,
             retiring: false,
             control_up: true,
@@ -182,6 +185,16 @@ impl Sink {
             outputs: VecDeque::new(),
             planted: Planted::default(),
         }
+    }
+
+    /// Of the offered baselines its guest has the pages of this one, counted from 0: each page that is not held otherwise
+    /// has the leaf that it has there, and the bytes before READY. To be said before the machine starts. spec: O-9
+    #[must_use]
+    pub fn with_baseline(mut self, number: u8, leaves: Arc<Leaves>) -> Self {
+        self.leaves.assume(&leaves);
+        self.progress.baseline = Some(number);
+        self.baseline = Some((number, leaves));
+        self
     }
 
     /// A sink that was READY, or ran, before a crash, and now answers RUN by its record. spec: S-8
@@ -222,7 +235,8 @@ impl Sink {
             let Some(have) = self.next_have() else {
                 self.telling = None;
                 let (transfer, dictionaries) = (self.offer.transfer, self.config.dictionaries);
-                self.say(Frame::Accept(Accept { transfer, dictionaries }));
+                let baseline = self.baseline.as_ref().map(|(number, _)| *number);
+                self.say(Frame::Accept(Accept { transfer, dictionaries, baseline }));
                 return self.say_wish();
             };
             self.say(Frame::Have(have));
@@ -236,7 +250,10 @@ impl Sink {
         let left = self.offer.layout.regions().filter(|(_, region)| region.first + region.pages > from.0);
         let (region, first, leaves) = left.into_iter().find_map(|(id, region)| {
             let pages = region.first.max(from.0)..region.first + region.pages;
-            let (first, leaves) = self.leaves.run_within(pages, MAX_HAVE_LEAVES)?;
+            let (first, leaves) = match &self.baseline {
+                Some((_, baseline)) => self.leaves.run_unlike(baseline, pages, MAX_HAVE_LEAVES),
+                None => self.leaves.run_within(pages, MAX_HAVE_LEAVES),
+            }?;
             Some((id, first.0 - region.first, leaves))
         })?;
         let flat = self.offer.layout.flat(region, first)?;

@@ -11,6 +11,7 @@
 //!     └── cancelled, failed, not converging: the guest runs at the source
 //! ```
 
+mod accepted;
 mod control;
 mod deferral;
 mod lanes;
@@ -48,8 +49,8 @@ use super::record::Record;
 use super::shadow::{Shadow, ShadowFill};
 use super::stats::{Phase, Progress};
 use super::{Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::{FlatPage, Layout};
-use crate::wire::{Accept, Buried, ErrorFrame, Frame, Framing, Have, Offer, PeerLimits, Run};
+use crate::extent::Layout;
+use crate::wire::{Buried, ErrorFrame, Frame, Framing, Offer, PeerLimits, Run};
 
 /// What a source is told at the start.
 #[derive(Clone, Debug)]
@@ -144,6 +145,8 @@ pub struct Source {
     outputs: VecDeque<Output>,
     /// Those offered that the sink holds, a bit each.
     dictionaries: u8,
+    /// What a guest of this layout has of each baseline that is offered. spec: O-9
+    baselines: Vec<Arc<Leaves>>,
     planted: Planted,
 }
 
@@ -193,6 +196,7 @@ impl Source {
             control: Control::default(),
             outputs: VecDeque::new(),
             dictionaries: 0,
+            baselines: Vec::new(),
             planted: Planted::default(),
             config,
             offer,
@@ -309,50 +313,6 @@ impl Source {
         } else {
             SessionError::PeerReports(ErrorFrame { code, lane, position, text })
         }
-    }
-
-    /// The sink still has pages of a transfer that was cut off. They are read and hashed like all others, and those
-    /// that are the same do not travel. spec: D-4, R-2
-    fn held(&mut self, have: &Have) -> Result<(), SessionError> {
-        if self.state != State::Offered {
-            return Err(SessionError::unexpected("HAVE after ACCEPT"));
-        }
-        let region = self.layout.region(have.region).filter(|region| {
-            let count = u32::try_from(have.leaves.len()).unwrap_or(u32::MAX);
-            have.first.checked_add(count).is_some_and(|end| end <= region.pages)
-        });
-        let region = region.ok_or_else(|| SessionError::unexpected("HAVE of pages outside the layout"))?;
-        for (page, leaf) in (region.first + have.first..).zip(&have.leaves) {
-            self.leaves.set(FlatPage(page), *leaf);
-        }
-        self.progress.pages_held += u64::try_from(have.leaves.len()).unwrap_or(0);
-        // Who knows which version brought them.
-        self.leave.distrust_held();
-        Ok(())
-    }
-
-    /// spec: O-4
-    fn accepted(&mut self, now: Time, accept: &Accept) -> Result<(), SessionError> {
-        if accept.transfer != self.offer.transfer {
-            return Err(SessionError::unexpected("ACCEPT names another transfer"));
-        }
-        // spec: O-8
-        if (0_u8..8).skip(self.offer.dictionaries.len()).any(|number| accept.dictionaries >> number & 1 == 1) {
-            return Err(SessionError::unexpected("ACCEPT names dictionaries that were not offered"));
-        }
-        self.dictionaries = accept.dictionaries;
-        self.progress.agreed_on(&self.offer.dictionaries, accept.dictionaries);
-        if self.state == State::Offered {
-            self.state = State::Copying;
-            self.progress.phase = Phase::Copying;
-            self.round.started = now;
-            self.pace.filled_at = now;
-            if self.progress.pages_held > 0 {
-                self.round.recalling = true;
-                self.outputs.push_back(Output::Recall(Arc::clone(&self.leaves)));
-            }
-        }
-        Ok(())
     }
 
     /// Ends the session before or after the point of no return. spec: S-6

@@ -30,6 +30,8 @@ pub struct Progress {
     pub guest_bytes: u64,
     /// Source: pages that the sink said it holds, durably, from before this session.
     pub pages_held: u64,
+    /// Which of the offered baselines both ends hold, counted from 0, once that is agreed on. spec: O-9
+    pub baseline: Option<u8>,
     /// Pages looked at and sent, or found to be there, in all rounds.
     pub pages_read: u64,
     /// Of these, pages that the sink had already (zeros in the first round included).

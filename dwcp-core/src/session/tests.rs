@@ -29,6 +29,7 @@ fn offer() -> Offer {
         kind: GuestKind::Live,
         name: Name::new("vm").unwrap(),
         dictionaries: Vec::new(),
+        baselines: Vec::new(),
         layout: Layout::new(&[4096 * 8]).unwrap(),
     }
 }
@@ -55,7 +56,11 @@ fn sealed_source() -> (Source, Pause) {
     let clean = || Input::Harvested { dirty: DirtyMap::new(&layout), pending: Pending::Unknown };
     feed(&mut source, 0, Input::Start);
     feed(&mut source, 0, clean());
-    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 })));
+    feed(
+        &mut source,
+        0,
+        Input::Frame(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None })),
+    );
     let lane = LaneId(1);
     feed(&mut source, 0, Input::LaneUp { lane, credit: 8 << 20 });
     feed(&mut source, 1, Input::Encoded(Encoded { lane, seq: 0, wire_bytes: 100, carried: 8, ..Encoded::default() }));
@@ -153,7 +158,7 @@ fn effort_at_the_end(bandwidth: Option<NonZeroU64>) -> dwcp_hde::Effort {
     let clean = DirtyMap::new(&offer.layout);
     feed(&mut source, 0, Input::Start);
     feed(&mut source, 0, Input::Harvested { dirty: clean, pending: Pending::Unknown });
-    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0 })));
+    feed(&mut source, 0, Input::Frame(Frame::Accept(Accept { transfer, dictionaries: 0, baseline: None })));
     let mut due: std::collections::VecDeque<_> = feed(&mut source, 0, Input::LaneUp { lane, credit: 1 << 40 }).into();
     let (mut ms, mut last) = (0, None);
     while source.progress().pages_settled < offer.layout.pages() {

@@ -6,14 +6,13 @@ use super::error::{Fault, Malformed};
 use super::fields::{Put, Reader};
 use super::handshake::read_bulk_lane;
 use super::limits::{
-    DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_OFFERED_DICTIONARIES,
-    MAX_TEXT_BYTES,
+    DEVICE_STATE_CHUNK, MAX_ACK_LANES, MAX_DEVICE_STATE, MAX_HAVE_LEAVES, MAX_NAME_BYTES, MAX_TEXT_BYTES,
 };
 use super::{
-    Bind, Digest, FRAME_HEADER_BYTES, Fence, FenceEpoch, FrameHeader, FrameType, Handover, Hello, HelloAck, Join,
-    Joined, LaneId, Message, Prefer, TransferId,
+    Accept, Bind, Digest, FRAME_HEADER_BYTES, Fence, FenceEpoch, FrameHeader, FrameType, Handover, Hello, HelloAck,
+    Join, Joined, LaneId, Message, Offer, Prefer, TransferId,
 };
-use crate::extent::{Layout, MAX_REGIONS, RegionId};
+use crate::extent::RegionId;
 
 /// One message on a lane, but for extents (see [`super::ExtentHead`]). [`Frame::encode`] and
 /// [`Frame::decode`] are its only ways to and from bytes.
@@ -70,33 +69,6 @@ pub enum Frame {
     Handover(Handover),
     /// Source: what a lane carries next.
     Message(Message),
-}
-
-/// What is to be moved. spec: O-1
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The transfer's name for its whole life.
-    pub transfer: TransferId,
-    /// Which incarnation of it.
-    pub epoch: FenceEpoch,
-    /// What it is.
-    pub kind: GuestKind,
-    /// What the source calls it: data for the sink, never a path.
-    pub name: Name,
-    /// Ids of the dictionaries that the source holds and would use, best first, at most four. spec: O-8
-    pub dictionaries: Vec<Digest>,
-    /// Its regions.
-    pub layout: Layout,
-}
-
-/// What kind of state is moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GuestKind {
-    /// A running guest: memory and devices.
-    Live,
-    /// An image at rest: a disk or a memory file.
-    Image,
 }
 
 /// A transfer's name: 1 to 64 of `[a-z0-9._-]`, and neither `.` nor `..` nor with a leading dot.
@@ -173,15 +145,6 @@ pub struct Have {
     pub first: u32,
     /// The leaf of each page from there on, 1 to 2048 of them.
     pub leaves: Vec<Digest>,
-}
-
-/// The sink takes the offer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accept {
-    /// Which transfer.
-    pub transfer: TransferId,
-    /// Which of the offered dictionaries the sink holds: bit n for the n-th. spec: O-8
-    pub dictionaries: u8,
 }
 
 /// What the sink has verified and applied. spec: A-1
@@ -460,10 +423,7 @@ impl Frame {
             Self::Joined(joined) => joined.put(out),
             Self::Offer(offer) => offer.put(out),
             Self::Have(have) => have.put(out),
-            Self::Accept(accept) => {
-                out.put(&accept.transfer.0);
-                out.put_u8(accept.dictionaries);
-            }
+            Self::Accept(accept) => accept.put(out),
             Self::Ack(ack) => ack.put(out),
             Self::Credit(credit) => {
                 out.put_u16(credit.lane.0);
@@ -528,7 +488,7 @@ impl Frame {
             FrameType::Joined => Self::Joined(Joined::read(r)?),
             FrameType::Offer => Self::Offer(Offer::read(r)?),
             FrameType::Have => Self::Have(Have::read(r)?),
-            FrameType::Accept => Self::Accept(Accept { transfer: TransferId(r.array()?), dictionaries: r.u8()? }),
+            FrameType::Accept => Self::Accept(Accept::read(r)?),
             FrameType::Extent => return Err(r.fault(Malformed::Misplaced)),
             FrameType::Ack => Self::Ack(Ack::read(r)?),
             FrameType::Credit => Self::Credit(Credit { lane: read_bulk_lane(r)?, total: r.u64()? }),
@@ -550,66 +510,6 @@ impl Frame {
             FrameType::Handover => Self::Handover(Handover::read(r)?),
             FrameType::Message => Self::Message(Message::read(r)?),
         })
-    }
-}
-
-impl Offer {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.put(&self.transfer.0);
-        out.put_u64(self.epoch.0);
-        out.put_u8(match self.kind {
-            GuestKind::Live => 1,
-            GuestKind::Image => 2,
-        });
-        out.put_u8(u8::try_from(self.name.0.len()).unwrap_or(u8::MAX));
-        out.put(self.name.0.as_bytes());
-        out.put_u8(u8::try_from(self.dictionaries.len()).unwrap_or(u8::MAX));
-        self.dictionaries.iter().for_each(|id| out.put(&id.0));
-        let regions: Vec<_> = self.layout.regions().collect();
-        out.put_u16(u16::try_from(regions.len()).unwrap_or(u16::MAX));
-        for (_, region) in regions {
-            out.put_u64(region.bytes);
-        }
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, Fault> {
-        let transfer = TransferId(r.array()?);
-        let epoch = FenceEpoch(r.u64()?);
-        let at = r.at();
-        let kind = match r.u8()? {
-            1 => GuestKind::Live,
-            2 => GuestKind::Image,
-            value => return Err(Fault { at, what: Malformed::Value { field: "guest kind", value: value.into() } }),
-        };
-        let at = r.at();
-        let length = usize::from(r.u8()?);
-        let text = std::str::from_utf8(r.take(length)?).map_err(|_| Fault { at, what: Malformed::Text })?;
-        let name = Name::new(text).map_err(|what| Fault { at, what: what.into() })?;
-        let dictionaries = Self::read_dictionaries(r)?;
-        let at = r.at();
-        let count = usize::from(r.u16()?);
-        if count > MAX_REGIONS {
-            return Err(Fault { at, what: crate::extent::LayoutError::TooManyRegions { regions: count }.into() });
-        }
-        let mut regions = Vec::with_capacity(count);
-        for _ in 0..count {
-            regions.push(r.u64()?);
-        }
-        let layout = Layout::new(&regions).map_err(|what| Fault { at, what: what.into() })?;
-        Ok(Self { transfer, epoch, kind, name, dictionaries, layout })
-    }
-
-    /// spec: O-8
-    fn read_dictionaries(r: &mut Reader<'_>) -> Result<Vec<Digest>, Fault> {
-        let at = r.at();
-        let count = r.u8()?;
-        if usize::from(count) > MAX_OFFERED_DICTIONARIES {
-            return Err(Fault {
-                at,
-                what: Malformed::Value { field: "dictionaries (at most 4)", value: count.into() },
-            });
-        }
-        (0..count).map(|_| Ok(Digest(r.array()?))).collect()
     }
 }
 

@@ -41,6 +41,9 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// Dictionaries that an OFFER names: an encoder uses one; more than a handful only cost the sink a look-up each.
 pub const MAX_OFFERED_DICTIONARIES: usize = 4;
 
+/// Baselines that an OFFER names: the sink takes one, and looks each up in its store.
+pub const MAX_OFFERED_BASELINES: usize = 4;
+
 /// Bytes of the text in an error or abort frame: one sentence.
 pub const MAX_TEXT_BYTES: usize = 256;
 

@@ -19,17 +19,19 @@ mod handover;
 mod handshake;
 mod header;
 pub mod limits;
+mod offer;
 
 pub use self::error::{Fault, Malformed, WireError};
 pub use self::extent::{EXTENT_HEAD_MAX, ExtentHead};
 pub use self::fields::Reader;
 pub use self::frame::{
-    Abort, AbortReason, Accept, Ack, Buried, Bury, Credit, DeviceState, ErrorCode, ErrorFrame, Frame, GuestKind, Have,
-    Name, NameError, Offer, Pause, Ping, Ready, Run, Running,
+    Abort, AbortReason, Ack, Buried, Bury, Credit, DeviceState, ErrorCode, ErrorFrame, Frame, Have, Name, NameError,
+    Pause, Ping, Ready, Run, Running,
 };
 pub use self::handover::{Fence, FencedLane, Framing, HandedLane, Handover, Message, Prefer};
 pub use self::handshake::{Bind, Hello, HelloAck, Join, Joined, PeerLimits, ResumeClaim, Role};
 pub use self::header::{FRAME_HEADER_BYTES, FrameHeader, FrameType};
+pub use self::offer::{Accept, GuestKind, Offer};
 
 use std::fmt;
 

@@ -86,22 +86,24 @@ fn handshake() -> impl Strategy<Value = Frame> {
 }
 
 fn control() -> impl Strategy<Value = Frame> {
-    let ids = proptest::collection::vec(digest(), 0..=4);
-    let offer = (transfer(), any::<u64>(), any::<bool>(), "[a-z0-9_][a-z0-9._-]{0,63}", 1_usize..20, ids).prop_map(
-        |(transfer, epoch, live, name, regions, dictionaries)| {
+    let ids = || proptest::collection::vec(digest(), 0..=4);
+    let offer = (transfer(), any::<u64>(), any::<bool>(), "[a-z0-9_][a-z0-9._-]{0,63}", 1_usize..20, (ids(), ids()))
+        .prop_map(|(transfer, epoch, live, name, regions, (dictionaries, baselines))| {
             Frame::Offer(Offer {
                 transfer,
                 epoch: FenceEpoch(epoch),
                 kind: if live { GuestKind::Live } else { GuestKind::Image },
                 name: Name::new(&name).unwrap(),
                 dictionaries,
+                baselines,
                 layout: Layout::new(&vec![12345; regions]).unwrap(),
             })
-        },
-    );
+        });
     prop_oneof![
         offer,
-        (transfer(), any::<u8>()).prop_map(|(transfer, dictionaries)| Frame::Accept(Accept { transfer, dictionaries })),
+        (transfer(), any::<u8>(), proptest::option::of(0_u8..4)).prop_map(|(transfer, dictionaries, baseline)| {
+            Frame::Accept(Accept { transfer, dictionaries, baseline })
+        }),
         (any::<u16>(), any::<u32>(), proptest::collection::vec(digest(), 1..100))
             .prop_map(|(region, first, leaves)| { Frame::Have(Have { region: RegionId(region), first, leaves }) }),
         (any::<u64>(), proptest::collection::vec((lane(), any::<u64>()), 1..64))

@@ -108,6 +108,7 @@ impl Receiver {
             kind: GuestKind::Image,
             name,
             dictionaries: Vec::new(),
+            baselines: Vec::new(),
             layout: self.layout.clone(),
         }
     }

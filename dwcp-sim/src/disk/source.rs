@@ -76,6 +76,7 @@ impl Node for Sender {
                 kind: GuestKind::Image,
                 name,
                 dictionaries: Vec::new(),
+                baselines: Vec::new(),
                 layout,
             };
             records.store(&Record::of(&offer, 1, Digest([7; 32]), PEER, Standing::GaveUp)).map_err(Stop::fault)?;

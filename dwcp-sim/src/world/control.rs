@@ -66,6 +66,7 @@ impl World {
                 let leaves = std::sync::Arc::clone(&self.sink_leaves);
                 self.sink.engaged = (offer.epoch, self.plan.sink.framing);
                 let sink = Sink::new(self.plan.sink.clone(), offer.clone(), leaves, PEER);
+                let sink = self.warmed(sink);
                 self.sink_machines += 1;
                 self.sink_machine = Some(sink.with_bug(self.planted.and_then(Planted::core)));
                 return self.feed(Side::Sink, Input::Start);

@@ -256,7 +256,7 @@ impl World {
 
     /// A page that is not carried, because the sink has it, is there.
     fn check_known(&mut self, page: FlatPage, content: u64) {
-        if !self.sink_lost && self.planted != Some(Planted::Reread) && self.sink.guest.read(page) != content {
+        if !self.sink_lost && self.planted != Some(Planted::Reread) && self.at_sink(page) != content {
             self.violate(Property::KnownAtSink, format!("page {} is not carried and not at the sink", page.0));
         }
     }
@@ -373,12 +373,12 @@ impl World {
             return self.violate(Property::Verified, "an extent is written to the running guest");
         }
         for ((page, carried), &digest) in flats.into_iter().zip(&parcel.pages).zip(digests) {
-            let held = self.sink.guest.read(page);
+            let held = self.at_sink(page);
             if let Some(base) = carried.base.filter(|&base| base != held) {
                 let what = format!("page {}: a delta against {base}, the sink holds {held}", page.0);
                 return self.violate(Property::KnownAtSink, what);
             }
-            self.sink.guest.overwrite(page, carried.content);
+            self.replace(page, carried.content);
             self.sink_leaves.set(page, digest);
         }
     }

@@ -11,6 +11,7 @@ mod faults;
 mod handover;
 mod lanes;
 mod nodes;
+mod warm;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -23,6 +24,7 @@ use dwcp_core::guest::GuestError;
 use dwcp_core::session::{Input, Leaves, Machine, Record, Sink, SlotId, Source, Time};
 use dwcp_core::wire::{FenceEpoch, Framing, GuestKind, LaneId, Name, Offer, TransferId};
 
+use self::warm::Warm;
 use crate::PEER;
 use crate::deferral::Cost;
 use crate::guest::{Content, SimGuest, leaf};
@@ -84,7 +86,7 @@ enum Dial {
 #[derive(Debug)]
 enum Operation {
     Harvest,
-    Recall(std::sync::Arc<Leaves>),
+    Recall(Arc<Leaves>, Option<Arc<Leaves>>),
     Pause,
     Resume,
     SaveDevices,
@@ -192,6 +194,8 @@ pub struct World {
     source_waits: bool,
     source_leaves: Arc<Leaves>,
     sink_leaves: Arc<Leaves>,
+    /// A baseline that both ends hold.
+    warm: Option<Warm>,
     slots: std::collections::HashMap<SlotId, Content>,
     conns: BTreeMap<u64, Conn>,
     next_conn: u64,
@@ -278,22 +282,29 @@ fn held(plan: &Plan, source: &SimGuest) -> (SimGuest, Leaves) {
     (held, leaves)
 }
 
+fn offer(layout: &Layout, warm: Option<&Warm>) -> Offer {
+    Offer {
+        transfer: TransferId([7; 16]),
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Live,
+        name: Name::new("sim").unwrap(),
+        dictionaries: Vec::new(),
+        baselines: Warm::digests(warm),
+        layout: layout.clone(),
+    }
+}
+
 impl World {
     /// The world of a plan, before anything happened.
     pub fn new(plan: Plan, planted: Option<Planted>, traced: bool) -> Self {
         let layout = Layout::new(&plan.regions).unwrap();
-        let offer = Offer {
-            transfer: TransferId([7; 16]),
-            epoch: FenceEpoch(1),
-            kind: GuestKind::Live,
-            name: Name::new("sim").unwrap(),
-            dictionaries: Vec::new(),
-            layout: layout.clone(),
-        };
         let guest = SimGuest::alive(&layout, plan.seed, plan.writes, plan.writer, plan.more);
+        let warm = Warm::of(&plan, &guest);
+        let offer = offer(&layout, warm.as_ref());
         let source_leaves = Arc::new(Leaves::new(&layout));
         let (held, sink_leaves) = held(&plan, &guest);
         let machine = Source::new(plan.source.clone(), offer.clone(), Arc::clone(&source_leaves), PEER);
+        let machine = machine.with_baselines(Warm::offered(warm.as_ref(), &layout));
         let machine = machine.with_bug(planted.and_then(Planted::core));
         Self {
             rng: Rng::new(plan.seed ^ 0x5eed),
@@ -309,6 +320,7 @@ impl World {
             source_waits: false,
             source_leaves,
             sink_leaves: Arc::new(sink_leaves),
+            warm,
             slots: std::collections::HashMap::new(),
             conns: BTreeMap::new(),
             next_conn: 0,

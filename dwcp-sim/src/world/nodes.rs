@@ -33,7 +33,7 @@ impl World {
             }
             Output::Send(dispatch) => self.dispatch(dispatch),
             Output::Harvest => self.queue(Side::Source, Operation::Harvest),
-            Output::Recall(held) => self.queue(Side::Source, Operation::Recall(held)),
+            Output::Recall { held, baseline } => self.queue(Side::Source, Operation::Recall(held, baseline)),
             Output::Pause => self.queue(Side::Source, Operation::Pause),
             Output::Resume => {
                 if self.run_sent || self.source.disk.durable.is_some() {
@@ -212,7 +212,7 @@ impl World {
         let now = self.now;
         match operation {
             Operation::Clear => {
-                self.sink.guest.wipe();
+                self.wipe_sink();
                 Some(Input::Cleared)
             }
             Operation::Raise(least) => {
@@ -230,7 +230,12 @@ impl World {
                 }
                 Some(Input::Harvested { dirty, pending })
             }
-            Operation::Recall(held) => Some(Input::Recalled { same: self.recall(&held) }),
+            Operation::Recall(held, baseline) => {
+                if let Some(baseline) = baseline {
+                    held.assume(&baseline);
+                }
+                Some(Input::Recalled { same: self.recall(&held) })
+            }
             Operation::Pause => {
                 self.source.guest.pause(now);
                 self.pauses += 1;
@@ -254,6 +259,7 @@ impl World {
                 Some(Input::Devices(devices))
             }
             Operation::Stage(devices) => {
+                self.lay_rest();
                 self.staged = Some(devices);
                 Some(Input::Staged)
             }
@@ -262,7 +268,7 @@ impl World {
                 Some(Input::Running)
             }
             Operation::Discard => {
-                self.sink.guest.wipe();
+                self.wipe_sink();
                 self.sink_lost = true;
                 self.discarded = true;
                 None
@@ -470,7 +476,7 @@ impl World {
         self.sink_leaves = Arc::new(Leaves::new(&self.layout));
         self.sink_lost = true;
         if self.sink.disk.durable.is_none() {
-            self.sink.guest.wipe();
+            self.wipe_sink();
         }
     }
 

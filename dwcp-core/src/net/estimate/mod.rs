@@ -25,7 +25,7 @@ use dwcp_hde::Stats;
 
 use self::run::Run;
 use crate::guest::{DirtyMap, Guest, GuestError, OldPages};
-use crate::session::{Leaves, Progress, SourceConfig, Verdict};
+use crate::session::{Progress, SourceConfig, Verdict};
 
 /// What is to be estimated.
 #[derive(Clone, Debug)]
@@ -48,10 +48,8 @@ pub struct EstimateConfig {
     pub sample: Option<u64>,
     /// Pages that are zeros for certain, such as holes of a file.
     pub zeros: Option<DirtyMap>,
-    /// Leaves of the pages that the sink holds before it begins.
-    pub held: Option<Arc<Leaves>>,
-    /// Pages that the source has beside the guest.
-    pub old_pages: Option<Arc<dyn OldPages>>,
+    /// A baseline that both ends hold.
+    pub baseline: Option<Arc<dyn OldPages>>,
 }
 
 /// What a transfer would cost.
@@ -71,7 +69,7 @@ pub struct Estimate {
     pub packet_bytes: u64,
     /// Bytes of lane 0 towards the sink.
     pub control_bytes: u64,
-    /// Bytes of lane 0 towards the source; 32 for each page that the sink holds.
+    /// Bytes of lane 0 towards the source.
     pub answer_bytes: u64,
     /// Share of the time in which the link carried something, and in which a core encoded, of the cores that could; 0..1.
     pub link_busy: f64,

@@ -106,25 +106,31 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(guest: Arc<dyn Guest>, config: &'a EstimateConfig) -> Result<Self, GuestError> {
         let layout = guest.layout().clone();
-        let leaves = Arc::new(Leaves::new(&layout));
-        let sink_leaves = config.held.clone().unwrap_or_else(|| Arc::new(Leaves::new(&layout)));
+        let [leaves, sink_leaves] = [(); 2].map(|()| Arc::new(Leaves::new(&layout)));
         let offer = Offer {
             dictionaries: Vec::new(),
+            baselines: config.baseline.iter().map(|baseline| baseline.digest()).collect(),
             transfer: TransferId([0; 16]),
             epoch: EPOCH,
             kind: GuestKind::Image,
             name: Name::new("estimate").map_err(|error| GuestError::Other(error.to_string()))?,
             layout: layout.clone(),
         };
+        let source = Source::new(config.source.clone(), offer.clone(), Arc::clone(&leaves), SOMEBODY);
+        let sink = Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY);
+        let agreed = config.baseline.as_ref().map(|baseline| baseline.leaves_of(&layout));
         Ok(Self {
             sample: Sample::new(&layout, config.sample, config.zeros.clone()),
-            source: Source::new(config.source.clone(), offer.clone(), Arc::clone(&leaves), SOMEBODY),
-            sink: Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY),
+            source: source.with_baselines(agreed.iter().cloned().collect()),
+            sink: match agreed {
+                Some(leaves) => sink.with_baseline(0, leaves),
+                None => sink,
+            },
             pages: SourcePages {
                 guest,
                 leaves,
                 shadow: ShadowBytes::default(),
-                old_pages: config.old_pages.clone(),
+                baselines: config.baseline.iter().cloned().collect(),
                 dictionaries: Held::default(),
             },
             press: Press::new(),
@@ -246,7 +252,10 @@ impl<'a> Run<'a> {
                 let harvested = self.harvest()?;
                 self.after(Duration::ZERO, Event::AtSource(harvested));
             }
-            Output::Recall(_) => {
+            Output::Recall { held, baseline } => {
+                if let Some(baseline) = baseline {
+                    held.assume(&baseline);
+                }
                 let same = DirtyMap::new(&self.layout);
                 self.after(Duration::ZERO, Event::AtSource(Input::Recalled { same }));
             }

@@ -26,8 +26,7 @@ fn over(link: u64, guest: Arc<Memory>) -> Estimate {
         device_state: 0,
         sample: None,
         zeros: None,
-        held: None,
-        old_pages: None,
+        baseline: None,
     };
     estimate(guest, &config).unwrap()
 }

@@ -76,7 +76,8 @@ impl Source {
         self.lose_patience(now)?;
         self.leave_clock.turn_at = None;
         let Some(wish) = self.leave.due() else { return Ok(()) };
-        if !matches!(self.state, State::Copying | State::Draining | State::Sealed) {
+        // What the sink holds from before must be known before it may be thrown away.
+        if self.round.recalling || !matches!(self.state, State::Copying | State::Draining | State::Sealed) {
             return Ok(());
         }
         if !self.config.messages {

@@ -53,15 +53,6 @@ impl Source {
         }
     }
 
-    /// What the guest knows to be the same is neither read nor looked at again. spec: R-2
-    pub(super) fn recalled(&mut self, same: &DirtyMap) {
-        if std::mem::take(&mut self.round.recalling) {
-            let pages = self.dirty.clear(same);
-            self.progress.pages_same += pages;
-            self.round.pages = self.dirty.pages();
-        }
-    }
-
     pub(super) fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
         self.round.harvesting = false;
         if std::mem::take(&mut self.round.sampling) {

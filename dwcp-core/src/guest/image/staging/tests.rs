@@ -43,8 +43,15 @@ fn promise(staging: &ImageStaging, name: Name) -> Record {
         }
     }
     let root = Tree::new(&layout).root(&leaves);
-    let offer =
-        Offer { transfer: ID, epoch: FenceEpoch(1), kind: GuestKind::Image, name, dictionaries: Vec::new(), layout };
+    let offer = Offer {
+        transfer: ID,
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Image,
+        name,
+        dictionaries: Vec::new(),
+        baselines: Vec::new(),
+        layout,
+    };
     Record::of(&offer, 1, root, Fingerprint([0; 32]), Standing::Ready)
 }
 
@@ -230,7 +237,15 @@ const PEER: Fingerprint = Fingerprint([3; 32]);
 fn offer(transfer: u8) -> Offer {
     let layout = Layout::new(&[BYTES, 10 * PAGE]).unwrap();
     let transfer = TransferId([transfer; 16]);
-    Offer { transfer, epoch: FenceEpoch(1), kind: GuestKind::Image, name: name(), dictionaries: Vec::new(), layout }
+    Offer {
+        transfer,
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Image,
+        name: name(),
+        dictionaries: Vec::new(),
+        baselines: Vec::new(),
+        layout,
+    }
 }
 
 fn go_on(dir: &Path, offer: &Offer) -> ImageStaging {

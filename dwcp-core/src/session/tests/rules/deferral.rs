@@ -16,7 +16,7 @@ impl Link {
     fn new(config: SourceConfig) -> (Self, Vec<Output>) {
         let mut bench = Bench::new(Source::new(config, offer(), leaves(), PEER));
         bench.feed(Input::Start);
-        bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 }));
+        bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None }));
         let mut link = Self { bench };
         link.harvested(&[]);
         let outputs = link.bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });

@@ -74,7 +74,7 @@ fn a_flag_that_flaps_is_followed_at_the_pace_of_a_source_to_where_it_stands() {
     let config = SourceConfig { lanes: 1, messages: true, ..SourceConfig::default() };
     let mut bench = Bench::new(Source::new(config, offer(), leaves(), PEER));
     bench.feed(Input::Start);
-    bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 }));
+    bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None }));
     let (mut begun, mut epoch, mut wish) = (0, 3, ON);
     for _ in 0..100 {
         wish = if wish == ON { OFF } else { ON };
@@ -101,7 +101,7 @@ fn a_wish_that_comes_in_the_middle_of_a_hand_over_is_measured_from_when_it_came(
     let mut bench = Bench::new(Source::new(config, offer(), leaves(), PEER));
     bench.now = bench.now + Duration::from_secs(3600);
     bench.feed(Input::Start);
-    bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 }));
+    bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None }));
     let outputs = bench.hear(Frame::Prefer(OFF));
     bench.now = bench.now + Duration::from_millis(500);
     bench.hear(Frame::Prefer(ON));

@@ -24,6 +24,7 @@ fn offer() -> Offer {
         kind: GuestKind::Live,
         name: Name::new("vm1").unwrap(),
         dictionaries: Vec::new(),
+        baselines: Vec::new(),
         layout: Layout::new(&[4096 * PAGES]).unwrap(),
     }
 }

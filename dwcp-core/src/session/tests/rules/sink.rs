@@ -21,7 +21,7 @@ fn config() -> SinkConfig {
 
 fn receiving() -> Bench<Sink> {
     let mut bench = Bench::new(Sink::new(config(), offer(), leaves(), PEER));
-    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 });
+    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None });
     assert_eq!(frames(&bench.feed(Input::Start)), [accept]);
     bench
 }
@@ -81,7 +81,7 @@ fn violates(outputs: &[Output]) {
 #[test]
 fn the_same_offer_again_is_accepted_again() {
     let mut bench = receiving();
-    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 });
+    let accept = Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None });
     assert_eq!(frames(&bench.hear(Frame::Offer(offer()))), [accept]);
     violates(&bench.hear(Frame::Offer(Offer { epoch: FenceEpoch(4), ..offer() })));
     let mut bench = joined();
@@ -506,11 +506,32 @@ fn what_is_held_is_told_before_accept() {
         let leaves = vec![leaf(&[7; 4096]); pages];
         Frame::Have(Have { region: crate::RegionId(region), first, leaves })
     };
-    let accept = Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0 });
+    let accept = Frame::Accept(Accept { transfer: offer.transfer, dictionaries: 0, baseline: None });
     let told = [have(0, 3, 2), have(1, 200 - 64, 1), accept];
     assert_eq!(frames(&bench.feed(Input::Start)), told);
     // The ACCEPT was lost: all of it again.
     assert_eq!(frames(&bench.hear(Frame::Offer(offer))), told);
+}
+
+// spec: O-9, R-1
+#[test]
+fn of_an_agreed_baseline_only_what_is_held_otherwise_is_told() {
+    let [held, baseline] = [(); 2].map(|()| leaves());
+    (0..64).for_each(|page| baseline.set(FlatPage(page), leaf(&[1; 4096])));
+    for (page, byte) in [(2, 1), (3, 7), (4, 7)] {
+        held.set(FlatPage(page), leaf(&[byte; 4096]));
+    }
+    let named = Offer { baselines: vec![Digest([1; 32]); 3], ..offer() };
+    let sink = Sink::new(config(), named.clone(), Arc::clone(&held), PEER).with_baseline(2, baseline);
+    let mut bench = Bench::new(sink);
+    let told = [
+        Frame::Have(Have { region: crate::RegionId(0), first: 3, leaves: vec![leaf(&[7; 4096]); 2] }),
+        Frame::Accept(Accept { transfer: named.transfer, dictionaries: 0, baseline: Some(2) }),
+    ];
+    assert_eq!(frames(&bench.feed(Input::Start)), told);
+    assert_eq!(frames(&bench.hear(Frame::Offer(named))), told, "the ACCEPT was lost");
+    let expected = |page| leaf(&[if (3..5).contains(&page) { 7 } else { 1 }; 4096]);
+    assert!((0..64).all(|page| held.get(FlatPage(page)) == expected(page)), "the root is over all of it");
 }
 
 // spec: R-1

@@ -21,7 +21,7 @@ fn offered(config: SourceConfig) -> Bench<Source> {
 }
 
 fn accept() -> Frame {
-    Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0 })
+    Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None })
 }
 
 fn harvested(pages: &[u32]) -> Input {
@@ -127,7 +127,7 @@ fn no_lane_is_opened_before_the_sink_accepts() {
 #[test]
 fn an_accept_of_another_transfer_ends_the_session() {
     let mut bench = offered(config());
-    let outputs = bench.hear(Frame::Accept(Accept { transfer: TransferId([9; 16]), dictionaries: 0 }));
+    let outputs = bench.hear(Frame::Accept(Accept { transfer: TransferId([9; 16]), dictionaries: 0, baseline: None }));
     assert_eq!(error_code(&outputs), Some(ErrorCode::Unexpected));
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
 }
@@ -141,7 +141,7 @@ fn an_accept_of_dictionaries_that_were_not_offered_ends_the_session() {
         let mut bench = Bench::new(Source::new(config(), named, leaves(), PEER));
         bench.feed(Input::Start);
         let transfer = offer().transfer;
-        bench.hear(Frame::Accept(Accept { transfer, dictionaries }))
+        bench.hear(Frame::Accept(Accept { transfer, dictionaries, baseline: None }))
     };
     for (offered, accepted) in [(0, 1), (0, 0x80), (1, 2), (2, 4), (4, 0x10), (4, 0xff)] {
         assert_eq!(error_code(&answered(offered, accepted)), Some(ErrorCode::Unexpected), "{offered} {accepted}");
@@ -149,6 +149,54 @@ fn an_accept_of_dictionaries_that_were_not_offered_ends_the_session() {
     for (offered, accepted) in [(0, 0), (1, 1), (4, 0x0f), (4, 0x08)] {
         assert_eq!(error_code(&answered(offered, accepted)), None, "{offered} {accepted}");
     }
+}
+
+// spec: O-9
+#[test]
+fn an_accept_of_a_baseline_that_was_not_offered_ends_the_session() {
+    let answered = |offered: u8, baseline| {
+        let named = Offer { baselines: (0..offered).map(|number| Digest([number; 32])).collect(), ..offer() };
+        let source = Source::new(config(), named, leaves(), PEER);
+        let mut bench = Bench::new(source.with_baselines((0..offered).map(|_| leaves()).collect()));
+        bench.feed(Input::Start);
+        bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline }))
+    };
+    for (offered, accepted) in [(0, 0), (1, 1), (3, 3)] {
+        assert_eq!(error_code(&answered(offered, Some(accepted))), Some(ErrorCode::Unexpected), "{offered} {accepted}");
+    }
+    for (offered, accepted) in [(0, None), (4, None), (1, Some(0)), (4, Some(3))] {
+        assert_eq!(error_code(&answered(offered, accepted)), None, "{offered} {accepted:?}");
+    }
+}
+
+// spec: O-9, D-4
+#[test]
+fn of_an_agreed_baseline_the_sink_is_known_to_hold_what_have_did_not_tell_otherwise() {
+    let [held, baseline] = [leaves(), leaves()];
+    let of = |byte| crate::session::leaves::leaf(&[byte; 4096]);
+    (0..64).for_each(|page| baseline.set(crate::extent::FlatPage(page), of(1)));
+    let named = Offer { baselines: vec![Digest([1; 32]); 2], ..offer() };
+    let source = Source::new(config(), named, Arc::clone(&held), PEER);
+    let mut bench = Bench::new(source.with_baselines(vec![leaves(), baseline]));
+    bench.feed(Input::Start);
+    bench.hear(Frame::Have(Have { region: crate::RegionId(0), first: 5, leaves: vec![of(7); 2] }));
+    let accept = Accept { transfer: offer().transfer, dictionaries: 0, baseline: Some(1) };
+    let asked = bench.hear(Frame::Accept(accept));
+    let Some((known, Some(assumed))) = asked.into_iter().find_map(|output| match output {
+        Output::Recall { held, baseline } => Some((held, baseline)),
+        _ => None,
+    }) else {
+        panic!("what the sink holds is not looked up")
+    };
+    assert_eq!(bench.machine.progress().baseline, Some(1));
+    // What a driver does.
+    known.assume(&assumed);
+    assert_eq!([4, 5, 6, 7].map(|page| held.get(crate::extent::FlatPage(page))), [of(1), of(7), of(7), of(1)]);
+    bench.feed(harvested(&[]));
+    let early = bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });
+    assert!(dispatches(early).is_empty(), "the baseline's leaves are not there yet");
+    let sent = dispatches(bench.feed(Input::Recalled { same: DirtyMap::new(&offer().layout) }));
+    assert!((0..64).all(|page| sent[0].known.get(page)), "{sent:?}");
 }
 
 // spec: D-2
@@ -458,7 +506,7 @@ fn what_the_sink_has_is_compared_with_and_read_all_the_same() {
     let have = |region, first| Frame::Have(Have { region: crate::RegionId(region), first, leaves: vec![leaf; 2] });
     assert!(frames(&bench.hear(have(0, 5))).is_empty());
     assert_eq!(held.get(crate::extent::FlatPage(6)), leaf);
-    assert!(asked!(bench.hear(accept()), Output::Recall(_)));
+    assert!(asked!(bench.hear(accept()), Output::Recall { .. }));
     bench.feed(harvested(&[]));
     let waits = bench.feed(Input::LaneUp { lane: LANE, credit: WIDE });
     assert!(dispatches(waits).is_empty(), "what the guest knows is not known yet");

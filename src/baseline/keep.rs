@@ -1,0 +1,100 @@
+//! `--keep-baseline`: what a transfer ended with becomes a baseline at this end, so that the way back is warm.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use dwcp_core::baseline::{BaselineStore, Limits};
+use dwcp_core::guest::ImageSource;
+use dwcp_core::wire::{Digest, Name};
+use serde::Serialize;
+
+use super::{UseOfBaseline, failure, key};
+use crate::exit::Failure;
+use crate::report::Report;
+use crate::{state, units};
+
+/// Under which name.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeepBaseline {
+    /// When the receiver has all of it, keep the image as a baseline of this name, in the store and for the tenant that are
+    /// named; one of that name is replaced. If that fails it is told, and the transfer is good all the same
+    #[arg(long, value_name = "NAME", requires = "baseline_store", requires = "baseline_tenant")]
+    pub(crate) keep_baseline: Option<Name>,
+}
+
+/// Where images are kept, and as what.
+#[derive(Clone, Debug)]
+pub(crate) struct Keeper {
+    store: Arc<BaselineStore>,
+    path: PathBuf,
+    tenant: Name,
+    name: Name,
+}
+
+#[derive(Serialize)]
+struct Kept<'a> {
+    transfer: &'a str,
+    name: &'a str,
+    tenant: &'a str,
+    digest: Option<String>,
+    stored_pages: u64,
+    bytes_added: u64,
+    error: Option<&'a str>,
+}
+
+impl Keeper {
+    /// `None`: nothing is to be kept. Makes the store when there is none: a first transfer may be what fills it.
+    pub(crate) fn open(keep: &KeepBaseline, args: &UseOfBaseline) -> Result<Option<Self>, Failure> {
+        let UseOfBaseline { baseline_store, baseline_key, baseline_tenant, .. } = args;
+        let (Some(name), Some(path), Some(key_file), Some(tenant)) =
+            (&keep.keep_baseline, baseline_store, baseline_key, baseline_tenant)
+        else {
+            return Ok(None);
+        };
+        let key = key::load(key_file)?;
+        state::make(path)?;
+        let store = Arc::new(BaselineStore::make(path, key, Limits::default()).map_err(failure(path))?);
+        Ok(Some(Self { store, path: path.clone(), tenant: tenant.clone(), name: name.clone() }))
+    }
+
+    /// Keeps an image with this root. What goes wrong is told; the transfer is over and good.
+    pub(crate) async fn keep(&self, transfer: &str, image: PathBuf, root: Option<Digest>, report: &Report) {
+        let keeper = self.clone();
+        let adding = tokio::task::spawn_blocking(move || keeper.add(&image, root));
+        let added = adding.await.unwrap_or_else(|_| Err(Failure::new(crate::exit::Exit::Failed, "adding it panicked")));
+        let (name, tenant) = (self.name.as_str(), self.tenant.as_str());
+        let mut kept = Kept { transfer, name, tenant, digest: None, stored_pages: 0, bytes_added: 0, error: None };
+        match added {
+            Ok(added) => {
+                report.say(&format!(
+                    "kept as baseline {name} of tenant {tenant}: {} more in {}",
+                    units::bytes(added.bytes),
+                    self.path.display()
+                ));
+                kept.digest = Some(added.digest.to_string());
+                (kept.stored_pages, kept.bytes_added) = (added.stored, added.bytes);
+                report.event("baseline-kept", &kept);
+            }
+            Err(Failure { what, advice, .. }) => {
+                report.warn(&format!(
+                    "warning: the image arrived, but was not kept as baseline {name}: {what}\n         {}",
+                    advice.as_deref().unwrap_or("Add it with `dwcp baseline add`, or let all of it travel next time.")
+                ));
+                kept.error = Some(&what);
+                report.event("baseline-kept", &kept);
+            }
+        }
+    }
+
+    fn add(&self, image: &Path, root: Option<Digest>) -> Result<dwcp_core::baseline::Added, Failure> {
+        let Some(root) = root else {
+            return Err(Failure::new(
+                crate::exit::Exit::Failed,
+                "it was handed over without its root being known here",
+            ));
+        };
+        let image = ImageSource::open(image)?;
+        self.store.keep(&self.tenant, &self.name, &image, root, &mut |_| {}).map_err(failure(&self.path))
+    }
+}

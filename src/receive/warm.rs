@@ -1,0 +1,101 @@
+//! An offer that names baselines: which of them is here, and its pages on their way into the image.
+
+use std::sync::Arc;
+
+use dwcp_core::Guest;
+use dwcp_core::baseline::{Baseline, BaselineError, Laying};
+use dwcp_core::net::{IncomingOffer, Session};
+use dwcp_core::session::SinkConfig;
+use serde::Serialize;
+
+use super::Peer;
+use crate::baseline::Shelf;
+use crate::report::Report;
+use crate::units;
+
+/// An offer that was taken.
+pub(super) struct Taken {
+    pub(super) session: Session,
+    pub(super) peer: Peer,
+    found: Found,
+}
+
+/// What this receiver has of the baselines that its sender names.
+enum Found {
+    /// This one; so many of its pages are laid down from now on.
+    Here {
+        baseline: Arc<Baseline>,
+        pages: u64,
+    },
+    None,
+    Failed(BaselineError),
+}
+
+#[derive(Serialize)]
+struct FromBaseline<'a> {
+    transfer: String,
+    name: &'a str,
+    baseline: &'a str,
+    tenant: &'a str,
+    digest: String,
+    /// Those that are not here from before.
+    pages: u64,
+}
+
+/// Takes an offer, over a baseline that both ends have, if there is one. May block.
+pub(super) fn take(
+    shelf: &Shelf,
+    guest: Arc<dyn Guest>,
+    incoming: IncomingOffer,
+    peer: Peer,
+    config: SinkConfig,
+) -> Taken {
+    let (number, baseline) = match shelf.find(&incoming.offer().baselines) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Taken { session: incoming.accept(guest, config), peer, found: Found::None },
+        Err(error) => return Taken { session: incoming.accept(guest, config), peer, found: Found::Failed(error) },
+    };
+    let laying = Arc::new(Laying::over(guest, Arc::clone(&baseline)));
+    if let Err(error) = laying.begin() {
+        tracing::warn!(%error, "there is no thread to lay a baseline down; it is laid at the end");
+    }
+    let (leaves, pages) = (Arc::clone(laying.leaves()), laying.pages());
+    let session = incoming.accept_with_baseline(laying, (number, leaves), config);
+    Taken { session, peer, found: Found::Here { baseline, pages } }
+}
+
+impl Taken {
+    /// Says which baseline it is, or that there is none.
+    pub(super) fn tell(&self, shelf: &Shelf, report: &Report) {
+        let Peer { transfer, name, .. } = &self.peer;
+        match &self.found {
+            Found::Here { baseline, pages } => {
+                let about = baseline.about();
+                report.say(&format!(
+                    "{name} goes on from baseline {}: {} are laid down meanwhile",
+                    about.name,
+                    units::bytes(pages * 4096)
+                ));
+                report.event(
+                    "baseline",
+                    &FromBaseline {
+                        transfer: transfer.to_string(),
+                        name: name.as_str(),
+                        baseline: about.name.as_str(),
+                        tenant: about.tenant.as_str(),
+                        digest: baseline.digest().to_string(),
+                        pages: *pages,
+                    },
+                );
+            }
+            Found::None => report.say(&format!(
+                "note: none of the baselines that the sender of {name} names can be used from {}; all pages travel",
+                shelf.path().display()
+            )),
+            Found::Failed(error) => report.warn(&format!(
+                "warning: no baseline of {} can be used for {name}: {error}; all pages travel",
+                shelf.path().display()
+            )),
+        }
+    }
+}
