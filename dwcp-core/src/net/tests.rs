@@ -58,8 +58,8 @@ async fn a_caller_that_never_speaks_is_hung_up_on() {
     let listener = sink.listen("127.0.0.1:0").await.unwrap();
     let mut caller = TcpStream::connect(listener.local_addr()).await.unwrap();
     let began = tokio::time::Instant::now();
-    let read = tokio::time::timeout(HANDSHAKE_LIMIT * 2, caller.read(&mut [0])).await;
-    assert!(!matches!(read.unwrap(), Ok(1..)), "closed or reset");
+    // Without a limit of its own: the socket is closed by another thread, which this clock does not wait for.
+    assert!(!matches!(caller.read(&mut [0]).await, Ok(1..)), "closed or reset");
     assert_eq!(began.elapsed().as_secs(), 5);
     assert_eq!(sink.offences().turned_away[&TurnedAway::TimedOut], 1);
 }
