@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use crate::extent::{FlatPage, Layout, MAX_REGIONS, RegionId};
 use crate::session::leaves::zero_leaf;
 use crate::session::{Fingerprint, Leaves};
+use crate::wire::limits::MAX_NAME_BYTES;
 use crate::wire::{Digest, Name};
 
 const MAGIC: [u8; 8] = *b"DWCPwal1";
@@ -72,7 +73,7 @@ impl About {
             return Ok(None);
         }
         let length = number(bytes.get(MAGIC.len()..).unwrap_or_default());
-        if length > 32 + 1 + 255 + 2 + MAX_REGIONS * 8 {
+        if length > 32 + 1 + MAX_NAME_BYTES + 2 + MAX_REGIONS * 8 {
             return Ok(None);
         }
         let Some(end) = rest_of(input, &mut bytes, length, End { chain: [0; CHAIN], bytes: 0 })? else {
@@ -290,6 +291,21 @@ mod tests {
         let other = about().layout.flat(RegionId(1), 1).unwrap().0;
         assert_eq!(held(&replay), [5, 7, other]);
         assert_eq!(replay.held.get(FlatPage(7)), leaf(&[3; 4096]));
+    }
+
+    #[test]
+    fn a_header_has_the_longest_name_and_all_regions_but_is_no_longer() {
+        let layout = Layout::new(&vec![4096; MAX_REGIONS]).unwrap();
+        let about = About { name: Name::new(&"n".repeat(MAX_NAME_BYTES)).unwrap(), layout, ..about() };
+        let mut bytes = Vec::new();
+        let end = about.encode(&mut bytes);
+        assert_eq!(About::read(&mut &bytes[..]).unwrap(), Some((about, end)));
+        let length = u32::try_from(at(end) - MAGIC.len() - 4 - CHAIN).unwrap() + 1;
+        bytes[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&length.to_le_bytes());
+        bytes.extend([0; 64]);
+        let mut rest = &bytes[..];
+        assert_eq!(About::read(&mut rest).unwrap(), None);
+        assert_eq!(rest.len(), bytes.len() - MAGIC.len() - 4, "not a byte is read of what is too long");
     }
 
     #[test]

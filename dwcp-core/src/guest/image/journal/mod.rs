@@ -312,3 +312,6 @@ impl Paper {
         Ok((file, end))
     }
 }
+
+#[cfg(test)]
+mod tests;

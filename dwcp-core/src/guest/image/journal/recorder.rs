@@ -61,3 +61,33 @@ impl Recorder {
         self.end = self.taken;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::Layout;
+    use crate::session::Fingerprint;
+    use crate::session::leaves::leaf;
+    use crate::wire::Name;
+
+    #[test]
+    fn what_is_dropped_is_not_written_and_what_follows_goes_on_from_what_was() {
+        let layout = Layout::new(&[4096 * 10]).unwrap();
+        let about = About { peer: Fingerprint([3; 32]), name: Name::new("vm1").unwrap(), layout };
+        let (mut recorder, _) = Recorder::go_on(&[][..], &about).unwrap();
+        let mut written = recorder.header().to_vec();
+        recorder.note(RegionId(0), 1, &[leaf(&[1; 4096])]);
+        recorder.drop_waiting();
+        assert_eq!(recorder.waiting(), 0);
+        recorder.note(RegionId(0), 2, &[leaf(&[2; 4096])]);
+        let (at, bytes) = recorder.take_waiting();
+        assert_eq!(at, u64::try_from(written.len()).unwrap());
+        written.extend(bytes);
+        assert_eq!(recorder.bytes(), u64::try_from(written.len()).unwrap());
+        let (_, held) = Recorder::go_on(&written[..], &about).unwrap();
+        let known: Vec<_> = (0..10)
+            .filter(|&page| held.get(crate::extent::FlatPage(page)) != crate::session::leaves::zero_leaf())
+            .collect();
+        assert_eq!(known, [2]);
+    }
+}
