@@ -69,7 +69,8 @@ fn decide(criterion: &mut Criterion, name: &str, extent_pages: u16, shadow_bytes
     group.bench_function("a round", |timer| {
         timer.iter_batched(
             || Some(dirty.clone()),
-            |dirty| assert_eq!(bench.round(dirty), extents, "every round is alike"),
+            // The lanes' measured rates move the ends of a few extents.
+            |dirty| assert!(bench.round(dirty).abs_diff(extents) <= extents / 100, "every round is alike"),
             BatchSize::PerIteration,
         );
     });

@@ -39,8 +39,8 @@ pub fn guest(case: &Case) -> Memory {
             }
             guest
         }
-        Case::Corpus { folder, name } => {
-            let bytes = corpus::first_snapshot(folder, name);
+        Case::Corpus { folder, name, times } => {
+            let bytes = corpus::first_snapshot(folder, name).repeat(*times);
             let guest = Memory::new(Layout::new(&[bytes.len() as u64]).expect("layout"));
             guest.write(RegionId(0), 0, &bytes).expect("a write");
             guest
@@ -73,7 +73,7 @@ pub fn sink(role: &Role, ready: impl FnOnce(String)) -> Figures {
         let mut listener = endpoint(role).listen(&role.address).await.expect("listen");
         let bytes = match &role.case {
             Case::Random { bytes } => *bytes,
-            Case::Corpus { folder, name } => corpus::first_snapshot(folder, name).len() as u64,
+            Case::Corpus { folder, name, times } => (corpus::first_snapshot(folder, name).len() * times) as u64,
         };
         let guest = Arc::new(Memory::new(Layout::new(&[bytes]).expect("layout")));
         // Touched before the clock starts, like the memory of the peers' sinks.

@@ -44,8 +44,15 @@ pub enum Peer {
 /// What is moved.
 #[derive(Clone, Debug)]
 pub enum Case {
-    Random { bytes: u64 },
-    Corpus { folder: PathBuf, name: String },
+    Random {
+        bytes: u64,
+    },
+    /// The first snapshot of a workload, so many times over.
+    Corpus {
+        folder: PathBuf,
+        name: String,
+        times: usize,
+    },
 }
 
 impl Peer {
@@ -66,15 +73,17 @@ impl Case {
     pub fn word(&self) -> String {
         match self {
             Self::Random { bytes } => format!("random:{bytes}"),
-            Self::Corpus { folder, name } => format!("corpus:{}:{name}", folder.display()),
+            Self::Corpus { folder, name, times } => format!("corpus:{times}:{name}:{}", folder.display()),
         }
     }
 
     fn parse(word: &str) -> Self {
-        let mut parts = word.splitn(3, ':');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("random"), Some(bytes), None) => Self::Random { bytes: bytes.parse().expect("bytes") },
-            (Some("corpus"), Some(folder), Some(name)) => Self::Corpus { folder: folder.into(), name: name.to_owned() },
+        let parts: Vec<&str> = word.splitn(4, ':').collect();
+        match parts[..] {
+            ["random", bytes] => Self::Random { bytes: bytes.parse().expect("bytes") },
+            ["corpus", times, name, folder] => {
+                Self::Corpus { folder: folder.into(), name: name.to_owned(), times: times.parse().expect("a number") }
+            }
             _ => panic!("unknown case {word}"),
         }
     }

@@ -33,7 +33,7 @@ fn bytes(case: &Case) -> Vec<u8> {
             randomise(&mut plain, &mut state);
             plain
         }
-        Case::Corpus { folder, name } => corpus::first_snapshot(folder, name),
+        Case::Corpus { folder, name, times } => corpus::first_snapshot(folder, name).repeat(*times),
     }
 }
 

@@ -17,7 +17,7 @@ pub fn rows(options: &Options) -> Vec<Row> {
     names
         .into_iter()
         .map(|name| {
-            let case = Case::Corpus { folder: options.pages.clone(), name: name.clone() };
+            let case = Case::Corpus { folder: options.pages.clone(), name: name.clone(), times: 1 };
             row(&format!("{name} at 1 Gbit/s"), &case, lanes, options, &place)
         })
         .collect()

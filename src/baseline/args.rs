@@ -61,7 +61,7 @@ Examples:
   dwcp baseline verify --store DIR --key-file base.key
   dwcp baseline verify golden --store DIR --key-file base.key --json
 
-A damaged page is never used: a transfer sends it like one that is not known. Adding the image again repairs it."))]
+A damaged page is never used: a sender sends it like one that is not known, and at a receiver the transfer fails, and the next one goes without the baseline. Adding the image again repairs it."))]
     Verify(VerifyArgs),
     /// Remove what no baseline needs, and baselines that are not wanted any more
     #[command(after_help = exit::help(&EXITS, "\
@@ -71,7 +71,7 @@ Examples:
   dwcp baseline gc --store DIR --key-file base.key --tenant web --remove vm1
 
 With --limit those that were used longest ago go, until the rest fits. One that a transfer uses stays. Leftovers of
-processes that died, baselines that were replaced, and manifests that cannot be read go in any case."))]
+processes that died, baselines that were replaced, and manifests whose head cannot be read go in any case."))]
     Gc(GcArgs),
 }
 

@@ -238,7 +238,7 @@ fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
         let failure = Failure::new(Exit::Failed, format!("{shown}: {error}"));
         match error {
             BaselineError::NoStore => failure.advise("Name with --store the directory given to `dwcp baseline add`."),
-            BaselineError::WrongKey => failure.advise("Name with --key-file the key that the store was made with."),
+            BaselineError::WrongKey => failure.advise("Name the key that the store was made with: --key-file, or --baseline-key of send and receive."),
             BaselineError::DamagedHeader => failure.advise(
                 "Without it nothing in the store can be used. Bring the file back from a copy, or add the images again to \
                  a new store.",

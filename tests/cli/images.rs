@@ -113,7 +113,7 @@ fn a_file_that_changes_while_it_is_sent_is_noticed() {
     let summary = sending.until("summary");
     let (code, err) = sending.end();
     assert_eq!((code, &summary["verdict"]), (1, &"failed".into()), "{err}");
-    assert!(err.contains("slow.mem changed while it was being sent"), "{err}");
+    assert!(err.contains("slow.mem changed while it was being read"), "{err}");
     // An interrupt before the receiver is done with it would be an interrupted transfer.
     receiver.lines.until("transfer");
     receiver.stop();

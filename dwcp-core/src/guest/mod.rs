@@ -282,7 +282,7 @@ pub enum GuestError {
     },
     /// The source changed although it must not.
     #[error(
-        "{what} changed while it was being sent; nothing was switched over, send it again when nobody writes to it"
+        "{what} changed while it was being read; nothing was switched over or stored, do it again when nobody writes to it"
     )]
     Changed {
         /// What changed.
@@ -321,8 +321,8 @@ pub enum GuestError {
     },
     /// A page that was promised of a baseline is not what it was when that was made.
     #[error(
-        "{region}, page {page} of baseline {name} cannot be used: {why}; the guest stays where it is. See `dwcp baseline \
-         verify` at this end; send it again: that goes without the baseline"
+        "{region}, page {page} of baseline {name} cannot be used: {why}; send it again, that goes without it. `dwcp baseline \
+         verify` at the receiver names all such pages"
     )]
     Baseline {
         /// Of which baseline: by this two nodes agreed on it.

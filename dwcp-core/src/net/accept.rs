@@ -30,8 +30,9 @@ use crate::wire::{
     Abort, AbortReason, ErrorCode, FenceEpoch, Frame, GuestKind, Offer, PeerLimits, Run, SessionId, TransferId,
 };
 
-/// A session answers whether it can be superseded as soon as it has done what waits in its queue.
-const SUPERSEDE_LIMIT: Duration = Duration::from_secs(1);
+/// A session answers whether it can be superseded as soon as it has done what waits in its queue; one that failed, when what
+/// was staged is thrown away or parked.
+const SUPERSEDE_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take until the session that a new one supersedes is over.
 const RETAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Offers that may wait for [`Listener::accept`] in its queue; more wait behind it.

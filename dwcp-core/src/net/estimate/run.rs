@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dwcp_hde::Method;
 
 use super::link::Link;
 use super::sample::{Cost, Experience, Sample};
@@ -119,8 +120,10 @@ impl<'a> Run<'a> {
         let source = Source::new(config.source.clone(), offer.clone(), Arc::clone(&leaves), SOMEBODY);
         let sink = Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY);
         let agreed = config.baseline.as_ref().map(|baseline| baseline.leaves_of(&layout));
+        let mut sample = Sample::new(&layout, config.sample, config.zeros.clone());
+        sample.look(guest.as_ref())?;
         Ok(Self {
-            sample: Sample::new(&layout, config.sample, config.zeros.clone()),
+            sample,
             source: source.with_baselines(agreed.iter().cloned().collect()),
             sink: match agreed {
                 Some(leaves) => sink.with_baseline(0, leaves),
@@ -373,9 +376,10 @@ impl<'a> Run<'a> {
         let solid = self.sample.solid(&self.layout, &dispatch.extent);
         let first = self.layout.region(dispatch.extent.region()).map_or(0, |region| region.first);
         let start = dispatch.extent.runs().first().map_or(0, |run| run.start);
+        let begin = FlatPage(first + start);
         if solid > 0
-            && !self.sample.has(FlatPage(first + start))
-            && let Some(cost) = self.experience.alike(dispatch.effort, pages, solid)
+            && !self.sample.has(begin)
+            && let Some(cost) = self.experience.alike(dispatch.effort, pages, self.sample.full(begin, solid))
         {
             return Ok(cost);
         }
@@ -385,6 +389,7 @@ impl<'a> Run<'a> {
         let bytes = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let cost = Cost {
             solid,
+            full: pages.saturating_sub(sheet.methods.of(Method::Zero).pages),
             carried: u64::from(sheet.carried),
             head_bytes: bytes(&sheet.head),
             body_bytes: bytes(sheet.body()),

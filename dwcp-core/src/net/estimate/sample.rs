@@ -5,8 +5,8 @@ use std::ops::Range;
 use dwcp_hde::{Effort, Method, MethodStats, Stats};
 
 use super::{scaled, scaled_stats};
-use crate::extent::{Extent, FlatPage, Layout};
-use crate::guest::DirtyMap;
+use crate::extent::{Extent, FlatPage, Layout, PAGE_BYTES};
+use crate::guest::{DirtyMap, Guest, GuestError};
 
 /// Pages that are read side by side: 1 MiB, the largest extent. Neighbours are alike, so many small parts tell more than a few
 /// large ones.
@@ -18,12 +18,23 @@ pub(super) struct Sample {
     /// By chunk; empty: all.
     chunks: Vec<bool>,
     zeros: Option<DirtyMap>,
+    /// The part of the image in which a chunk lies, by chunk; each has one that is read.
+    parts: Vec<u32>,
+    /// What was found in it, by part.
+    found: Vec<Found>,
+}
+
+/// Of the chunk of a part that is read: pages that were not known to be zeros, and those that were none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    solid: u64,
+    full: u64,
 }
 
 impl Sample {
     /// Chunks of `bytes` in all, evenly spread over what is not known to be zeros.
     pub(super) fn new(layout: &Layout, bytes: Option<u64>, zeros: Option<DirtyMap>) -> Self {
-        let mut sample = Self { chunks: Vec::new(), zeros };
+        let mut sample = Self { chunks: Vec::new(), zeros, parts: Vec::new(), found: Vec::new() };
         let Some(bytes) = bytes else { return sample };
         let count = usize::try_from(layout.flat_pages().div_ceil(CHUNK_PAGES)).unwrap_or(0);
         let mut with_data = vec![false; count];
@@ -42,11 +53,49 @@ impl Sample {
             return sample;
         }
         let mut picks = (0..wanted).map(|part| pick(part, part * data / wanted..(part + 1) * data / wanted)).peekable();
-        for (place, chunk) in (0..).zip(with_data.iter_mut().filter(|data| **data)) {
+        sample.parts = vec![0; count];
+        let chunks = with_data.iter_mut().zip(&mut sample.parts).filter(|(data, _)| **data);
+        for (place, (chunk, part)) in (0..).zip(chunks) {
             *chunk = picks.next_if_eq(&place).is_some();
+            // Part n begins at place n * data / wanted.
+            *part = u32::try_from(((place + 1) * wanted - 1) / data).unwrap_or(u32::MAX);
         }
         sample.chunks = with_data;
+        sample.found = vec![Found::default(); usize::try_from(wanted).unwrap_or(0)];
         sample
+    }
+
+    /// Looks which pages of the sample are zeros: they lie together, so what is read of a guest's dense parts says nothing of
+    /// the others.
+    pub(super) fn look(&mut self, guest: &dyn Guest) -> Result<(), GuestError> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = vec![0; PAGE_BYTES];
+        for (id, region) in guest.layout().regions() {
+            for page in 0..region.pages {
+                let flat = FlatPage(region.first + page);
+                if !self.has(flat) || self.is_zero(flat) {
+                    continue;
+                }
+                guest.read(id, page, &mut bytes)?;
+                if let Some(found) = self.part_of(flat).and_then(|part| self.found.get_mut(part)) {
+                    found.solid += 1;
+                    found.full += u64::from(!dwcp_hde::is_zero(&bytes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn part_of(&self, page: FlatPage) -> Option<usize> {
+        self.parts.get(chunk_of(page)).and_then(|part| usize::try_from(*part).ok())
+    }
+
+    /// How many of `solid` pages from this one on are taken to be no zeros.
+    pub(super) fn full(&self, page: FlatPage, solid: u64) -> u64 {
+        let found = self.part_of(page).and_then(|part| self.found.get(part)).copied().unwrap_or_default();
+        if found.solid == 0 { solid } else { scaled(solid, found.full, found.solid) }
     }
 
     /// Whether pages from this one on are read.
@@ -83,6 +132,8 @@ fn chunk_of(page: FlatPage) -> usize {
 pub(super) struct Cost {
     /// Pages that are not known to be zeros.
     pub(super) solid: u64,
+    /// Of them, those that are none.
+    pub(super) full: u64,
     pub(super) carried: u64,
     pub(super) head_bytes: u64,
     pub(super) body_bytes: u64,
@@ -93,6 +144,7 @@ pub(super) struct Cost {
 impl Cost {
     fn add(&mut self, other: &Self) {
         self.solid += other.solid;
+        self.full += other.full;
         self.carried += other.carried;
         self.head_bytes += other.head_bytes;
         self.body_bytes += other.body_bytes;
@@ -106,7 +158,7 @@ impl Cost {
 struct Known {
     effort: Effort,
     seen: Cost,
-    /// Solid pages that were taken to be alike, and pages that were written again.
+    /// Pages that are no zeros and were taken to be alike, and pages that were written again.
     alike: u64,
     again: u64,
     /// Bytes that they were taken to need, by what was known at the time.
@@ -121,7 +173,7 @@ pub(super) struct Experience {
     zeros: Stats,
 }
 
-/// Solid pages after which extents of an effort need not be made: before, an average says little.
+/// Pages that are no zeros after which extents of an effort need not be made: before, an average says little.
 const ENOUGH: u64 = 2048;
 
 impl Experience {
@@ -140,12 +192,12 @@ impl Experience {
         }
     }
 
-    /// What an extent of so many pages, `solid` of them not known to be zeros, would take. `None`: too little is known.
-    pub(super) fn alike(&mut self, effort: Effort, pages: u64, solid: u64) -> Option<Cost> {
-        let known = self.efforts.iter_mut().find(|known| known.effort == effort && known.seen.solid >= ENOUGH)?;
-        known.alike += solid;
-        self.zeros.add(Method::Zero, MethodStats::left_out(pages - solid));
-        let cost = like(&known.seen, solid, known.seen.solid);
+    /// What an extent of so many pages, `full` of them no zeros, would take. `None`: too little is known.
+    pub(super) fn alike(&mut self, effort: Effort, pages: u64, full: u64) -> Option<Cost> {
+        let known = self.efforts.iter_mut().find(|known| known.effort == effort && known.seen.full >= ENOUGH)?;
+        known.alike += full;
+        self.zeros.add(Method::Zero, MethodStats::left_out(pages - full));
+        let cost = Cost { full, ..like(&known.seen, full, known.seen.full) };
         known.told += cost.head_bytes + cost.body_bytes;
         Some(cost)
     }
@@ -170,7 +222,8 @@ impl Experience {
         let mut sum = self.zeros;
         for Known { seen, alike, again, told, .. } in &self.efforts {
             sum += seen.methods;
-            let mut taken = scaled_stats(&seen.methods, *alike, seen.solid);
+            let zeros = Stats::default().with(Method::Zero, seen.methods.of(Method::Zero));
+            let mut taken = scaled_stats(&seen.methods.since(&zeros), *alike, seen.full);
             let mut written = Stats::default();
             (written.head_bytes, written.look_nanos) = (seen.methods.head_bytes, seen.methods.look_nanos);
             for (method, share) in seen.methods.used().filter(|(_, share)| share.bytes_out > 0) {
@@ -204,6 +257,7 @@ fn fitted(stats: &Stats, bytes: u64) -> Stats {
 fn like(seen: &Cost, pages: u64, of: u64) -> Cost {
     Cost {
         solid: pages,
+        full: 0,
         carried: scaled(seen.carried, pages, of).min(pages),
         head_bytes: scaled(seen.head_bytes, pages, of),
         body_bytes: scaled(seen.body_bytes, pages, of),
@@ -242,21 +296,28 @@ mod tests {
         let zstd = MethodStats { pages: 3000, bytes_in: 3000 * 4096, bytes_out: 3_000_000, nanos: 9_000_000 };
         let mut methods = Stats::default().with(Method::Zstd, zstd).with(Method::Zero, MethodStats::left_out(1000));
         methods.head_bytes = 8000;
-        let seen =
-            Cost { solid: 4000, carried: 3000, head_bytes: 8000, body_bytes: 3_000_000, nanos: 20_000_000, methods };
+        let seen = Cost {
+            solid: 4000,
+            full: 3000,
+            carried: 3000,
+            head_bytes: 8000,
+            body_bytes: 3_000_000,
+            nanos: 20_000_000,
+            methods,
+        };
         let mut experience = Experience::default();
         assert!(experience.alike(effort, 64, 64).is_none(), "nothing is known");
         let zeros = Stats::default().with(Method::Zero, MethodStats::left_out(100));
         experience.learn(effort, 100, &Cost { methods: zeros, ..Cost::default() });
         let methods = methods.with(Method::Zero, MethodStats::left_out(500));
         experience.learn(effort, 4500, &Cost { methods, ..seen });
-        let alike = experience.alike(effort, 500, 400).unwrap();
+        let alike = experience.alike(effort, 500, 300).unwrap();
         assert_eq!((alike.carried, alike.body_bytes, alike.head_bytes, alike.nanos), (300, 300_000, 800, 2_000_000));
         let again = experience.again(effort, 300).unwrap();
         assert_eq!((again.carried, again.body_bytes), (300, 300_000));
         let sum = experience.methods();
         assert_eq!((sum.of(Method::Zstd).pages, sum.of(Method::Zstd).bytes_out), (3600, 3_600_000));
-        assert_eq!(sum.of(Method::Zero).pages, 1000 + 100 + 100 + 100 + 500, "read, alike, and those that are known");
+        assert_eq!(sum.of(Method::Zero).pages, 1000 + 100 + 200 + 500, "read, alike, and those that are known");
         assert_eq!(experience.read(), (4000, 20_000_000));
         let bytes = |stats: &Stats| stats.used().fold(stats.head_bytes, |sum, (_, share)| sum + share.bytes_out);
         let told = [&seen, &alike, &again].map(|cost| cost.head_bytes + cost.body_bytes);

@@ -47,3 +47,31 @@ fn a_thin_link_takes_long_and_loses_no_lane() {
         );
     }
 }
+
+/// Zeros lie together, and not where a transfer begins.
+#[test]
+fn a_sample_takes_zeros_for_as_many_as_there_are() {
+    let guest = Memory::new(Layout::new(&[64 << 20]).unwrap());
+    let mut bytes = vec![0; 16 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    guest.write(RegionId(0), 0, &bytes).unwrap();
+    let guest = Arc::new(guest);
+    let source =
+        SourceConfig { lanes: 4, effort: EffortPolicy::Fixed(dwcp_hde::Effort::Raw), ..SourceConfig::default() };
+    let told = |sample| {
+        let config = EstimateConfig {
+            source: source.clone(),
+            link: NonZeroU64::new(125_000_000).unwrap(),
+            rtt: Duration::from_millis(1),
+            cores: NonZeroU16::new(2).unwrap(),
+            written_pages: 0,
+            device_state: 0,
+            sample,
+            zeros: None,
+            baseline: None,
+        };
+        estimate(guest.clone(), &config).unwrap().progress.wire_bytes
+    };
+    let (whole, sampled) = (told(None), told(Some(16 << 20)));
+    assert!(sampled.abs_diff(whole) < whole / 10, "{sampled}, not {whole}");
+}
