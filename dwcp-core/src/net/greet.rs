@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -179,22 +179,22 @@ impl Gate {
             tracing::info!(%address, %error, "a connection was not authenticated");
             self.turned_away(TurnedAway::NotAuthenticated);
         };
+        let (conduct, counters) = (Arc::clone(&self.endpoint.conduct), Arc::clone(&self.endpoint.counters));
         let shaken = acceptor.accept(Socket::new(stream, &self.endpoint.counters)).into_fallible();
-        let shaken = match self.endpoint.threads.handshake(shaken).await {
-            Ok(shaken) => shaken,
-            Err(error) => {
-                refused(&error);
-                return None;
-            }
-        };
-        let stream = match shaken {
-            Ok(stream) => stream,
-            // Counted before it is closed, here as everywhere: who sees the end finds it counted.
-            Err((error, _open)) => {
+        let shaken = self.endpoint.threads.handshake(async move {
+            // Counted where it is found, and before it is closed, here as everywhere: who sees the end finds it counted.
+            shaken.await.map_err(|(error, _open)| {
                 let cause = error.get_ref().and_then(|error| error.downcast_ref());
                 if matches!(cause, Some(rustls::Error::NoApplicationProtocol)) {
-                    self.endpoint.counters.refused(VersionRefusal::NoVersion);
+                    counters.refused(VersionRefusal::NoVersion);
                 }
+                tracing::info!(%address, %error, "a connection was not authenticated");
+                conduct.turned_away(TurnedAway::NotAuthenticated);
+            })
+        });
+        let stream = match shaken.await {
+            Ok(shaken) => shaken.ok()?,
+            Err(error) => {
                 refused(&error);
                 return None;
             }
