@@ -17,8 +17,8 @@
 
 #[cfg(feature = "baseline")]
 pub mod baselines;
-#[cfg(feature = "disk")]
 pub mod deferral;
+#[cfg(feature = "disk")]
 pub mod disk;
 pub mod flags;
 pub mod guest;
