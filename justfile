@@ -66,6 +66,11 @@ mutation-score PART="12":
         -f dwcp-core/src/session/source/leave.rs -f dwcp-core/src/session/source/switch_over.rs -f dwcp-core/src/session/sink.rs \
         -f 'dwcp-core/src/session/sink/**' -- --lib --test vectors
 
+# The same of the journal of an image
+mutation-score-journal PART="8":
+    cargo mutants --shard 1/{{PART}} --sharding round-robin --timeout 180 --no-shuffle -p dwcp-core --test-package dwcp-core \
+        -f 'dwcp-core/src/guest/image/journal/**' -- --lib guest::image
+
 # Micro benchmarks: wire, hde, session
 bench:
     cargo bench --bench wire --bench hde --bench session
@@ -95,10 +100,13 @@ netns +IMAGES:
 failpoints:
     cargo test --test failpoints -- --nocapture
 
-# Lines that the tests of the libraries come by (cargo install cargo-tarpaulin; it traces, no llvm-tools needed)
+# Lines of the libraries that their tests come by (cargo install cargo-tarpaulin; no llvm-tools needed); tests that kill processes leave
+# counts that cannot be read
 coverage:
-    cargo tarpaulin --engine ptrace --skip-clean -p dwcp-core -p dwcp-hde -p dwcp-sim --lib --tests \
-        --exclude-files 'fuzz/*' 'benches/*' --timeout 600
+    cargo tarpaulin --engine llvm --skip-clean --workspace --lib \
+        --test attacks --test corpus --test cuts --test handover --test hostile --test loopback --test malformed --test sim \
+        --test flag_vectors --test vectors --test crash_states --test planted --test seeds --test openings --test legacy_peer \
+        --test compatibility --exclude-files 'fuzz/*' 'benches/*' 'tests/*' 'src/*' --timeout 1800 --no-fail-fast
 
 # Transfers without end, and whether memory, tasks or descriptors grow (minutes)
 soak MINUTES="30":
