@@ -67,8 +67,8 @@ mutation-score PART="12":
         -f 'dwcp-core/src/session/sink/**' -- --lib --test vectors
 
 # The same of the journal of an image
-mutation-score-journal PART="8":
-    cargo mutants --shard 1/{{PART}} --sharding round-robin --timeout 180 --no-shuffle -p dwcp-core --test-package dwcp-core \
+mutation-score-journal SHARD="0/10":
+    cargo mutants --shard {{SHARD}} --sharding round-robin --timeout 180 --no-shuffle -p dwcp-core --test-package dwcp-core \
         -f 'dwcp-core/src/guest/image/journal/**' -- --lib guest::image
 
 # Micro benchmarks: wire, hde, session

@@ -193,7 +193,5 @@ fn encoded(dispatch: &Dispatch) -> Encoded {
         carried,
         same: 0,
         encode: Duration::from_micros(50),
-        last_write: Duration::from_micros(50),
-        waited: false,
     }
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::num::{NonZeroU16, NonZeroU64};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use dwcp_core::wire::limits::MAX_LANES;
+
+use crate::receive;
 
 /// `300ms`, `30s`, `2m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -111,6 +113,23 @@ impl fmt::Display for Percent {
 pub(crate) fn lanes(text: &str) -> Result<NonZeroU16, String> {
     let lanes = text.parse().ok().filter(|lanes: &NonZeroU16| lanes.get() <= MAX_LANES);
     lanes.ok_or_else(|| format!("`{text}` is no number of connections; write 1 to {MAX_LANES}"))
+}
+
+/// Cores that may be used.
+pub(crate) fn cores(text: &str) -> Result<NonZeroU16, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number of cores; write 1 or more, or leave it out"))
+}
+
+/// How long ago a moment was, given in seconds since 1970.
+pub(crate) fn ago(then: u64) -> String {
+    let now = receive::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let minutes = now.saturating_sub(then) / 60;
+    match (minutes, minutes / 60) {
+        (0, _) => "just now".to_owned(),
+        (minutes, 0) => format!("{minutes} min ago"),
+        (_, hours @ 1..48) => format!("{hours} h ago"),
+        (_, hours) => format!("{} days ago", hours / 24),
+    }
 }
 
 /// Where a peer listens: `host:7070`, `10.0.0.1:7070`, `[::1]:7070`.
@@ -232,6 +251,10 @@ mod tests {
         assert_eq!((lanes("1").unwrap().get(), lanes("64").unwrap().get()), (1, 64));
         for bad in ["0", "65", "1000", "x"] {
             assert!(lanes(bad).unwrap_err().contains("1 to 64"), "{bad}");
+        }
+        assert_eq!(cores("3").unwrap().get(), 3);
+        for bad in ["0", "-1", "70000", "all"] {
+            assert!(cores(bad).unwrap_err().contains("1 or more"), "{bad}");
         }
     }
 

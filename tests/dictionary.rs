@@ -130,6 +130,8 @@ fn the_same_images_make_the_same_dictionary_and_it_is_listed_and_shown() {
         |words: &[&str]| run(dwcp().arg("dictionary").args(words).arg("--json").arg("--store").arg(nodes.path("a")));
     let shown = ask(&["show", "golden"]).summary();
     assert_eq!((&shown["id"], &shown["verdict"]), (&first["id"], &serde_json::json!("ok")));
+    let told = run(dwcp().args(["dictionary", "show", "golden", "--store"]).arg(nodes.path("a"))).out;
+    assert!(told.lines().any(|line| line.starts_with("made") && line.ends_with("just now")), "{told}");
     let listed = ask(&["list"]).summary();
     assert_eq!((&listed["dictionaries"], &listed["damaged"]), (&serde_json::json!(1), &serde_json::json!(0)));
     ask(&["show", "none"]).failed(1, &["there is no dictionary none"]);

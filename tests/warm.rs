@@ -32,6 +32,13 @@ impl Warm {
         warm
     }
 
+    /// With the baseline in both stores.
+    fn at_both() -> Self {
+        let warm = Self::new();
+        ["a", "b"].iter().for_each(|node| warm.add(node));
+        warm
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.place.path(name)
     }
@@ -86,6 +93,24 @@ impl Warm {
         command
     }
 
+    /// Sends an image slowly to a receiver that is killed on the way, and started again with these words. Returns the
+    /// sender's summary.
+    fn through_a_kill(&self, again: impl FnOnce(&str) -> Command) -> serde_json::Value {
+        let image = self.after();
+        let mut receiver = Receiver::start(&mut self.with_store(self.place.receive(), "b"));
+        let address = receiver.address.clone();
+        let mut slow = self.with_baseline(self.send(&address, &image), "a");
+        let mut sending = Lines::start(slow.args(["--bandwidth", "20kB"]));
+        receiver.lines.until("baseline");
+        receiver.lines.until("progress");
+        receiver.lines.kill();
+        let receiver = Receiver::start(&mut again(&address));
+        let summary = sending.until("summary");
+        whole(&summary);
+        self.arrived(receiver, &image);
+        summary
+    }
+
     fn arrived(&self, receiver: Receiver, image: &Path) {
         receiver.stop();
         assert!(fs::read(image).unwrap() == fs::read(self.place.stored("vm1")).unwrap());
@@ -104,8 +129,7 @@ fn rot(node: &Path) {
 
 #[test]
 fn of_an_image_that_both_nodes_had_only_what_changed_travels() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
+    let warm = Warm::at_both();
     let image = warm.after();
     let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
@@ -125,8 +149,7 @@ fn of_an_image_that_both_nodes_had_only_what_changed_travels() {
 
 #[test]
 fn an_image_that_is_the_baseline_does_not_travel() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
+    let warm = Warm::at_both();
     let image = warm.path("before.mem");
     let receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
@@ -188,8 +211,7 @@ fn where_nothing_is_in_common_all_pages_travel_and_both_ends_say_so() {
 
 #[test]
 fn a_store_that_is_damaged_at_the_sender_costs_bytes_and_nothing_else() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
+    let warm = Warm::at_both();
     rot(&warm.path("a"));
     let image = warm.after();
     let receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
@@ -203,8 +225,7 @@ fn a_store_that_is_damaged_at_the_sender_costs_bytes_and_nothing_else() {
 
 #[test]
 fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
+    let warm = Warm::at_both();
     rot(&warm.path("b"));
     let image = warm.after();
     let receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
@@ -248,8 +269,7 @@ fn what_both_ends_keep_makes_the_way_back_warm() {
 
 #[test]
 fn an_image_that_cannot_be_kept_has_arrived_all_the_same() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
+    let warm = Warm::at_both();
     let image = warm.after();
     let receiver = Receiver::start(&mut warm.place.receive());
     let mut send = warm.keeping(warm.send(&receiver.address, &image), "a");
@@ -282,37 +302,15 @@ fn what_is_asked_for_and_not_there_is_told_before_anything_begins() {
 
 #[test]
 fn a_receiver_that_is_killed_goes_on_with_the_baseline_that_it_laid_down() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
-    let image = warm.after();
-    let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
-    let address = receiver.address.clone();
-    let mut slow = warm.with_baseline(warm.send(&address, &image), "a");
-    let mut sending = Lines::start(slow.args(["--bandwidth", "20kB"]));
-    receiver.lines.until("baseline");
-    sending.until("progress");
-    receiver.lines.kill();
-    let receiver = Receiver::start(&mut warm.with_store(warm.place.receive_at(&address), "b"));
-    let summary = sending.until("summary");
-    whole(&summary);
+    let warm = Warm::at_both();
+    let again = |address: &str| warm.with_store(warm.place.receive_at(address), "b");
+    let summary = warm.through_a_kill(again);
     assert!(figure(&summary, "bytes_wire") < 40 * 4096, "{summary}");
-    warm.arrived(receiver, &image);
 }
 
 /// What was laid down is a receiver's own by then, whatever it is named.
 #[test]
 fn a_receiver_that_was_killed_goes_on_without_its_store() {
-    let warm = Warm::new();
-    ["a", "b"].iter().for_each(|node| warm.add(node));
-    let image = warm.after();
-    let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
-    let address = receiver.address.clone();
-    let mut slow = warm.with_baseline(warm.send(&address, &image), "a");
-    let mut sending = Lines::start(slow.args(["--bandwidth", "20kB"]));
-    receiver.lines.until("progress");
-    receiver.lines.kill();
-    let receiver = Receiver::start(&mut warm.place.receive_at(&address));
-    let summary = sending.until("summary");
-    whole(&summary);
-    warm.arrived(receiver, &image);
+    let warm = Warm::at_both();
+    warm.through_a_kill(|address| warm.place.receive_at(address));
 }

@@ -124,8 +124,6 @@ pub struct Lane {
     pub epoch: FenceEpoch,
     /// It has something scheduled.
     pub source_busy: bool,
-    /// How long its last write took, ns.
-    pub last_write: u64,
     /// The stream between them.
     pub stream: Stream,
     /// The sink's worker.
@@ -164,7 +162,6 @@ impl Lane {
             framing,
             epoch,
             source_busy: false,
-            last_write: 0,
             stream: Stream::OPEN,
             sink: End::Joining,
             inbox: VecDeque::new(),

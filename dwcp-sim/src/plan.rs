@@ -378,6 +378,7 @@ fn when(r: &mut Rng, span: u64, delay: u64) -> When {
 fn source_config(r: &mut Rng) -> SourceConfig {
     let lanes = r.between(1, 4) as u16;
     SourceConfig {
+        encoders: SourceConfig::default().encoders,
         lanes,
         limits: PeerLimits { extent_pages: r.pick(&[3, 16, 64, 256, 256]), lanes: r.between(1, 4) as u16 },
         downtime_budget: Duration::from_millis(r.magnitude(50, 1000)),

@@ -8,7 +8,6 @@ use dwcp_core::wire::Name;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::receive;
 use crate::units;
 
 /// One baseline.
@@ -75,7 +74,7 @@ impl Shown {
             self.name,
             units::bytes(self.bytes_guest),
             units::bytes(self.bytes_disk),
-            ago(self.used),
+            units::ago(self.used),
         )
     }
 
@@ -91,24 +90,14 @@ impl Shown {
             ("regions", format!("{} ({})", regions.len(), regions.join(", "))),
             ("pages", format!("{}, {zero} of them zeros, {} unique others", self.pages, self.unique_pages)),
             ("on disk", format!("{} bytes, {} of them for this one alone", self.bytes_disk, self.bytes_own)),
-            ("made", ago(self.made)),
-            ("used", ago(self.used)),
+            ("made", units::ago(self.made)),
+            ("used", units::ago(self.used)),
         ]
     }
 }
 
 fn seconds(moment: SystemTime) -> u64 {
     moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn ago(then: u64) -> String {
-    let minutes = seconds(receive::now()).saturating_sub(then) / 60;
-    match (minutes, minutes / 60) {
-        (0, _) => "just now".to_owned(),
-        (minutes, 0) => format!("{minutes} min ago"),
-        (_, hours @ 1..48) => format!("{hours} h ago"),
-        (_, hours) => format!("{} days ago", hours / 24),
-    }
 }
 
 /// One baseline in a last line.

@@ -46,7 +46,7 @@ impl Shown {
             ("id", self.id.clone()),
             ("bytes", self.bytes.to_string()),
             ("pages", self.pages.to_string()),
-            ("made", format!("{} (seconds since 1970)", self.made)),
+            ("made", units::ago(self.made)),
         ]
     }
 }

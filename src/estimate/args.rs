@@ -47,7 +47,7 @@ pub(crate) struct EstimateArgs {
     #[arg(long, value_name = "SIZE", value_parser = device_state)]
     pub(crate) device_state: Option<usize>,
     /// Cores that may encode [default: those of this machine]
-    #[arg(long)]
+    #[arg(long, value_parser = units::cores)]
     pub(crate) cores: Option<NonZeroU16>,
     /// Connections besides the control connection, 1 to 64
     #[arg(long, default_value = "4", value_parser = units::lanes)]

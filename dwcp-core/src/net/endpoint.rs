@@ -328,9 +328,8 @@ impl Endpoint {
             // spec: O-7
             offer.epoch = self.records.fence(peer).map_err(EndpointError::Records)?;
         }
-        let Chosen { framing, features } = made.chosen;
-        let limits = crate::session::binding::narrow(config.limits, made.limits);
-        let config = SourceConfig { limits, framing, messages: features & MESSAGES != 0, ..config };
+        let config = SourceConfig { encoders: self.threads.encoders(), ..agreed(&config, &made) };
+        let framing = config.framing;
         let leaves = Arc::new(Leaves::new(&offer.layout));
         let (transfer, methods) = (offer.transfer, Arc::<MethodCounters>::default());
         let shared = Arc::new(SourceLanes {
@@ -391,6 +390,13 @@ impl Endpoint {
     pub async fn listen(&self, at: &str) -> Result<Listener, EndpointError> {
         Listener::open(self.clone(), at).await
     }
+}
+
+/// What was agreed on in the handshake.
+fn agreed<S>(config: &SourceConfig, made: &ControlStream<S>) -> SourceConfig {
+    let Chosen { framing, features } = made.chosen;
+    let limits = crate::session::binding::narrow(config.limits, made.limits);
+    SourceConfig { limits, framing, messages: features & MESSAGES != 0, ..config.clone() }
 }
 
 /// A connection that is lost in the middle of its handshake says nothing about the peer: it is made again a few times.

@@ -1,11 +1,8 @@
 //! A bulk lane at the source: one worker that reads, hashes, encodes and writes.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use dwcp_hde::{Dictionaries, Method, MethodStats, Request, Stats};
 use tokio::io::AsyncWriteExt;
@@ -152,20 +149,6 @@ async fn open_and_work(
     Ended::Closed
 }
 
-/// Whether a write had to wait: the kernel takes what fits its queue at once.
-async fn tell_waiting(write: impl Future<Output = io::Result<()>>) -> io::Result<bool> {
-    // Unconstrained, lest a task that has done much be told to wait for its own sake.
-    let mut write = pin!(tokio::task::unconstrained(write));
-    let mut waited = false;
-    poll_fn(|cx| {
-        let done = write.as_mut().poll(cx);
-        waited |= done.is_pending();
-        done
-    })
-    .await?;
-    Ok(waited)
-}
-
 pub(super) enum LaneError {
     Guest(GuestError),
     Io(io::Error),
@@ -185,7 +168,6 @@ async fn carry(
         client.get_mut().1.set_buffer_limit(Some(share.bytes));
     }
     let mut head = Vec::new();
-    let (mut last_write, mut waited) = (Duration::ZERO, false);
     let mut end = 0;
     loop {
         let dispatch = tokio::select! {
@@ -210,23 +192,20 @@ async fn carry(
             carried: sheet.carried,
             same: sheet.same,
             encode,
-            last_write,
-            waited,
         };
         shared.methods.add(&sheet.methods);
         if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
             return Ok(Ended::Closed);
         }
         failpoint!("source.lane.reported");
-        let watch = Stopwatch::start();
-        let written = async {
+        // Unconstrained, lest a task that has done much be told to wait for its own sake.
+        let written = tokio::task::unconstrained(async {
             stream.write_all(&sheet.head).await?;
             stream.write_all(sheet.body()).await?;
             stream.flush().await
-        };
-        waited = tell_waiting(written).await.map_err(LaneError::Io)?;
+        });
+        written.await.map_err(LaneError::Io)?;
         failpoint!("source.lane.written");
-        last_write = watch.elapsed();
         end = dispatch.seq + 1;
         head = sheet.head;
         buffers.give(sheet.body);

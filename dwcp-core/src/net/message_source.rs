@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
@@ -64,7 +63,6 @@ pub(super) async fn carry(
         client.get_mut().1.set_buffer_limit(Some(share.bytes));
     }
     let mut written = 0;
-    let mut last_write = Duration::ZERO;
     let mut batch = Vec::new();
     loop {
         batch.clear();
@@ -73,7 +71,7 @@ pub(super) async fn carry(
             next = &mut leave => return Ok(next.map_or(Ended::Closed, |next| Ended::Left { stream: Box::new(stream), end: written, next })),
             count = work.recv_many(&mut batch, share.extents) => if count == 0 { break },
         }
-        let made = WORKSHOP.with_borrow_mut(|shop| shop.make(shared, &*codec, terms, &batch, last_write))?;
+        let made = WORKSHOP.with_borrow_mut(|shop| shop.make(shared, &*codec, terms, &batch))?;
         failpoint!("source.lane.printed");
         for encoded in made.encoded {
             if events.send(Event::Input(Input::Encoded(encoded))).await.is_err() {
@@ -84,11 +82,9 @@ pub(super) async fn carry(
             return Ok(Ended::Closed);
         }
         failpoint!("source.lane.reported");
-        let watch = Stopwatch::start();
         stream.write_all(&made.wire).await.map_err(LaneError::Io)?;
         stream.flush().await.map_err(LaneError::Io)?;
         failpoint!("source.lane.written");
-        last_write = watch.elapsed();
         written = made.message.first + u64::from(made.message.extents);
     }
     let _ = stream.shutdown().await;
@@ -102,7 +98,6 @@ impl Workshop {
         codec: &dyn MessageCodec,
         terms: Terms,
         batch: &[Dispatch],
-        last_write: Duration,
     ) -> Result<Made, LaneError> {
         let mut encoded = Vec::with_capacity(batch.len());
         let mut leaves: Vec<Digest> = Vec::new();
@@ -122,8 +117,8 @@ impl Workshop {
             }
             leaves.extend_from_slice(cut.leaves);
             let (carried, same) = (cut.carried, cut.same);
-            let (encode, waited) = (watch.elapsed(), true);
-            encoded.push(Encoded { lane, seq: dispatch.seq, carried, same, encode, last_write, waited, wire_bytes: 0 });
+            let encode = watch.elapsed();
+            encoded.push(Encoded { lane, seq: dispatch.seq, carried, same, encode, wire_bytes: 0 });
         }
         let mut wire = Vec::new();
         codec.wrap(&self.blocks, &mut wire).map_err(failed)?;

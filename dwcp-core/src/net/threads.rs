@@ -33,6 +33,11 @@ impl Threads {
         Ok(Self(Arc::new(Shared { lanes, handshakes, buffers: Buffers::default() })))
     }
 
+    /// Extents that can be encoded at a time.
+    pub(super) fn encoders(&self) -> u16 {
+        u16::try_from(self.0.lanes.threads).unwrap_or(u16::MAX)
+    }
+
     /// Where lanes work.
     pub(super) fn lanes(&self) -> &Handle {
         &self.0.lanes.handle
@@ -67,6 +72,7 @@ impl Threads {
 struct Pool {
     runtime: Option<Runtime>,
     handle: Handle,
+    threads: usize,
 }
 
 impl Pool {
@@ -78,7 +84,7 @@ impl Pool {
             .build()
             .map_err(EndpointError::Threads)?;
         let handle = runtime.handle().clone();
-        Ok(Self { runtime: Some(runtime), handle })
+        Ok(Self { runtime: Some(runtime), handle, threads })
     }
 }
 

@@ -1,326 +1,431 @@
+mod costs;
+mod raw_bet;
+
 use std::time::Duration;
 
 use dwcp_hde::Effort;
 
+use self::costs::{COUNT, Cost, LIGHT, Mix, PAGE, RAW, STEPS, WHOLE};
+use self::raw_bet::{Ended, RawBet};
+use super::Time;
+use super::converge::{duration_at, rate};
+
 /// How hard to compress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EffortPolicy {
-    /// As hard as the link is slow: more while the writes wait for it, less while it waits for us.
+    /// As brings most pages to the sink, by what the link delivered and the cores encoded lately: harder where the link is
+    /// slow, not at all where it is faster than cores and sink.
     #[default]
     Auto,
     /// Always the same.
     Fixed(Effort),
 }
 
-/// Chooses the effort so that neither the link nor the cores wait for the other.
+/// Chooses the effort so that most pages come to the sink in a time: the slowest of encoder, link and sink decides.
 ///
-/// The sign is whether the write of an extent had to wait: then the kernel's queue was full, so the link (or the
-/// sink) is the slower part and a harder look at the next extents is free. Waits push a lean up, writes without one
-/// let it sink, and at its ends the effort moves a step. So between two steps it settles into the mixture of both
-/// that just keeps the queue from running dry.
+/// Three things are measured, over stretches of eight extents and 40 ms at least: what the link delivered, as bytes of
+/// acknowledged extents; what the cores took to encode them, and how well they packed, each as a factor to a table of all
+/// efforts, so that one tells of the others; and, at an effort that the link did not limit, how long a page took in all,
+/// which is what a slow sink is known by. From these the best mixture of two efforts follows.
 ///
-/// The last steps are different: each saves a few per cent more and takes several times as long.
-/// They are taken only where the link would need that time anyway, and left when a write finds room again.
-///
-/// To send pages raw is a bet that the link outruns every encoder, which nothing short of trying tells: a link of
-/// 1 Gbit/s that an encoder nearly fills looks as idle as loopback. A lost bet costs 4 MiB on that link, and is
-/// repeated less and less often. LZ4 is no step: where the cores are the limit it saves hardly more time than
-/// [`Effort::Light`], where the link is it carries a third more bytes.
+/// What the link could carry beyond what it is given, only a [`RawBet`] tells.
 #[derive(Debug)]
 pub(super) struct Budget {
     policy: EffortPolicy,
     /// Compression is switched on.
     allowed: bool,
-    step: usize,
-    lean: u32,
-    /// Wire bytes since the start, up to `UNHEARD`.
-    swallowed: u64,
-    /// Extents, encoding and write while raw.
-    raw: Cost,
-    /// Of the last extents at this step, sixteen of them or so.
-    encoding: Duration,
-    writing: Duration,
-    /// Bets on raw to let pass before the next is taken, and how many that was the last time.
-    pass: u32,
-    passed: u32,
+    /// Threads that encode at a time.
+    encoders: u32,
+    mix: Mix,
+    /// Pages, times [`WHOLE`], by which the harder of the two is behind its share.
+    behind: i64,
+    /// Pages still to send.
+    left: u64,
+    /// What a page takes here, in thousandths of the table's time and wire bytes.
+    slower: u64,
+    bulkier: u64,
+    /// What a page that is carried takes in looks at others that are not.
+    looks: Duration,
+    /// Encoders that were at work in each of the last stretches.
+    at_work: [u32; SEEN],
+    /// Extents that were encoded and not yet delivered.
+    under_way: u32,
+    /// The link had little to do in the last stretch: encoders are the limit, however few are at work.
+    is_dry: bool,
+    stretch: Option<Stretch>,
+    /// Wire bytes a second of the last stretches.
+    delivered: [u64; STRETCHES],
+    /// Stretches in a row in which the link was not the limit.
+    unlimited: u32,
+    limits: [SinkLimit; COUNT],
+    bet: RawBet,
 }
 
-const STEPS: [Effort; 6] =
-    [Effort::Raw, Effort::Light, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(6), Effort::Thorough(12)];
-/// From here on a step saves a few per cent and takes many times as long: only time to spare buys it.
-const THRIFTY: usize = 3;
-/// What such a step takes at most, in times of the one before it.
-const DEARER: u32 = 4;
-const RAW: usize = 0;
-/// Where it starts: little is lost when it was wrong in either direction.
-const START: usize = 1;
-/// Where the lean stands after a step, and twice where it tips: 4 MiB of guest without a wait.
-const LEVEL: u32 = 16;
-/// What a wait weighs, against a write without one: queues of some megabytes hide most waits.
-const WAIT: u32 = 4;
-/// Raw pages over TLS on loopback: a write takes 1 to 2 times as long as copy and hash. At 1 Gbit/s
-/// it takes 15 times as long.
-const SLOW_WRITE: u32 = 3;
-/// The kernel's send buffers swallow the first megabytes without a wait, on any link: that those did not wait says
-/// nothing.
-const UNHEARD: u64 = 8 << 20;
-/// Raw extents between looks at their times: 4 MiB.
-const SAMPLES: u16 = 16;
-/// Chances of a bet that are let pass at first: an encoder that nearly fills a link goes without a wait for some
-/// megabytes, one on a fast link for ever.
-const FIRST_PASSED: u32 = 15;
-/// Chances that are let pass at most: some minutes.
-const MOST_PASSED: u32 = 4095;
+/// What was seen of the transfer while there was always something to send.
+#[derive(Debug)]
+struct Stretch {
+    since: Time,
+    pages: u64,
+    same: u32,
+    encode: Duration,
+    /// What the table says for it.
+    expected: Duration,
+    /// The same of wire bytes; of raw pages they say nothing.
+    wire: u64,
+    expected_wire: u64,
+    /// Bytes on the wire, of all extents.
+    sent: u64,
+    delivered: u64,
+    extents: u32,
+    /// Of these, after which nothing was under way.
+    dry: u32,
+}
 
-/// What one extent cost.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cost {
-    /// Time to copy, hash and encode it.
+/// How long a page took in all at an effort that neither link nor table explain.
+#[derive(Clone, Copy, Debug)]
+struct SinkLimit {
+    page: Duration,
+    /// Until then it is believed, and for how long the next time.
+    until: Time,
+    patience: Duration,
+}
+
+/// A stretch takes this long, and has so many extents delivered.
+const STRETCH: Duration = Duration::from_millis(40);
+const EXTENTS: u32 = 8;
+/// The link carries at least what it delivered in the best of so many stretches.
+const STRETCHES: usize = 4;
+/// It is the limit when it delivers nine tenths of that; if it does not twice in a row, something else is.
+const NINE_TENTHS: (u64, u64) = (9, 10);
+const SURE: u32 = 2;
+/// Unless the link waits for them, one encoder more is counted on than were at work at a time in so many stretches: other
+/// sessions may have the others.
+const SEEN: usize = 8;
+/// How long a sink's limit is believed, at first and at most.
+const FIRST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(32);
+/// What a bet takes when it is lost must be no more than such a part of what is left to do.
+const WORTH: u32 = 32;
+/// Factors are thousandths.
+const ONE: u64 = 1000;
+
+/// What one extent took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) effort: Effort,
+    /// Time to read, hash and encode it.
     pub(super) encode: Duration,
-    /// Time to write the extent before it on that lane, encryption included.
-    pub(super) write: Duration,
-    /// Whether that write had to wait.
-    pub(super) waited: bool,
     /// Pages carried.
     pub(super) carried: u16,
+    /// Pages that were looked at and found to be at the sink.
+    pub(super) same: u16,
     pub(super) wire_bytes: u64,
 }
 
 impl Budget {
-    pub(super) fn new(policy: EffortPolicy) -> Self {
+    pub(super) fn new(policy: EffortPolicy, encoders: u16) -> Self {
         Self {
             policy,
             allowed: true,
-            step: START,
-            lean: LEVEL,
-            swallowed: 0,
-            raw: Cost::default(),
-            encoding: Duration::ZERO,
-            writing: Duration::ZERO,
-            pass: FIRST_PASSED,
-            passed: FIRST_PASSED,
+            encoders: u32::from(encoders.max(1)),
+            // Little is lost when it was wrong in either direction.
+            mix: Mix::only(LIGHT),
+            behind: 0,
+            left: 0,
+            slower: ONE,
+            bulkier: ONE,
+            looks: Duration::ZERO,
+            at_work: [0; SEEN],
+            under_way: 0,
+            is_dry: false,
+            stretch: None,
+            delivered: [0; STRETCHES],
+            unlimited: 0,
+            limits: [SinkLimit { page: Duration::ZERO, until: Time::default(), patience: FIRST }; COUNT],
+            bet: RawBet::new(),
         }
     }
 
     pub(super) fn allow(&mut self, on: bool) {
         self.allowed = on;
+        self.pause();
     }
 
+    fn decides(&self) -> bool {
+        self.allowed && self.policy == EffortPolicy::Auto
+    }
+
+    /// Of the next extent.
     pub(super) fn effort(&self) -> Effort {
-        if !self.allowed {
-            return Effort::Raw;
-        }
         match self.policy {
+            _ if !self.allowed => Effort::Raw,
             EffortPolicy::Fixed(effort) => effort,
-            EffortPolicy::Auto => STEPS.get(self.step).copied().unwrap_or(Effort::Balanced),
+            EffortPolicy::Auto => STEPS.get(self.step()).map_or(Effort::Light, |step| step.effort),
         }
     }
 
-    /// One extent was encoded, and the one before it on that lane written.
-    pub(super) fn sample(&mut self, cost: Cost) {
-        // An extent of a few pages says nothing about rates.
-        if cost.carried < 16 || cost.write.is_zero() {
-            return;
+    fn step(&self) -> usize {
+        let Mix { lighter, harder, share } = self.mix;
+        match () {
+            () if self.bet.takes_next() => RAW,
+            () if share == WHOLE || self.behind > 0 => harder,
+            () => lighter,
         }
-        if cost.waited {
-            self.swallowed = UNHEARD;
-        } else if self.swallowed < UNHEARD {
-            self.swallowed = self.swallowed.saturating_add(cost.wire_bytes);
-            return;
-        }
-        if self.step == RAW { self.weigh_raw(cost) } else { self.lean(cost) }
     }
 
-    fn lean(&mut self, cost: Cost) {
-        self.lean = if cost.waited { self.lean + WAIT } else { self.lean - 1 };
-        self.encoding = self.encoding * 15 / 16 + cost.encode;
-        self.writing = self.writing * 15 / 16 + cost.write;
-        let tipped = if self.lean >= 2 * LEVEL {
-            if self.has_time() { (self.step + 1).min(STEPS.len() - 1) } else { self.step }
-        } else if self.lean > 0 {
+    /// An extent of so many pages goes out with the effort that was told, and so many pages are left.
+    pub(super) fn handed(&mut self, pages: usize, left: u64) {
+        self.left = left;
+        if self.bet.takes_next() {
+            return self.bet.handed();
+        }
+        let hard = self.step() == self.mix.harder;
+        let pages = i64::try_from(pages).unwrap_or(0);
+        let [share, rest] = [self.mix.share, WHOLE - self.mix.share].map(i64::from);
+        self.behind += if hard { -rest * pages } else { share * pages };
+    }
+
+    /// There is nothing to send: the time until there is tells nothing.
+    pub(super) fn pause(&mut self) {
+        self.stretch = None;
+        self.bet.drop();
+    }
+
+    /// The link is another one.
+    pub(super) fn begin_anew(&mut self) {
+        self.pause();
+        self.delivered = [0; STRETCHES];
+        self.take(Mix::only(LIGHT));
+    }
+
+    /// An extent was encoded.
+    pub(super) fn encoded(&mut self, sample: Sample) {
+        self.under_way += 1;
+        let Some(step) = STEPS.iter().find(|step| step.effort == sample.effort).filter(|_| self.decides()) else {
             return;
-        } else if self.step == RAW + 1 && !self.bets() {
-            self.step
-        } else {
-            self.step - 1
         };
-        if tipped != self.step {
-            (self.encoding, self.writing) = (Duration::ZERO, Duration::ZERO);
+        let (pages, Some(stretch)) = (u32::from(sample.carried), &mut self.stretch) else { return };
+        stretch.pages += u64::from(pages);
+        stretch.same += u32::from(sample.same);
+        stretch.encode += sample.encode;
+        stretch.expected += step.time * pages;
+        stretch.sent += sample.wire_bytes;
+        if sample.effort != Effort::Raw {
+            stretch.wire += sample.wire_bytes;
+            stretch.expected_wire += step.wire * u64::from(pages);
         }
-        (self.step, self.lean) = (tipped, LEVEL);
     }
 
-    /// Whether the next step up would still be done before the link is.
-    fn has_time(&self) -> bool {
-        self.step < THRIFTY || self.encoding * DEARER < self.encoding + self.writing
+    /// An extent that was encoded is under way no more, with its lane.
+    pub(super) fn gone(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
     }
 
-    fn bets(&mut self) -> bool {
-        let due = self.pass == 0;
-        self.pass = self.pass.saturating_sub(1);
-        due
-    }
-
-    fn weigh_raw(&mut self, cost: Cost) {
-        self.raw.encode += cost.encode;
-        self.raw.write += cost.write;
-        self.raw.carried += 1;
-        if self.raw.carried < SAMPLES {
+    /// An extent was acknowledged.
+    pub(super) fn delivered(&mut self, now: Time, wire_bytes: u64, effort: Effort) {
+        self.gone();
+        if !self.decides() {
             return;
         }
-        if self.raw.write > self.raw.encode * SLOW_WRITE {
-            self.step = RAW + 1;
-            self.passed = (self.passed * 2 + 1).min(MOST_PASSED);
-            self.pass = self.passed;
+        match self.bet.delivered(now, wire_bytes, effort == Effort::Raw) {
+            Some(Ended::Won { page }) => self.go_raw(now, page),
+            Some(Ended::Lost { rate }) => {
+                self.note_delivered(rate);
+                self.pause();
+            }
+            None => {}
         }
-        self.raw = Cost::default();
+        // What is delivered first was under way for a while.
+        let Some(stretch) = &mut self.stretch else { return self.stretch = Some(Stretch::begin(now)) };
+        stretch.delivered += wire_bytes;
+        stretch.extents += 1;
+        stretch.dry += u32::from(self.under_way == 0);
+        let enough = stretch.extents >= EXTENTS && now.since(stretch.since) >= STRETCH && stretch.pages > 0;
+        if enough && !self.bet.is_placed() {
+            self.weigh(now);
+        }
+    }
+
+    fn go_raw(&mut self, now: Time, page: Duration) {
+        self.limit(now, page);
+        self.take(Mix::only(RAW));
+        self.pause();
+    }
+
+    fn take(&mut self, mix: Mix) {
+        if mix != self.mix {
+            (self.mix, self.behind, self.unlimited) = (mix, 0, 0);
+        }
+    }
+
+    /// Decides anew after a stretch.
+    fn weigh(&mut self, now: Time) {
+        let Some(stretch) = self.stretch.replace(Stretch::begin(now)) else { return };
+        let took = now.since(stretch.since);
+        self.slower = stretch.slower().map_or(self.slower, |seen| self.slower.midpoint(seen));
+        // Of raw pages nothing is learned: in time the guest may be another one.
+        self.bulkier = stretch.bulkier().map_or((self.bulkier * 31 + ONE) / 32, |seen| self.bulkier.midpoint(seen));
+        self.note_work(&stretch, took);
+        let page = took / u32::try_from(stretch.pages).unwrap_or(u32::MAX).max(1);
+        let rate = rate(stretch.delivered, took);
+        let busy = stretch.busy() >= took * self.encoders * 9 / 10;
+        self.is_dry = stretch.dry * 2 > stretch.extents;
+        if busy || self.is_dry {
+            // What the encoders limit tells only what the link carries at least.
+            self.note_delivered(self.carries().max(rate + rate / 16));
+        } else {
+            self.watch_link(now, rate, page);
+        }
+        let pays = RawBet::cost(self.carries(), page) <= self.time_left(page) / WORTH;
+        if pays && self.is_fast(page) && !self.mix.sends_raw() && self.bet.place(now, page) {
+            return;
+        }
+        self.take(Mix::best(&self.costs(now), self.carries()));
+    }
+
+    /// How long what is left to send will take.
+    fn time_left(&self, page: Duration) -> Duration {
+        page * u32::try_from(self.left).unwrap_or(u32::MAX)
+    }
+
+    /// A link so fast that one core can hardly pack for it might outrun all of them.
+    fn is_fast(&self, page: Duration) -> bool {
+        page <= self.work(LIGHT) * self.encoders().max(2) * 5 / 4
+    }
+
+    /// Takes note of what the link delivered in a stretch. That something unknown limits it is known by that it delivers less
+    /// than it did.
+    fn watch_link(&mut self, now: Time, rate: u64, page: Duration) {
+        let before = self.carries();
+        self.note_delivered(rate);
+        let link = self.carries();
+        if link < before - before / 4 {
+            // It is slower now, and that may be what looked like a slow sink.
+            self.limits.iter_mut().for_each(|limit| limit.until = now);
+        }
+        let (part, whole) = NINE_TENTHS;
+        self.unlimited = if rate < link / whole * part { self.unlimited + 1 } else { 0 };
+        if self.unlimited >= SURE {
+            self.limit(now, page);
+        }
+    }
+
+    fn note_work(&mut self, stretch: &Stretch, took: Duration) {
+        let pages = u32::try_from(stretch.pages).unwrap_or(u32::MAX).max(1);
+        self.looks = stretch.looks() / pages;
+        let at_work = (stretch.busy() + took / 2).as_nanos() / took.as_nanos().max(1);
+        self.at_work.rotate_right(1);
+        if let Some(last) = self.at_work.first_mut() {
+            *last = u32::try_from(at_work).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Encoders that can be counted on.
+    fn encoders(&self) -> u32 {
+        let at_work = self.at_work.iter().copied().max().unwrap_or(0);
+        self.encoders.min(at_work.saturating_add(u32::from(!self.is_dry))).max(1)
+    }
+
+    fn note_delivered(&mut self, rate: u64) {
+        self.delivered.rotate_right(1);
+        if let Some(last) = self.delivered.first_mut() {
+            *last = rate;
+        }
+    }
+
+    fn carries(&self) -> u64 {
+        self.delivered.iter().copied().max().unwrap_or(0)
+    }
+
+    /// What a page takes at the effort that is used now, though the link would carry more.
+    fn limit(&mut self, now: Time, page: Duration) {
+        let Mix { lighter, harder, share } = self.mix;
+        let (step, page) = match lighter {
+            RAW if harder == RAW => return,
+            RAW => {
+                let raw = duration_at(PAGE, self.carries()) * (WHOLE - share);
+                (harder, (page * WHOLE).saturating_sub(raw) / share)
+            }
+            _ => (self.mix.main(), page),
+        };
+        if let Some(limit) = self.limits.get_mut(step).filter(|limit| limit.until <= now) {
+            *limit = SinkLimit { page, until: now + limit.patience, patience: (limit.patience * 2).min(MOST) };
+        }
+    }
+
+    /// What a page takes of all encoders at a step, its encryption included.
+    fn work(&self, step: usize) -> Duration {
+        let table = STEPS.get(step).map_or(Duration::ZERO, |step| step.time);
+        let slower = u32::try_from(self.slower).unwrap_or(u32::MAX);
+        (table * slower / 1000 + self.looks + written(self.wire(step))) / self.encoders()
+    }
+
+    /// Bytes on the wire of a page at a step.
+    fn wire(&self, step: usize) -> u64 {
+        match step {
+            RAW => PAGE,
+            _ => STEPS.get(step).map_or(PAGE, |step| (step.wire * self.bulkier / ONE).min(PAGE)),
+        }
+    }
+
+    fn costs(&self, now: Time) -> [Cost; COUNT] {
+        let limits = self.limits.map(|limit| if now < limit.until { limit.page } else { Duration::ZERO });
+        // A sink that limits packed pages is taken to be what limits raw ones, too.
+        let is_limited = limits.iter().any(|page| !page.is_zero());
+        let raw = if is_limited { duration_at(PAGE, self.carries()) } else { Duration::ZERO };
+        std::array::from_fn(|step| {
+            // One that is too slow for an effort is so for harder ones.
+            let packed = limits.iter().take(step + 1).copied().max().unwrap_or_default();
+            let limit = if step == RAW { raw } else { packed };
+            Cost { work: self.work(step), limit, wire: self.wire(step) }
+        })
+    }
+}
+
+/// What it takes to encrypt bytes and to hand them to the kernel, on the thread that encoded them: a nanosecond a byte or so.
+fn written(bytes: u64) -> Duration {
+    Duration::from_nanos(bytes)
+}
+
+impl Stretch {
+    fn begin(since: Time) -> Self {
+        Self {
+            since,
+            pages: 0,
+            same: 0,
+            encode: Duration::ZERO,
+            expected: Duration::ZERO,
+            wire: 0,
+            expected_wire: 0,
+            sent: 0,
+            delivered: 0,
+            extents: 0,
+            dry: 0,
+        }
+    }
+
+    /// What encoders were at work for.
+    fn busy(&self) -> Duration {
+        self.encode + written(self.sent)
+    }
+
+    /// What looks at pages that are not carried took, or so.
+    fn looks(&self) -> Duration {
+        let look = STEPS.get(RAW).map_or(Duration::ZERO, |raw| raw.time);
+        (look * self.same).min(self.encode)
+    }
+
+    fn slower(&self) -> Option<u64> {
+        let factor =
+            (self.encode.saturating_sub(self.looks()) * 1000).as_nanos().checked_div(self.expected.as_nanos())?;
+        Some(u64::try_from(factor).unwrap_or(u64::MAX).clamp(ONE / 32, ONE * 32))
+    }
+
+    fn bulkier(&self) -> Option<u64> {
+        let factor = (self.wire * ONE).checked_div(self.expected_wire)?;
+        Some(factor.clamp(1, ONE * 4))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn cost(encode: Duration, write: Duration, waited: bool) -> Cost {
-        Cost { encode, write, waited, carried: 64, wire_bytes: 256 << 10 }
-    }
-
-    fn repeat(budget: &mut Budget, times: u32, cost: Cost) {
-        for _ in 0..times {
-            budget.sample(cost);
-        }
-    }
-
-    /// Past the bytes that buffers swallow.
-    fn budget() -> Budget {
-        let mut budget = Budget::new(EffortPolicy::Auto);
-        repeat(&mut budget, 32, cost(2 * MS, MS / 100, false));
-        assert_eq!((budget.effort(), budget.lean), (Effort::Light, LEVEL), "buffers swallow the first writes");
-        budget
-    }
-
-    #[test]
-    fn a_fast_link_turns_compression_off() {
-        let mut budget = budget();
-        repeat(&mut budget, (FIRST_PASSED + 1) * LEVEL, cost(2 * MS, MS / 4, false));
-        assert_eq!(budget.effort(), Effort::Raw);
-        repeat(&mut budget, 100, cost(MS, 2 * MS, true));
-        assert_eq!(budget.effort(), Effort::Raw, "a sink that is a little slower is no slow link");
-    }
-
-    #[test]
-    fn a_link_that_turns_slow_turns_it_on_again() {
-        let mut budget = budget();
-        repeat(&mut budget, (FIRST_PASSED + 1) * LEVEL, cost(2 * MS, MS / 4, false));
-        repeat(&mut budget, u32::from(SAMPLES) + LEVEL / WAIT, cost(MS / 2, 8 * MS, true));
-        assert_eq!(budget.effort(), Effort::Balanced);
-    }
-
-    #[test]
-    fn lost_bets_on_raw_become_rare() {
-        let mut budget = budget();
-        let (mut raw, mut rounds) = (0, [0; 2]);
-        for half in &mut rounds {
-            for _ in 0..50_000 {
-                let bets = budget.effort() == Effort::Raw;
-                raw += u32::from(bets);
-                *half += u32::from(bets);
-                budget.sample(cost(MS, if bets { 9 * MS } else { MS / 4 }, bets));
-            }
-        }
-        assert!(raw > 0 && rounds[1] * 2 < rounds[0], "{rounds:?}");
-    }
-
-    #[test]
-    fn between_two_steps_both_are_mixed() {
-        let mut budget = budget();
-        let mut balanced = 0;
-        for _ in 0..1000 {
-            let hard = budget.effort() == Effort::Balanced;
-            assert!(hard || budget.effort() == Effort::Light);
-            balanced += u32::from(hard);
-            budget.sample(cost(MS, MS, !hard));
-        }
-        assert!((200..950).contains(&balanced), "{balanced}");
-    }
-
-    #[test]
-    fn small_extents_decide_nothing() {
-        let mut budget = budget();
-        repeat(&mut budget, 100, Cost { carried: 3, ..cost(2 * MS, MS / 100, false) });
-        assert_eq!(budget.effort(), Effort::Light);
-    }
-
-    /// What an effort costs and saves on one core: MB of guest a second, copy and hash included, and plain bytes for
-    /// each on the wire. Measured on three guests' first rounds (`docs/performance.md`, the codec).
-    fn measured(effort: Effort) -> (f64, f64) {
-        match effort {
-            Effort::Raw => (2500.0, 1.0),
-            Effort::Fast => (620.0, 2.6),
-            Effort::Light => (640.0, 3.2),
-            Effort::Balanced => (460.0, 3.7),
-            Effort::Thorough(1) => (400.0, 3.9),
-            Effort::Thorough(level) if level <= 6 => (110.0, 4.1),
-            Effort::Thorough(_) => (48.0, 4.3),
-        }
-    }
-
-    /// A lane over a link whose rate changes, as MB a second for so many seconds: MB of guest that went through in a
-    /// second of each phase. The kernel takes `queue` MB before a write waits.
-    fn replay(policy: EffortPolicy, queue: f64, phases: &[(f64, f64)]) -> Vec<f64> {
-        const PLAIN: f64 = 0.262_144;
-        let mut budget = Budget::new(policy);
-        let (mut queued, mut written) = (0.0_f64, Cost::default());
-        let through = |&(link, seconds): &(f64, f64)| {
-            let (mut clock, mut moved) = (0.0, 0.0);
-            while clock < seconds {
-                let (rate, ratio) = measured(budget.effort());
-                let (encode, wire) = (PLAIN / rate, PLAIN / ratio);
-                queued = (queued - encode * link).max(0.0);
-                let over = (queued + wire - queue).max(0.0);
-                let write = wire / 3000.0 + over / link;
-                queued = (queued + wire - write * link).max(0.0);
-                clock += encode + write;
-                moved += PLAIN;
-                budget.sample(Cost { encode: Duration::from_secs_f64(encode), ..written });
-                let wire_bytes = (wire * 1e6).round().to_string().parse().unwrap();
-                written = Cost {
-                    write: Duration::from_secs_f64(write),
-                    waited: over > 0.0,
-                    carried: 64,
-                    wire_bytes,
-                    ..written
-                };
-            }
-            moved / clock
-        };
-        phases.iter().map(through).collect()
-    }
-
-    #[test]
-    fn it_keeps_up_with_the_best_fixed_effort_on_a_link_that_changes() {
-        let links = [50.0, 500.0, 5000.0, 500.0, 50.0, 5000.0].map(|megabits| megabits / 8.0);
-        // A second to find out.
-        let phases = links.map(|link| [(link, 1.0), (link, 19.0)]).concat();
-        let efforts = [Effort::Raw, Effort::Fast, Effort::Light, Effort::Balanced].into_iter();
-        let efforts: Vec<_> = efforts.chain([1, 6, 12].map(Effort::Thorough)).collect();
-        for queue in [0.5, 1.0, 2.0, 4.0] {
-            let fixed = efforts.iter().map(|&effort| replay(EffortPolicy::Fixed(effort), queue, &phases));
-            let fixed: Vec<_> = fixed.collect();
-            let auto = replay(EffortPolicy::Auto, queue, &phases);
-            for (phase, got) in auto.iter().enumerate().skip(1).step_by(2) {
-                let best = fixed.iter().map(|rates| rates[phase]).fold(0.0, f64::max);
-                assert!(*got >= 0.95 * best, "{got} where the best fixed effort has {best}, queue {queue}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_fixed_effort_stays() {
-        let mut budget = Budget::new(EffortPolicy::Fixed(Effort::Thorough(6)));
-        repeat(&mut budget, 100, cost(MS, MS / 100, false));
-        assert_eq!(budget.effort(), Effort::Thorough(6));
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use dwcp_hde::Effort;
+
 use super::converge::{duration_at, rate};
 use super::shadow::SlotId;
 use super::{Encoded, Time};
@@ -75,14 +77,25 @@ enum LaneState {
     Dead,
 }
 
+/// What is handed to a lane.
+#[derive(Debug)]
+pub(super) struct Cargo {
+    pub(super) extent: Extent,
+    /// Where the source keeps its copies of these pages.
+    pub(super) slots: Vec<Option<SlotId>>,
+    pub(super) effort: Effort,
+}
+
 /// An extent that was handed to a lane and is not acknowledged.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) seq: u64,
     pub(super) extent: Extent,
     pub(super) slots: Vec<Option<SlotId>>,
+    pub(super) effort: Effort,
     pub(super) sent_at: Time,
-    charge: u64,
+    /// Bytes on the wire: the worst case until it is encoded.
+    pub(super) charge: u64,
     pub(super) encoded: bool,
 }
 
@@ -168,7 +181,8 @@ impl Lanes {
     }
 
     /// Hands an extent to a lane; returns its sequence number there.
-    pub(super) fn hand(&mut self, id: LaneId, extent: Extent, slots: Vec<Option<SlotId>>, now: Time) -> Option<u64> {
+    pub(super) fn hand(&mut self, id: LaneId, cargo: Cargo, now: Time) -> Option<u64> {
+        let Cargo { extent, slots, effort } = cargo;
         let charge = if self.leaks_credit { 0 } else { self.worst_case(extent.pages()) };
         let lane = self.get_mut(id)?;
         let seq = lane.next_seq;
@@ -179,24 +193,24 @@ impl Lanes {
         if lane.flight.is_empty() {
             lane.meter.busy_from(now);
         }
-        lane.flight.push_back(Flight { seq, extent, slots, sent_at: now, charge, encoded: false });
+        lane.flight.push_back(Flight { seq, extent, slots, effort, sent_at: now, charge, encoded: false });
         Some(seq)
     }
 
-    /// An extent's true size is known. False when the lane does not carry it.
-    pub(super) fn encoded(&mut self, encoded: &Encoded) -> bool {
+    /// An extent's true size is known. Returns how it was to be encoded; `None` when the lane does not carry it.
+    pub(super) fn encoded(&mut self, encoded: &Encoded) -> Option<Effort> {
         let leaks = self.leaks_credit;
-        let Some(lane) = self.get_mut(encoded.lane) else { return false };
+        let lane = self.get_mut(encoded.lane)?;
         let place = lane.flight.front().and_then(|oldest| encoded.seq.checked_sub(oldest.seq));
         let place = place.and_then(|place| usize::try_from(place).ok());
-        let Some(flight) = place.and_then(|place| lane.flight.get_mut(place)) else { return false };
+        let flight = place.and_then(|place| lane.flight.get_mut(place))?;
         let charge = if leaks { 0 } else { encoded.wire_bytes };
         lane.charged = lane.charged - flight.charge + charge;
         lane.flight_bytes = lane.flight_bytes - flight.charge + encoded.wire_bytes;
         flight.charge = encoded.wire_bytes;
         flight.encoded = true;
         lane.unencoded = lane.unencoded.saturating_sub(1);
-        true
+        Some(flight.effort)
     }
 
     /// Everything below `applied` on a lane is applied. Returns those extents, oldest first.
@@ -471,6 +485,10 @@ mod tests {
         Extent::new(RegionId(0), vec![Run { start: 0, count: pages }]).unwrap()
     }
 
+    fn cargo(pages: u16) -> Cargo {
+        Cargo { extent: extent(pages), slots: Vec::new(), effort: Effort::Light }
+    }
+
     fn at(ms: u64) -> Time {
         Time::after_epoch(Duration::from_millis(ms))
     }
@@ -482,8 +500,8 @@ mod tests {
     }
 
     fn send(lanes: &mut Lanes, id: LaneId, wire_bytes: u64, now: Time) -> u64 {
-        let seq = lanes.hand(id, extent(64), vec![], now).unwrap();
-        assert!(lanes.encoded(&Encoded { lane: id, seq, wire_bytes, ..Encoded::default() }));
+        let seq = lanes.hand(id, cargo(64), now).unwrap();
+        assert_eq!(lanes.encoded(&Encoded { lane: id, seq, wire_bytes, ..Encoded::default() }), Some(Effort::Light));
         seq
     }
 
@@ -522,7 +540,7 @@ mod tests {
     fn an_ack_of_what_was_never_sent_is_refused() {
         let mut lanes = Lanes::default();
         let id = open(&mut lanes, 1 << 40);
-        lanes.hand(id, extent(1), vec![], at(0)).unwrap();
+        lanes.hand(id, cargo(1), at(0)).unwrap();
         assert_eq!(lanes.acknowledged(id, 1, at(1)).err(), Some(BadAck), "not even encoded");
         assert_eq!(lanes.acknowledged(id, 2, at(1)).err(), Some(BadAck));
         assert_eq!(lanes.acknowledged(LaneId(9), 0, at(1)).err(), Some(BadAck), "no such lane");

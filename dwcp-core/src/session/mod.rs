@@ -356,10 +356,6 @@ pub struct Encoded {
     pub same: u16,
     /// Time spent to read, hash and encode.
     pub encode: Duration,
-    /// Time that the write of the extent *before* took, blocked on the network or the peer.
-    pub last_write: Duration,
-    /// Whether that write had to wait for the link or the sink.
-    pub waited: bool,
 }
 
 impl Default for LaneId {

@@ -74,6 +74,8 @@ pub struct SourceConfig {
     pub reconnect_limit: Duration,
     /// How hard to compress.
     pub effort: EffortPolicy,
+    /// Extents that are encoded at a time at most, by as many threads; an endpoint puts in how many it has.
+    pub encoders: u16,
     /// Bytes of the source's copy of acknowledged pages, for deltas. 0: no deltas.
     pub shadow_bytes: u64,
     /// Which pages it holds.
@@ -98,6 +100,7 @@ impl Default for SourceConfig {
             pause_limit: Duration::from_secs(10),
             reconnect_limit: Duration::from_secs(30),
             effort: EffortPolicy::Auto,
+            encoders: 2,
             shadow_bytes: 0,
             shadow_fill: ShadowFill::Hot,
             bandwidth: None,
@@ -184,7 +187,7 @@ impl Source {
             shadow: Shadow::new(&layout, config.shadow_bytes, config.shadow_fill),
             lanes: Lanes::carrying(config.framing),
             redial_lanes: Backoff::default(),
-            budget: Budget::new(config.effort),
+            budget: Budget::new(config.effort, config.encoders.min(config.lanes).min(config.limits.lanes)),
             converge: Converge::new(config.downtime_budget, config.on_stall, config.stall_patience),
             pace: Pace { rate: config.bandwidth, tokens: 0, filled_at: Time::default() },
             round: Round::default(),
@@ -409,7 +412,10 @@ impl Source {
             Input::Cancel => self.cancel(now),
             Input::Retire if self.gave_up() => {}
             Input::Retire => return Err(SessionError::ShuttingDown),
-            Input::Bandwidth(rate) => self.pace.set(now, rate),
+            Input::Bandwidth(rate) => {
+                self.pace.set(now, rate);
+                self.budget.begin_anew();
+            }
             Input::Tick
             | Input::LaneJoin { .. }
             | Input::Applied(_)

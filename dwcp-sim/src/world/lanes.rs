@@ -190,10 +190,7 @@ impl World {
             carried: parcel.extent.pages() as u16,
             same,
             encode: std::time::Duration::from_nanos(now - copied.at),
-            last_write: std::time::Duration::from_nanos(lane.last_write),
-            waited: lane.last_write > now - copied.at,
         };
-        lane.last_write = write;
         lane.written += 1;
         let at = lane.stream.arrival(now + write + latency);
         let alive = lane.stream.alive;

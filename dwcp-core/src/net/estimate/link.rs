@@ -31,8 +31,6 @@ pub(super) struct Link {
 pub(super) struct Written {
     /// When it returned.
     pub(super) at: Time,
-    /// It had to wait for the link.
-    pub(super) waited: bool,
     /// When its last byte had left.
     pub(super) left: Time,
 }
@@ -54,7 +52,7 @@ impl Link {
         self.free_at = self.free_at.max(now) + took;
         // It returns once no more than the queue is left.
         let room = Time::after_epoch(self.free_at.since_epoch().saturating_sub(self.time(self.queue)));
-        Written { at: room.max(now), waited: room > now, left: self.free_at }
+        Written { at: room.max(now), left: self.free_at }
     }
 
     fn time(&self, bytes: u64) -> Duration {
@@ -72,12 +70,12 @@ mod tests {
         let mut link = Link::new(NonZeroU64::new(1_000_000).unwrap(), 100_000);
         let start = Time::after_epoch(Duration::from_secs(1));
         let first = link.send(start, [50, 60_000]);
-        assert_eq!((first.at, first.waited), (start, false));
+        assert_eq!(first.at, start);
         let bytes = 50 + 60_000 + 22 + 4 * 22;
         assert_eq!((link.tls_bytes, link.packet_bytes), (5 * 22, (50 + 60_000 + 110_u64).div_ceil(1448) * 66));
         assert_eq!(first.left, start + Duration::from_micros(bytes + link.packet_bytes));
         let second = link.send(start, [50, 60_000]);
-        assert!(second.waited && second.at > start, "{second:?}");
+        assert!(second.at > start, "{second:?}");
         assert_eq!(second.left.since(second.at), Duration::from_millis(100), "what the queue holds is still to leave");
         // Idle meanwhile: nothing is left of the queue.
         let later = start + Duration::from_secs(10);

@@ -18,7 +18,7 @@ use crate::net::dictionaries::Held;
 use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use crate::session::{
     Applied, Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Outcome, Output, Progress, SessionError, Sink,
-    SinkConfig, Source, Time, Verdict,
+    SinkConfig, Source, SourceConfig, Time, Verdict,
 };
 use crate::wire::{FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
 
@@ -64,8 +64,6 @@ struct Made {
 struct Worker {
     work: VecDeque<Dispatch>,
     busy: bool,
-    last_write: Duration,
-    waited: bool,
 }
 
 /// What the guest writes, at so many pages a second.
@@ -117,7 +115,12 @@ impl<'a> Run<'a> {
             name: Name::new("estimate").map_err(|error| GuestError::Other(error.to_string()))?,
             layout: layout.clone(),
         };
-        let source = Source::new(config.source.clone(), offer.clone(), Arc::clone(&leaves), SOMEBODY);
+        let source = Source::new(
+            SourceConfig { encoders: config.cores.get(), ..config.source.clone() },
+            offer.clone(),
+            Arc::clone(&leaves),
+            SOMEBODY,
+        );
         let sink = Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY);
         let agreed = config.baseline.as_ref().map(|baseline| baseline.leaves_of(&layout));
         let mut sample = Sample::new(&layout, config.sample, config.zeros.clone());
@@ -311,7 +314,6 @@ impl<'a> Run<'a> {
         let Some(worker) = self.workers.get_mut(&lane).filter(|worker| !worker.busy) else { return Ok(()) };
         let Some(dispatch) = worker.work.pop_front() else { return Ok(()) };
         worker.busy = true;
-        let (last_write, waited) = (worker.last_write, worker.waited);
         let cost = self.make(&dispatch)?;
         let wire_bytes = cost.head_bytes + cost.body_bytes;
         let encode = Duration::from_nanos(cost.nanos);
@@ -334,8 +336,6 @@ impl<'a> Run<'a> {
             carried: count(cost.carried),
             same: count(pages - cost.carried.min(pages)),
             encode,
-            last_write,
-            waited,
         };
         let made = Made { dispatch, encoded, pieces: [cost.head_bytes, cost.body_bytes] };
         self.at(begun + encode, Event::Encoded(lane, Box::new(made)));
@@ -348,10 +348,6 @@ impl<'a> Run<'a> {
         let written = self.forth.send(self.now, pieces);
         let encrypt = Duration::from_nanos(super::scaled(encoded.wire_bytes, 1_000_000_000, ENCRYPTED));
         let returns = written.at.max(self.now + encrypt);
-        if let Some(worker) = self.workers.get_mut(&lane) {
-            worker.last_write = returns.since(self.now);
-            worker.waited = written.waited;
-        }
         self.at(returns, Event::Written(lane));
         let applied =
             Applied { lane, seq: encoded.seq, wire_bytes: encoded.wire_bytes, pages: encoded.carried, durable: 0 };

@@ -14,7 +14,7 @@ fn noise(pages: u32) -> Arc<Memory> {
     Arc::new(guest)
 }
 
-fn over(link: u64, guest: Arc<Memory>) -> Estimate {
+fn over(link: u64, guest: Arc<Memory>, sample: Option<u64>) -> Estimate {
     let source =
         SourceConfig { lanes: 4, effort: EffortPolicy::Fixed(dwcp_hde::Effort::Raw), ..SourceConfig::default() };
     let config = EstimateConfig {
@@ -24,7 +24,7 @@ fn over(link: u64, guest: Arc<Memory>) -> Estimate {
         cores: NonZeroU16::new(2).unwrap(),
         written_pages: 0,
         device_state: 0,
-        sample: None,
+        sample,
         zeros: None,
         baseline: None,
     };
@@ -36,7 +36,7 @@ fn a_thin_link_takes_long_and_loses_no_lane() {
     let guest = noise(2048);
     // 256 kbit/s, 512 kbit/s, 1 Mbit/s, 2 Mbit/s.
     for link in [32_000, 64_000, 125_000, 250_000] {
-        let told = over(link, Arc::clone(&guest));
+        let told = over(link, Arc::clone(&guest), None);
         let Progress { lanes_lost, pages_resent, wire_bytes, .. } = told.progress;
         assert_eq!((lanes_lost, pages_resent), (0, 0), "{link} bytes a second");
         let whole = Duration::from_secs((wire_bytes + told.packet_bytes) / link);
@@ -56,22 +56,7 @@ fn a_sample_takes_zeros_for_as_many_as_there_are() {
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     guest.write(RegionId(0), 0, &bytes).unwrap();
     let guest = Arc::new(guest);
-    let source =
-        SourceConfig { lanes: 4, effort: EffortPolicy::Fixed(dwcp_hde::Effort::Raw), ..SourceConfig::default() };
-    let told = |sample| {
-        let config = EstimateConfig {
-            source: source.clone(),
-            link: NonZeroU64::new(125_000_000).unwrap(),
-            rtt: Duration::from_millis(1),
-            cores: NonZeroU16::new(2).unwrap(),
-            written_pages: 0,
-            device_state: 0,
-            sample,
-            zeros: None,
-            baseline: None,
-        };
-        estimate(guest.clone(), &config).unwrap().progress.wire_bytes
-    };
+    let told = |sample| over(125_000_000, Arc::clone(&guest), sample).progress.wire_bytes;
     let (whole, sampled) = (told(None), told(Some(16 << 20)));
     assert!(sampled.abs_diff(whole) < whole / 10, "{sampled}, not {whole}");
 }

@@ -7,13 +7,16 @@ use super::super::{Output, SessionError, Time};
 use super::{Source, State};
 use crate::extent::Extent;
 use crate::wire::limits::MAX_LANE_IDS;
-use crate::wire::{Bury, ErrorCode, Frame, LaneId};
+use crate::wire::{Bury, ErrorCode, Frame, Framing, LaneId};
 
 impl Source {
     pub(super) fn acked(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
         let settled = self.lanes.acknowledged(lane, applied, now).map_err(|BadAck| bad_ack(lane, applied))?;
         for flight in settled {
             self.progress.extent_latency.record(now.since(flight.sent_at));
+            if self.leave.framing() == Framing::Extents {
+                self.budget.delivered(now, flight.charge, flight.effort);
+            }
             self.settle(&flight);
         }
         if let Some(message) = self.lanes.due_message(lane) {
@@ -72,6 +75,7 @@ impl Source {
     /// spec: B-3
     pub(super) fn bury_lane(&mut self, now: Time, lane: LaneId, applied: u64) -> Result<(), SessionError> {
         let (settled, lost) = self.lanes.bury(lane, applied).map_err(|BadAck| bad_ack(lane, applied))?;
+        settled.iter().chain(&lost).filter(|flight| flight.encoded).for_each(|_| self.budget.gone());
         for flight in settled {
             self.progress.extent_latency.record(now.since(flight.sent_at));
             self.settle(&flight);

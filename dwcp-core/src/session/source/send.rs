@@ -1,7 +1,10 @@
 //! Extents on their way out: which pages next, and what they cost once they are encoded.
 
-use super::super::budget::Cost;
+use dwcp_hde::Effort;
+
+use super::super::budget::Sample;
 use super::super::dirty::flat_pages;
+use super::super::lanes::Cargo;
 #[cfg(feature = "planted-bugs")]
 use super::super::planted::Bug;
 use super::super::{Dispatch, Encoded, Output, SlotId, Time};
@@ -17,24 +20,32 @@ const CACHED_PAGES: usize = 64;
 impl Source {
     pub(super) fn send_extents(&mut self, now: Time) {
         self.pace.fill(now);
-        // Where there is time for a thorough search, the cache is not what counts.
-        let thorough = matches!(self.budget.effort(), dwcp_hde::Effort::Thorough(_));
-        let most = usize::from(self.config.limits.extent_pages);
-        let limit = if thorough { most } else { most.min(CACHED_PAGES) };
         loop {
             self.let_excess_go(false);
-            if self.dirty.sendable() == 0 || !self.pace.open() {
+            if self.dirty.sendable() == 0 {
+                self.budget.pause();
                 break;
             }
-            let Some((lane, pages)) = self.lanes.choose(limit) else { break };
+            if !self.pace.open() {
+                break;
+            }
+            let effort = self.budget.effort();
+            let Some((lane, pages)) = self.lanes.choose(self.extent_limit(effort)) else { break };
             let Some(extent) = self.dirty.next_extent(pages) else { break };
-            self.send(now, lane, extent);
+            self.budget.handed(extent.pages(), self.dirty.sendable());
+            self.send(now, lane, extent, effort);
         }
         self.progress.pages_deferred = self.dirty.held();
         self.progress.pages_left = self.dirty.pages() - self.dirty.held();
     }
 
-    fn send(&mut self, now: Time, lane: LaneId, extent: Extent) {
+    /// Where there is time for a thorough search, the cache is not what counts.
+    fn extent_limit(&self, effort: Effort) -> usize {
+        let most = usize::from(self.config.limits.extent_pages);
+        if matches!(effort, Effort::Thorough(_)) { most } else { most.min(CACHED_PAGES) }
+    }
+
+    fn send(&mut self, now: Time, lane: LaneId, extent: Extent, effort: Effort) {
         let mut known = PageMask::EMPTY;
         for (index, page) in flat_pages(&self.layout, &extent).enumerate() {
             if self.known.get(page) {
@@ -50,8 +61,8 @@ impl Source {
         };
         self.plant(&extent, &slots);
         self.pace.spend(extent.bytes());
-        let Some(seq) = self.lanes.hand(lane, extent.clone(), slots.clone(), now) else { return };
-        let effort = self.budget.effort();
+        let cargo = Cargo { extent: extent.clone(), slots: slots.clone(), effort };
+        let Some(seq) = self.lanes.hand(lane, cargo, now) else { return };
         let dictionaries = self.dictionaries;
         self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries }));
     }
@@ -71,15 +82,13 @@ impl Source {
     fn plant(&mut self, _: &Extent, _: &[Option<SlotId>]) {}
 
     pub(super) fn encoded(&mut self, encoded: &Encoded) {
-        if !self.lanes.encoded(encoded) {
-            return;
-        }
+        let Some(effort) = self.lanes.encoded(encoded) else { return };
         self.pace.refund(usize::from(encoded.carried + encoded.same) * 4096, encoded.wire_bytes);
         self.note_packed(encoded);
-        let Encoded { encode, last_write: write, carried, wire_bytes, .. } = *encoded;
-        // A limit is a slow link, though no write has to wait for it.
-        let waited = encoded.waited || !self.pace.open();
-        self.budget.sample(Cost { encode, write, waited, carried, wire_bytes });
+        let Encoded { encode, carried, same, wire_bytes, .. } = *encoded;
+        if self.leave.framing() == Framing::Extents {
+            self.budget.encoded(Sample { effort, encode, carried, same, wire_bytes });
+        }
         self.round.wire_bytes += encoded.wire_bytes;
         self.progress.wire_bytes += encoded.wire_bytes;
         self.progress.pages_carried += u64::from(encoded.carried);
