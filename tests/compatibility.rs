@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use dwcp_core::flag::{FlagDocument, InProcess, NodeName};
 use dwcp_core::guest::Memory;
-use dwcp_core::net::{Endpoint, EndpointError, Identity, Transfer, Trust, TurnedAway, VersionRefusal};
+use dwcp_core::net::{Endpoint, EndpointError, Identity, Statistics, Transfer, Trust, TurnedAway, VersionRefusal};
 use dwcp_core::session::{Owner, SinkConfig, SourceConfig};
 use dwcp_core::wire::{self, GuestKind, Name};
 use dwcp_core::{Guest, Layout, RegionId};
@@ -279,11 +279,25 @@ async fn dual_off_and_v3_only() {
         let refused = v3_transfer(&from, &mut listener).await.unwrap_err();
         assert!(!refused.to_string().is_empty());
         for (node, why) in [&from, &to].into_iter().zip(seen) {
-            let statistics = node.statistics();
+            let statistics = once_refused(node).await;
             assert_eq!(statistics.refused, [(why, 1)].into(), "{source:?} {sink:?}: {refused}");
             assert_eq!((statistics.source.v3.begun, statistics.sink.v3.begun), (0, 0));
         }
     }
+}
+
+/// A TLS alert is with the peer before who sent it comes to count it.
+async fn once_refused(node: &Endpoint) -> Statistics {
+    let counted = async {
+        loop {
+            let statistics = node.statistics();
+            if !statistics.refused.is_empty() {
+                return statistics;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, counted).await.expect("nothing was refused here")
 }
 
 // spec: H-12

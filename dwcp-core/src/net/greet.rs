@@ -182,7 +182,7 @@ impl Gate {
         let (conduct, counters) = (Arc::clone(&self.endpoint.conduct), Arc::clone(&self.endpoint.counters));
         let shaken = acceptor.accept(Socket::new(stream, &self.endpoint.counters)).into_fallible();
         let shaken = self.endpoint.threads.handshake(async move {
-            // Counted where it is found, and before it is closed, here as everywhere: who sees the end finds it counted.
+            // Counted before it is closed, here as everywhere: who sees the end finds it counted. Its alert is out by then.
             shaken.await.map_err(|(error, _open)| {
                 let cause = error.get_ref().and_then(|error| error.downcast_ref());
                 if matches!(cause, Some(rustls::Error::NoApplicationProtocol)) {
