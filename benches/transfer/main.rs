@@ -6,6 +6,7 @@
 //! cargo bench --bench transfer -- --adaptive   `auto` beside each fixed effort at 50 and 500 Mbit/s and unshaped (root)
 //! cargo bench --bench transfer -- --stages     where the nanoseconds of a page go
 //! options: --json  --size 4g  --lanes 1,4  --reps 5  --pages DIR  --extent-pages 256  --effort auto
+//!          of --adaptive: --links 50mbit,500mbit,unshaped  --efforts raw,light,6
 //! ```
 //!
 //! Every measurement starts two fresh processes. The peers are `rustls`: one thread a connection

@@ -86,10 +86,16 @@ pub fn row(name: &str, case: &Case, lanes: u16, options: &Options, place: &Place
     Row { case: name.to_owned(), lanes, dwcp, rustls, hash }
 }
 
-/// DWCP alone, with this effort: MB of guest a second, the median.
-pub fn rate(case: &Case, lanes: u16, effort: &str, options: &Options, place: &Place) -> f64 {
-    let options = Options { effort: effort.to_owned(), ..options.clone() };
-    median((0..options.reps).map(|_| mb_s(once(Peer::Dwcp, case, lanes, &options, place).0)).collect())
+/// DWCP alone, with these efforts in turn: MB of guest a second of each, the medians.
+pub fn rates(case: &Case, lanes: u16, efforts: &[&str], options: &Options, place: &Place) -> Vec<f64> {
+    let mut rates = vec![Vec::new(); efforts.len()];
+    for _ in 0..options.reps {
+        for (effort, rates) in efforts.iter().zip(&mut rates) {
+            let options = Options { effort: (*effort).to_owned(), ..options.clone() };
+            rates.push(mb_s(once(Peer::Dwcp, case, lanes, &options, place).0));
+        }
+    }
+    rates.into_iter().map(median).collect()
 }
 
 fn mb_s(source: Figures) -> f64 {

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::adaptive::FIXED;
+
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -12,6 +14,9 @@ pub struct Options {
     pub reps: usize,
     pub extent_pages: u16,
     pub effort: String,
+    /// Of `--adaptive`: fixed efforts beside `auto`, and links (all of them where none is named).
+    pub efforts: Vec<String>,
+    pub links: Vec<String>,
     pub pages: PathBuf,
     /// Set in child processes.
     pub role: Option<Role>,
@@ -101,6 +106,8 @@ impl Options {
             reps: 5,
             extent_pages: 256,
             effort: "auto".into(),
+            efforts: FIXED.map(String::from).into(),
+            links: Vec::new(),
             pages: PathBuf::from("../shared/corpus"),
             role: None,
         };
@@ -117,6 +124,8 @@ impl Options {
                 "--reps" => options.reps = value().parse().expect("a number"),
                 "--extent-pages" => options.extent_pages = value().parse().expect("pages"),
                 "--effort" => options.effort = value(),
+                "--efforts" => options.efforts = value().split(',').map(String::from).collect(),
+                "--links" => options.links = value().split(',').map(String::from).collect(),
                 "--pages" => options.pages = value().into(),
                 "--child" => options.role = Some(role(&mut words)),
                 // Cargo passes --bench, criterion's filters may follow: none of our business.
