@@ -32,12 +32,14 @@ pub struct Verdict {
     pub goodput: u64,
     /// Bytes per second on the wire that were acknowledged.
     pub wire_goodput: u64,
-    /// Plain bytes per second that the guest dirtied, in the last round in which it ran.
+    /// Plain bytes per second that the guest dirtied, in the last round in which it ran. A page counts once each time that the
+    /// guest was asked, so this is too low for one that writes the same pages many times a second.
     pub dirty_rate: u64,
 }
 
 impl Verdict {
-    /// Goodput in bytes per second on the wire with which it would converge: what is left fits the budget, or rounds halve.
+    /// Goodput in bytes per second on the wire with which it would converge: what is left fits the budget, or rounds halve. As
+    /// little as the dirty rate is known: a guest may write more when rounds are shorter.
     pub fn link_needed(&self) -> u64 {
         let halves = self.packed(self.dirty_rate).saturating_mul(2);
         let time = self.budget.saturating_sub(self.fixed);
@@ -64,7 +66,7 @@ impl fmt::Display for Verdict {
             f,
             "will not converge: after {rounds} rounds {dirty_pages} pages are dirty; the guest writes {}, which pack to \
              {percent} %, and the link takes {}; stopped now it would stand still for {} ms, and the downtime budget is {} ms; \
-             it would converge with a budget of {} ms, a faster link that takes {}, or a guest that writes below {}",
+             it would converge with a budget of {} ms, a faster link that takes {} or more, or a guest that writes below {}",
             Rate(dirty_rate),
             Rate(wire_goodput),
             estimate.as_millis(),
@@ -341,7 +343,7 @@ mod tests {
             verdict.to_string(),
             "will not converge: after 9 rounds 10000 pages are dirty; the guest writes 40.0 MB/s, which pack to 25 %, and the \
              link takes 5.0 MB/s; stopped now it would stand still for 2063 ms, and the downtime budget is 315 ms; it would \
-             converge with a budget of 2064 ms, a faster link that takes 20.0 MB/s, or a guest that writes below 10.0 MB/s"
+             converge with a budget of 2064 ms, a faster link that takes 20.0 MB/s or more, or a guest that writes below 10.0 MB/s"
         );
         let slow = Verdict { dirty_rate: 400_000, wire_goodput: 9999, ..verdict };
         assert!(

@@ -39,6 +39,9 @@ pub(super) struct Round {
     /// There was one in this round.
     pub(super) sampled: bool,
     pub(super) harvested_at: Time,
+    /// Pages that the harvests of this round brought; one that several of them brought counts in each. The whole round would
+    /// tell too little of a guest that writes the same pages over and over.
+    pub(super) written: u64,
     /// Plain bytes per second that were written in the last round that ended with the guest running.
     pub(super) dirty_rate: u64,
     /// The round before, once one was of pages that were sent again.
@@ -55,6 +58,7 @@ impl Source {
 
     pub(super) fn harvested(&mut self, now: Time, dirty: &DirtyMap, pending: Pending) -> Result<(), SessionError> {
         self.round.harvesting = false;
+        self.round.written += dirty.count();
         if std::mem::take(&mut self.round.sampling) {
             self.sampled(now, dirty);
             return Ok(());
@@ -66,6 +70,7 @@ impl Source {
             // The harvest at the start: nothing has been read yet, and everything is dirty.
             self.round.log_cleared = true;
             self.round.harvested_at = now;
+            self.round.written = 0;
             return Ok(());
         }
         match self.state {
@@ -84,7 +89,7 @@ impl Source {
 
     fn round_ended(&mut self, now: Time) -> Result<(), SessionError> {
         let took = now.since(self.round.started);
-        self.round.dirty_rate = rate(self.dirty.pages().saturating_mul(4096), took);
+        self.round.dirty_rate = rate(self.round.written.saturating_mul(4096), took);
         let lasting = self.dirty.pages() - self.dirty.held().min(self.deferrable());
         let figures = self.verdict(self.converge.rounds() + 1, self.downtime_estimate());
         let end = RoundEnd { now, lasting_wire: self.ratio.wire_of(lasting), took, figures };
@@ -144,6 +149,7 @@ impl Source {
         self.round.number += 1;
         self.round.deferred = self.dirty.held();
         self.round.started = now;
+        self.round.written = 0;
         self.round.pages = self.dirty.pages();
         self.round.wire_bytes = 0;
     }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::*;
 use crate::guest::{DirtyMap, Pending};
 use crate::session::{Dispatch, Encoded, Owner, SessionError, Source, SourceConfig};
-use crate::wire::{Accept, Ack};
+use crate::wire::{Accept, Ack, Credit};
 
 struct Link {
     bench: Bench<Source>,
@@ -142,4 +142,49 @@ fn a_guest_that_outruns_the_link_is_told_with_its_numbers() {
     assert_eq!((verdict.dirty_pages, verdict.wire_bytes), (64, 64 * 4096));
     let near = |rate: u64| (900_000..1_100_000).contains(&rate);
     assert!(near(verdict.dirty_rate) && near(verdict.goodput) && near(verdict.wire_goodput), "{verdict:?}");
+}
+
+/// Sixteen pages at a time, of 300 ms each: the guest is asked in the middle of each round and at its end.
+#[test]
+fn a_page_that_is_written_over_and_over_counts_whenever_the_guest_is_asked() {
+    let mut bench = Bench::new(Source::new(config(true), offer(), leaves(), PEER));
+    bench.feed(Input::Start);
+    bench.hear(Frame::Accept(Accept { transfer: offer().transfer, dictionaries: 0, baseline: None }));
+    let mut dirty = DirtyMap::new(&offer().layout);
+    dirty.mark(crate::RegionId(0), 0, 64);
+    let harvested = || Input::Harvested { dirty: dirty.clone(), pending: Pending::Unknown };
+    bench.feed(harvested());
+    let mut queue = VecDeque::from(bench.feed(Input::LaneUp { lane: LANE, credit: 66 * 4096 }));
+    let (mut asked, mut sent) = (0, 0);
+    let verdict = loop {
+        match queue.pop_front().expect("it ends") {
+            Output::Send(Dispatch { lane, seq, extent, .. }) => {
+                queue.extend(bench.after(Duration::from_millis(300)));
+                let carried = u16::try_from(extent.pages()).unwrap();
+                let wire_bytes = u64::from(carried) * 4096;
+                queue.extend(bench.feed(Input::Encoded(Encoded {
+                    lane,
+                    seq,
+                    wire_bytes,
+                    carried,
+                    ..Encoded::default()
+                })));
+                queue.extend(bench.hear(Frame::Ack(Ack { durable: 0, lanes: vec![(LANE, seq + 1)] })));
+                sent += wire_bytes;
+                queue.extend(bench.hear(Frame::Credit(Credit { lane: LANE, total: sent + 18 * 4096 })));
+            }
+            Output::Harvest => {
+                asked += 1;
+                queue.extend(bench.feed(harvested()));
+            }
+            Output::Finished(outcome) => {
+                let Some(SessionError::NotConverging(verdict)) = outcome.error else { panic!("{outcome:?}") };
+                break verdict;
+            }
+            _ => {}
+        }
+    };
+    assert_eq!(asked, 2 * verdict.rounds - 1, "once in the first round, which is one extent");
+    let twice = 2 * 64 * 4096 * 10 / 12;
+    assert!((twice / 20 * 19..=twice).contains(&verdict.dirty_rate), "{verdict:?}");
 }
