@@ -25,7 +25,9 @@ fn strangers_are_turned_away_on_either_side() {
     fs::rename(place.path("b.id"), place.path("a.id")).unwrap();
     run(place.send(&receiver.address, "vm1").arg(&image)).failed(5, &["refuses our identity", "--trust"]);
     assert!(place.visible().is_empty());
-    receiver.stop();
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    assert!(code == 0 && err.contains(&format!("its key {} is not trusted here", place.receiver)), "{err}");
 }
 
 #[test]

@@ -16,18 +16,24 @@ const HANDSHAKES: Rate = Rate { burst: 8192, per_second: 256 };
 /// Identities whose handshakes are counted at a time. With more than these, those that came least lately are new again.
 const PEERS: usize = 4096;
 
+/// Strangers that are told by name: one that tries again and again is no reason to fill a disk with its name.
+const STRANGERS: Rate = Rate { burst: 8, per_second: 1 };
+
 /// What a node remembers of its peers' conduct; shared by all clones of its endpoint.
 #[derive(Debug)]
 pub(super) struct Conduct {
     pub(super) quarantine: Quarantine,
     offences: Mutex<Offences>,
     handshakes: Mutex<HashMap<Fingerprint, Allowance>>,
+    strangers: Mutex<Allowance>,
     clock: Clock,
 }
 
 impl Conduct {
     pub(super) fn new(quarantine: Quarantine) -> Self {
-        Self { quarantine, offences: Mutex::default(), handshakes: Mutex::default(), clock: Clock::start() }
+        let clock = Clock::start();
+        let strangers = Mutex::new(Allowance::new(STRANGERS, clock.now()));
+        Self { quarantine, offences: Mutex::default(), handshakes: Mutex::default(), strangers, clock }
     }
 
     /// An authenticated peer did this. Once for each attempt.
@@ -39,6 +45,12 @@ impl Conduct {
     /// A connection was turned away, and nobody is to blame.
     pub(super) fn turned_away(&self, why: TurnedAway) {
         *self.counts().turned_away.entry(why).or_default() += 1;
+    }
+
+    /// Whether one more peer that is not trusted is told of. All are counted.
+    pub(super) fn tells_of_stranger(&self) -> bool {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.take(self.clock.now())
     }
 
     pub(super) fn offences(&self) -> Offences {

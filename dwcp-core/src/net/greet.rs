@@ -184,11 +184,16 @@ impl Gate {
         let shaken = self.endpoint.threads.handshake(async move {
             // Counted before it is closed, here as everywhere: who sees the end finds it counted. Its alert is out by then.
             shaken.await.map_err(|(error, _open)| {
-                let cause = error.get_ref().and_then(|error| error.downcast_ref());
-                if matches!(cause, Some(rustls::Error::NoApplicationProtocol)) {
-                    counters.refused(VersionRefusal::NoVersion);
+                match error.get_ref().and_then(|error| error.downcast_ref()) {
+                    Some(rustls::Error::NoApplicationProtocol) => counters.refused(VersionRefusal::NoVersion),
+                    // Most often an operator who forgot --trust, and who looks here, too.
+                    Some(rustls::Error::General(_) | rustls::Error::InvalidCertificate(_))
+                        if conduct.tells_of_stranger() =>
+                    {
+                        tracing::warn!(%address, %error, "a peer is not trusted here, and was hung up on");
+                    }
+                    _ => tracing::info!(%address, %error, "a connection was not authenticated"),
                 }
-                tracing::info!(%address, %error, "a connection was not authenticated");
                 conduct.turned_away(TurnedAway::NotAuthenticated);
             })
         });
