@@ -24,9 +24,7 @@ impl Place {
         let missing = |what: String, advice| Err(Failure::new(Exit::Failed, what).advise(advice));
         if let Some(dir) = dir {
             let (shown, advice) = (dir.display(), "Name with --dir the directory that `dwcp receive --dir` was given.");
-            if !is_folder(dir)? {
-                return missing(format!("there is no directory {shown}"), advice);
-            }
+            must_be_folder(dir, advice)?;
             if !is_folder(&dir.join(receive::RECORDS))? {
                 let what = format!("no `dwcp receive` ever stored images in {shown}: it has no {}", receive::RECORDS);
                 return missing(what, advice);
@@ -36,9 +34,9 @@ impl Place {
         let given = state_dir.is_some();
         let folder = state::folder(state_dir)?;
         // The user's own folder is made by the first `dwcp send`.
-        if !is_folder(&folder)? && given {
+        if given {
             let advice = "Name with --state-dir the folder that `dwcp send --state-dir` was given, or leave it out.";
-            return missing(format!("there is no folder {}", folder.display()), advice);
+            must_be_folder(&folder, advice)?;
         }
         Ok(Self::Source(folder))
     }
@@ -81,6 +79,17 @@ impl Place {
             .advise("See `dwcp resolve`, with --state-dir or --dir as the transfer was begun.")
         })
     }
+}
+
+/// A folder that was named: says whether nothing or something else is there instead.
+pub(crate) fn must_be_folder(path: &Path, advice: &str) -> Result<(), Failure> {
+    if is_folder(path)? {
+        return Ok(());
+    }
+    let shown = path.display();
+    let what =
+        if path.exists() { format!("{shown} is no directory") } else { format!("there is no directory {shown}") };
+    Err(Failure::new(Exit::Failed, what).advise(advice))
 }
 
 /// Whether there is a folder; one that cannot be looked at may hold a doubt.

@@ -10,6 +10,7 @@ use dwcp_core::session::{Record, Standing};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::place::is_folder;
 use crate::report::Report;
 
 /// The folder that was named, or the user's own.
@@ -24,8 +25,20 @@ pub(crate) fn folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
         })
 }
 
+/// Nothing but folders stands where one is, or is to be made.
+pub(crate) fn may_be_made(path: &Path) -> Result<(), Failure> {
+    match path.ancestors().find(|part| part.symlink_metadata().is_ok()) {
+        Some(part) if !is_folder(part)? => {
+            let what = format!("{} is no directory, so no folder can be made there", part.display());
+            Err(Failure::new(Exit::Failed, what).advise("Name another folder."))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes a folder that only its owner can look into.
 pub(crate) fn make(path: &Path) -> Result<(), Failure> {
+    may_be_made(path)?;
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         Failure::new(Exit::Failed, format!("cannot make the folder {}: {error}", path.display()))
             .advise("Give this user the right to it, or name another folder.")

@@ -104,6 +104,28 @@ fn a_baseline_is_added_listed_shown_verified_and_collected() {
 }
 
 #[test]
+fn a_file_is_no_store_and_the_message_says_so() {
+    let store = Store::new();
+    let image = store.image("vm1.mem", 1..3);
+    store.add("vm1", &image);
+    let key = store.path("key");
+    for (words, option) in [
+        (&["baseline", "list", "--store"][..], "--key-file"),
+        (&["estimate", "--link", "1gbit", "--baseline", "vm1", "--baseline-store"], "--baseline-key"),
+    ] {
+        let mut command = dwcp();
+        command.args(words).arg(&image).arg(option).arg(&key);
+        if words.contains(&"estimate") {
+            command.arg(&image);
+        }
+        run(&mut command).failed(1, &["vm1.mem is no directory", "dwcp baseline add"]);
+    }
+    let mut add = dwcp();
+    add.args(["baseline", "add", "--tenant", "web", "--name", "vm1", "--store"]).arg(image.join("store"));
+    run(add.arg("--key-file").arg(&key).arg(&image)).failed(1, &["vm1.mem is no directory", "another folder"]);
+}
+
+#[test]
 fn regions_are_kept_apart() {
     let store = Store::new();
     let (low, high) = (store.image("low.mem", 1..20), store.image("high.mem", 30..70));

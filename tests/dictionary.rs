@@ -149,7 +149,7 @@ fn what_no_dictionary_can_be_made_of_is_told() {
         .failed(1, &["empty.mem is empty (0 bytes): it has not one page"]);
     // Before anything is read: the image is not even there.
     for file in ["zeros.mem", "zeros.mem/below"] {
-        nodes.train(file, "none", &nodes.path("none.mem")).failed(1, &["zeros.mem is no directory", "another --store"]);
+        nodes.train(file, "none", &nodes.path("none.mem")).failed(1, &["zeros.mem is no directory", "another folder"]);
     }
     for size in ["255", "1025KiB"] {
         let mut train = dwcp();

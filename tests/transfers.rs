@@ -302,7 +302,7 @@ fn wrong_ids_and_mistyped_folders_are_errors() {
     for (words, told) in [
         (&["list", "--dir", "nonexist"][..], "no directory nonexist"),
         (&["list", "--dir", "in"], "no `dwcp receive` ever stored images in in"),
-        (&["list", "--state-dir", "nonexist"], "no folder nonexist"),
+        (&["list", "--state-dir", "nonexist"], "no directory nonexist"),
         (&["show", &id, "--state-dir", "in"], "no transfer 5555"),
     ] {
         look(words).failed(1, &[told]);

@@ -23,7 +23,7 @@ pub(crate) use self::shelf::Shelf;
 use self::told::{AddedSummary, CollectedSummary, Ranges, Shown, ShownSummary, Told};
 pub(crate) use self::use_of::UseOfBaseline;
 use crate::exit::{Exit, Failure};
-use crate::place::is_folder;
+use crate::place::must_be_folder;
 use crate::report::Report;
 use crate::state;
 use crate::units;
@@ -41,10 +41,7 @@ pub(crate) fn run(args: BaselineArgs, report: &Report) -> Result<Exit, Failure> 
 
 /// A store that must be there: a mistyped path is no empty store.
 fn open(args: &StoreArgs) -> Result<BaselineStore, Failure> {
-    if !is_folder(&args.store)? {
-        let what = format!("there is no directory {}", args.store.display());
-        return Err(Failure::new(Exit::Failed, what).advise("Name with --store the one given to `dwcp baseline add`."));
-    }
+    must_be_folder(&args.store, "Name with --store the one given to `dwcp baseline add`.")?;
     BaselineStore::open(&args.store, key::load(&args.key_file)?, Limits::default()).map_err(failure(&args.store))
 }
 

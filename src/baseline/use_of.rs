@@ -9,6 +9,7 @@ use dwcp_core::wire::Name;
 
 use super::{failure, key};
 use crate::exit::{Exit, Failure};
+use crate::place::must_be_folder;
 
 /// Which baselines, and where they are.
 #[derive(Clone, Debug, Args)]
@@ -32,6 +33,7 @@ impl UseOfBaseline {
     /// The store, if one is named.
     pub(super) fn store(&self) -> Result<Option<BaselineStore>, Failure> {
         let (Some(path), Some(key_file)) = (&self.baseline_store, &self.baseline_key) else { return Ok(None) };
+        must_be_folder(path, "Name with --baseline-store the one given to `dwcp baseline add --store`.")?;
         let store = BaselineStore::open(path, key::load(key_file)?, Limits::default());
         store.map(Some).map_err(failure(path))
     }

@@ -18,7 +18,7 @@ pub(crate) use self::told::Used;
 use self::told::{Listed, Shown, ShownSummary};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupts;
-use crate::place::is_folder;
+use crate::place::must_be_folder;
 use crate::receive;
 use crate::report::Report;
 use crate::state;
@@ -51,16 +51,14 @@ impl UseOfDictionaries {
 
 /// A store that must be there: a mistyped path is no empty store.
 fn open(path: &Path) -> Result<DictionaryStore, Failure> {
-    if !is_folder(path)? {
-        let what = format!("there is no directory {}", path.display());
-        return Err(Failure::new(Exit::Failed, what).advise("Name the one given to `dwcp dictionary train --store`."));
-    }
+    must_be_folder(path, "Name the one given to `dwcp dictionary train --store`.")?;
     DictionaryStore::open(path).map_err(failure(path))
 }
 
 fn train(args: TrainArgs, report: &Report) -> Result<Exit, Failure> {
     let path = args.store.store;
-    may_be_made(&path)?;
+    // Training takes seconds.
+    state::may_be_made(&path)?;
     // The images first: nothing is made for one that is not there.
     let pages = pages::collect(args.files)?;
     let trained = dwcp_hde::train(&pages, args.size).map_err(|error| untrained(&error))?;
@@ -73,17 +71,6 @@ fn train(args: TrainArgs, report: &Report) -> Result<Exit, Failure> {
     report.say(&format!("{}\nIt holds pieces of the guests' memory: keep it as secret as them.", shown.line()));
     report.event("summary", &ShownSummary::of(&shown));
     Ok(Exit::Ok)
-}
-
-/// Nothing but a directory stands where the store is, or where it will be made: training takes seconds.
-fn may_be_made(path: &Path) -> Result<(), Failure> {
-    match path.ancestors().find(|part| part.symlink_metadata().is_ok()) {
-        Some(part) if !is_folder(part)? => {
-            let what = format!("{} is no directory, so {} cannot be a store", part.display(), path.display());
-            Err(Failure::new(Exit::Failed, what).advise("Name another --store."))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn untrained(error: &TrainError) -> Failure {

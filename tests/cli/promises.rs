@@ -57,10 +57,10 @@ fn a_mistyped_path_hides_no_doubt() {
         assert_eq!(said.summary()["verdict"], "failed");
     };
     was(&["--dir", "nonexist"], &["no directory nonexist", "dwcp receive --dir"]);
-    was(&["--dir", "a.id"], &["no directory a.id"]);
+    was(&["--dir", "a.id"], &["a.id is no directory"]);
     was(&["--dir", "state"], &["no `dwcp receive` ever stored images in state", ".dwcp"]);
-    was(&["--state-dir", "nonexist"], &["no folder nonexist", "--state-dir"]);
-    was(&["--state-dir", "a.id"], &["no folder a.id"]);
+    was(&["--state-dir", "nonexist"], &["no directory nonexist", "--state-dir"]);
+    was(&["--state-dir", "a.id"], &["a.id is no directory"]);
     was(&[&*ID.to_string(), "--dir", "nonexist", "--owner", "sink", "--fenced"], &["no directory nonexist"]);
     assert!(look(&["--dir", "in"]).out.contains(&ID.to_string()));
     // The user's own folder is there from the first `dwcp send` on.
