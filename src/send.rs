@@ -171,7 +171,7 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     endpoint = args.dictionaries.of(endpoint)?;
     let keeper = Keeper::open(&args.keep, &args.baseline)?;
     let baselines = args.baseline.open()?;
-    let warm = Warm { named: baselines.iter().map(|baseline| baseline.about().name.clone()).collect(), told: false };
+    let warm = Warm { named: baselines.iter().map(|baseline| baseline.about().name.clone()).collect(), told: None };
     endpoint = endpoint.with_baselines(baselines.into_iter().map(|baseline| -> Arc<dyn OldPages> { baseline }));
     for record in state::standing(endpoint.records(), Standing::GaveUp)? {
         report.warn(&format!(
@@ -343,10 +343,10 @@ fn interrupted() -> Failure {
         .advise("The source is intact; start it again.")
 }
 
-/// The baselines that are offered, by name, and whether it was told what became of them.
+/// The baselines that are offered, by name, and which of them it was told that both ends have.
 struct Warm {
     named: Vec<Name>,
-    told: bool,
+    told: Option<Option<u8>>,
 }
 
 #[derive(Serialize)]
@@ -419,20 +419,25 @@ impl<'a> Step<'a> {
 }
 
 impl Watch<'_> {
-    /// Once: which baseline both ends have.
+    /// Which baseline both ends have: once, and again when a receiver that was started anew has another one, or none.
     fn tell_baseline(&mut self, progress: &Progress) {
-        if self.warm.told || self.warm.named.is_empty() || progress.phase == Phase::Offered {
+        let told = self.warm.told.replace(progress.baseline);
+        if told == Some(progress.baseline) || self.warm.named.is_empty() || progress.phase == Phase::Offered {
+            self.warm.told = told;
             return;
         }
-        self.warm.told = true;
-        let agreed = progress.baseline.and_then(|number| self.warm.named.get(usize::from(number)));
-        let baseline = agreed.map(Name::as_str);
-        match baseline {
-            Some(baseline) => {
+        let name = |number: u8| self.warm.named.get(usize::from(number)).map(Name::as_str);
+        let baseline = progress.baseline.and_then(name);
+        match (baseline, told.flatten().and_then(name)) {
+            (Some(baseline), _) => {
                 self.report.say(&format!("{}: only what changed since baseline {baseline} travels", self.name));
             }
-            None => {
+            (None, None) => {
                 self.report.say("note: the receiver uses none of the baselines that are named here; all pages travel");
+            }
+            (None, Some(lost)) => {
+                self.report
+                    .say(&format!("note: the receiver has baseline {lost} no more; what it laid down of it counts"));
             }
         }
         self.report.event("baseline", &FromBaseline { transfer: &self.transfer, name: &self.name, baseline });

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use operator::{Lines, Place, Receiver, dwcp, figure, noise, run, whole};
+use operator::{LIMIT, Lines, Place, Receiver, dwcp, figure, noise, run, whole};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 2000;
@@ -94,8 +94,8 @@ impl Warm {
     }
 
     /// Sends an image slowly to a receiver that is killed on the way, and started again with these words. Returns the
-    /// sender's summary.
-    fn through_a_kill(&self, again: impl FnOnce(&str) -> Command) -> serde_json::Value {
+    /// sender's summary, and what it said before of baselines.
+    fn through_a_kill(&self, again: impl FnOnce(&str) -> Command) -> (serde_json::Value, Vec<serde_json::Value>) {
         let image = self.after();
         let mut receiver = Receiver::start(&mut self.with_store(self.place.receive(), "b"));
         let address = receiver.address.clone();
@@ -105,10 +105,18 @@ impl Warm {
         receiver.lines.until("progress");
         receiver.lines.kill();
         let receiver = Receiver::start(&mut again(&address));
-        let summary = sending.until("summary");
+        let mut told = Vec::new();
+        let summary = loop {
+            let mut line = sending.lines.recv_timeout(LIMIT).unwrap();
+            match line["event"].as_str() {
+                Some("summary") => break line,
+                Some("baseline") => told.push(line["baseline"].take()),
+                _ => {}
+            }
+        };
         whole(&summary);
         self.arrived(receiver, &image);
-        summary
+        (summary, told)
     }
 
     fn arrived(&self, receiver: Receiver, image: &Path) {
@@ -304,13 +312,15 @@ fn what_is_asked_for_and_not_there_is_told_before_anything_begins() {
 fn a_receiver_that_is_killed_goes_on_with_the_baseline_that_it_laid_down() {
     let warm = Warm::at_both();
     let again = |address: &str| warm.with_store(warm.place.receive_at(address), "b");
-    let summary = warm.through_a_kill(again);
+    let (summary, told) = warm.through_a_kill(again);
     assert!(figure(&summary, "bytes_wire") < 40 * 4096, "{summary}");
+    assert_eq!(told, ["golden"]);
 }
 
 /// What was laid down is a receiver's own by then, whatever it is named.
 #[test]
 fn a_receiver_that_was_killed_goes_on_without_its_store() {
     let warm = Warm::at_both();
-    warm.through_a_kill(|address| warm.place.receive_at(address));
+    let (_, told) = warm.through_a_kill(|address| warm.place.receive_at(address));
+    assert_eq!(told, ["golden".into(), serde_json::Value::Null], "and its sender says so");
 }
