@@ -28,14 +28,14 @@ Exit codes:
   0  ok             what was asked for is done
   1  failed         it is not; the message says why and what to do
   2  usage          the command line is wrong
-  3  not-converged  the guest writes faster than the link carries; it runs at the source
-  4  integrity      bytes are not those that were sent or stored; nothing of them became visible
+  3  not-converged  the guest writes faster than the link; it runs at the source
+  4  integrity      bytes are not those sent or stored; none became visible
   5  unauthorised   one of the two does not trust the other
   6  unreachable    nobody answers, or the connection stayed lost
   7  interrupted    Ctrl-C at either end; the source is intact
-  8  in-doubt       the source gave up and does not know whether the sink runs: `dwcp resolve`
+  8  in-doubt       the source gave up; the sink may run or not: `dwcp resolve`
   9  not-exercised  demo only: too few rounds to prove anything
- 10  over-budget    estimate only: the guest would stand still for longer than --downtime";
+ 10  over-budget    estimate only: the pause would be longer than --downtime";
 
 impl Exit {
     /// Its word in `--json` and in [`TABLE`].
