@@ -36,6 +36,9 @@ mod verdict;
 
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use dwcp_core::flag::Reason;
+
 use self::child::Part;
 use self::crash::{Moment, Victim};
 #[cfg(feature = "sim")]
@@ -101,7 +104,8 @@ pub(crate) struct DemoArgs {
     downgrade_at: Option<units::Percent>,
     /// Why version 3 is switched off: integrity and security begin again from zeros
     #[arg(long, default_value = "performance", value_name = "REASON", requires = "downgrade_at")]
-    reason: dwcp_core::flag::Reason,
+    #[arg(value_parser = reasons())]
+    reason: Reason,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     json: bool,
@@ -169,6 +173,12 @@ fn sentence(error: &anyhow::Error) -> String {
     text
 }
 
+/// A demo can show those that mean something; a word of one's own is for documents.
+fn reasons() -> impl TypedValueParser<Value = Reason> {
+    let words = ["integrity", "security", "performance", "operator"];
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<Reason>())
+}
+
 /// Smallest guest: a table of a few thousand keys.
 const MIN_BYTES: u64 = 1 << 20;
 
@@ -187,7 +197,23 @@ fn size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn a_reason_is_one_of_four() {
+        let parse = |word: &str| Cli::try_parse_from(["dwcp", "demo", "--downgrade-at", "40%", "--reason", word]);
+        for word in ["integrity", "security", "performance", "operator"] {
+            let Command::Demo(args) = parse(word).unwrap().command else { panic!("no demo") };
+            assert_eq!(args.reason.as_str(), word);
+        }
+        for bad in ["", "integrty", "Integrity", "disk-full"] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains("[possible values: integrity, security, performance, operator]"), "{error}");
+        }
+    }
 
     #[test]
     fn a_size_has_a_unit() {

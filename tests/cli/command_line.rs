@@ -89,6 +89,8 @@ fn words_that_make_no_sense_are_usage_errors() {
     }
     run(&mut place.send("127.0.0.1:1", "vm1")).failed(2, &["--round"]);
     run(dwcp().args(["send", "--trust", "sha256:12"])).failed(2, &["64 hexadecimal digits"]);
+    let demo = ["demo", "--downgrade-at", "40%", "--reason", "disk-full"];
+    run(dwcp().args(demo)).failed(2, &["--reason", "disk-full", "integrity, security, performance, operator"]);
 }
 
 #[test]
