@@ -35,8 +35,10 @@ const TOP_EXAMPLES: &str = "\
 Examples:
   dwcp demo
   dwcp identity new --out a.id
-  dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of a.id> --dir /var/lib/vm
-  dwcp send --to host:7070 --identity a.id --trust sha256:<of b.id> --as vm1 vm1.mem
+  dwcp receive --listen 0.0.0.0:7070 --identity b.id \\
+      --trust sha256:<of a.id> --dir /var/lib/vm
+  dwcp send --to host:7070 --identity a.id --trust sha256:<of b.id> \\
+      --as vm1 vm1.mem
 
 ";
 
@@ -118,8 +120,11 @@ impl Command {
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&[Exit::Ok, Exit::Failed, Exit::Usage], "\
 Examples:
-  dwcp identity new --out a.id                 make one, print its fingerprint for the peer's --trust
-  dwcp identity new --renew a.id --out a2.id   the same key and fingerprint, a new certificate
+  # make one, print its fingerprint for the peer's --trust
+  dwcp identity new --out a.id
+  # the same key and fingerprint, a new certificate
+  dwcp identity new --renew a.id --out a2.id
+  # print the fingerprint again
   dwcp identity show a.id"))]
 pub(crate) struct IdentityArgs {
     #[command(subcommand)]
@@ -137,10 +142,11 @@ Examples:
   dwcp identity new --out a.id
   dwcp identity new --renew a.id --out a2.id && mv a2.id a.id
 
-Renewing writes the key of the old file and a new certificate to --out; the old file stays as it
-is. Move the new one to its place, then start `dwcp receive` again. Peers that trust the fingerprint
-(--trust) notice nothing. Certificates made here sign themselves: for peers that trust an authority
-(--trust-ca) replace the certificate in the file by one from there.")]
+Renewing writes the key of the old file and a new certificate to --out; the old file stays as it is. Move the new one \
+to its place, then start `dwcp receive` again. Peers that trust the fingerprint (--trust) notice nothing.
+
+Certificates made here sign themselves: for peers that trust an authority (--trust-ca) replace the certificate in the \
+file by one from there.")]
     New {
         /// Where to; an existing file is never overwritten
         #[arg(long, value_name = "FILE")]
@@ -185,18 +191,25 @@ impl Credentials {
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&OF_RECEIVE, "\
 Examples:
-  dwcp receive --listen 0.0.0.0:7070 --identity b.id --trust sha256:<of the sender> --dir /var/lib/vm
-  dwcp receive --listen 127.0.0.1:0 --identity b.id --trust sha256:<of the sender> --dir . --once --json
-  dwcp receive ... --v1 amst16 --allow-plaintext-v1 10.0.0.7 --v1-as vm1 --v1-size 4GiB
-  dwcp receive ... --v1 amst16 ... --v1-as vm1-new --v1-baseline vm1.mem --v1-baseline-of vm1
+  dwcp receive --listen 0.0.0.0:7070 --identity b.id \\
+      --trust sha256:<of the sender> --dir /var/lib/vm
+  dwcp receive --listen 127.0.0.1:0 --identity b.id \\
+      --trust sha256:<of the sender> --dir . --once --json
+  dwcp receive ... --v1 amst16 --allow-plaintext-v1 10.0.0.7 \\
+      --v1-as vm1 --v1-size 4GiB
+  dwcp receive ... --v1 amst16 ... --v1-as vm1-new \\
+      --v1-baseline vm1.mem --v1-baseline-of vm1
 
-An image becomes visible under its name only after both ends agreed on its digest. What the receiver
-has promised is kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
-Ctrl-C and SIGTERM are a good end: nothing new is taken, what has come whole is handed over if that can be
-done within --grace, the rest is parked and goes on with the next `dwcp receive`; its sender waits for that.
-Once more leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is.
-With --v1 the same port takes version 1 in clear text as well, from the addresses that are named: what comes so is as
-good as its line says (\"length unverified\", \"unverified\"), is stored under --v1-as, and nobody proved who sent it."))]
+An image becomes visible under its name only after both ends agreed on its digest. What the receiver has promised is \
+kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
+
+Ctrl-C and SIGTERM are a good end: nothing new is taken, what has come whole is handed over if that can be done \
+within --grace, the rest is parked and goes on with the next `dwcp receive`; its sender waits for that. A second \
+signal leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is.
+
+With --v1 the same port takes version 1 in clear text as well, from the addresses that are named: what comes so is as \
+good as its line says (\"length unverified\", \"unverified\"), is stored under --v1-as, and nobody proved who sent \
+it."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]
@@ -240,17 +253,21 @@ pub(crate) struct ReceiveArgs {
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&OF_SEND, "\
 Examples:
-  dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 vm1.mem
-  dwcp send --to host:7070 --identity a.id --trust sha256:<of the receiver> --as vm1 \\
-            --round t0.mem --round t1.mem --round t2.mem
+  dwcp send --to host:7070 --identity a.id \\
+      --trust sha256:<of the receiver> --as vm1 vm1.mem
+  dwcp send --to host:7070 --identity a.id \\
+      --trust sha256:<of the receiver> --as vm1 \\
+      --round t0.mem --round t1.mem --round t2.mem
   dwcp send ... --bandwidth 100mbit --json --as disk disk.img
-  dwcp send --v1 amst16 --allow-plaintext-v1 10.0.0.7 --to 10.0.0.7:9876 --as vm1 vm1.mem
+  dwcp send --v1 amst16 --allow-plaintext-v1 10.0.0.7 --to 10.0.0.7:9876 \\
+      --as vm1 vm1.mem
 
-Ctrl-C cancels and leaves everything as it was; a second one leaves at once. Nobody may write to
-the files until the receiver has them. That is noticed by their times, and nothing is switched over; only stores
-through a shared mapping (the memory file of a VM that runs) may go unnoticed.
-With --v1 a peer that was never updated gets the image in clear text, compressed at its fastest. It acknowledges nothing:
-exit code 0 means sent, not arrived. Neither identity nor trust is used then, and nothing is gone on with."))]
+Ctrl-C cancels and leaves everything as it was; a second one leaves at once. Nobody may write to the files until the \
+receiver has them. That is noticed by their times, and nothing is switched over; only stores through a shared mapping \
+(the memory file of a VM that runs) may go unnoticed.
+
+With --v1 a peer that was never updated gets the image in clear text, compressed at its fastest. It acknowledges \
+nothing: exit code 0 means sent, not arrived. Neither identity nor trust is used then, and nothing is gone on with."))]
 #[command(group(clap::ArgGroup::new("image").required(true).args(["file", "rounds"])))]
 pub(crate) struct SendArgs {
     /// Host and port of `dwcp receive`
@@ -342,16 +359,21 @@ impl EffortArg {
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&OF_RESOLVE, "\
 Examples:
-  dwcp resolve                                        list what this sender does not know
-  dwcp resolve --dir /var/lib/vm                      list what this receiver waits for
-  dwcp resolve TRANSFER --to host:7070 --identity a.id --trust sha256:<of the receiver>
-                                                      ask the receiver again
-  dwcp resolve TRANSFER --owner sink --fenced         at the source: by the operator's word
-  dwcp resolve TRANSFER --dir DIR --owner sink --fenced   at the receiver: the staged image becomes visible
+  # list what this sender does not know
+  dwcp resolve
+  # list what this receiver waits for
+  dwcp resolve --dir /var/lib/vm
+  # ask the receiver again
+  dwcp resolve TRANSFER --to host:7070 --identity a.id \\
+      --trust sha256:<of the receiver>
+  # at the source: by the operator's word
+  dwcp resolve TRANSFER --owner sink --fenced
+  # at the receiver: the staged image becomes visible
+  dwcp resolve TRANSFER --dir DIR --owner sink --fenced
 
-A transfer is in doubt when the source gave its guest up and was not told that the receiver has it.
-Asking again is always safe. --owner is not: only you can know that the other side will never run it
-too. Say so with --fenced, and give both sides the same owner."))]
+A transfer is in doubt when the source gave its guest up and was not told that the receiver has it. Asking again is \
+always safe. --owner is not: only you can know that the other side will never run it too. Say so with --fenced, and \
+give both sides the same owner."))]
 pub(crate) struct ResolveArgs {
     /// The transfer to end; without it all are listed
     pub(crate) transfer: Option<TransferId>,
@@ -391,15 +413,21 @@ pub(crate) struct ResolveArgs {
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&OF_SEND, "\
 Examples:
-  dwcp transfers list                     what this sender is sending, was cut off in, or does not know
-  dwcp transfers list --dir /var/lib/vm   what this receiver has of images that are not handed over
+  # what this sender is sending, was cut off in, or does not know
+  dwcp transfers list
+  # what this receiver has of images, and what was handed over lately
+  dwcp transfers list --dir /var/lib/vm
+  # all that is known of one
   dwcp transfers show TRANSFER
-  dwcp transfers resume TRANSFER          send it again, or ask its receiver again
+  # send it again, or ask its receiver again
+  dwcp transfers resume TRANSFER
+  # at the receiver: remove what has arrived of one that was cut off
   dwcp transfers abort TRANSFER --dir /var/lib/vm
 
-Without --dir it is about a sender: what `dwcp send` remembers in --state-dir. With --dir it is about
-the receiver of that directory. Nothing here decides a doubt: that is `dwcp resolve`.
-Version 1 in clear text (--v1) leaves no record, so its transfers are never here: it cannot be gone on with, asked
+Without --dir it is about a sender: what `dwcp send` remembers in --state-dir. With --dir it is about the receiver of \
+that directory. Nothing here decides a doubt: that is `dwcp resolve`.
+
+Version 1 in clear text (--v1) leaves no record, so its transfers are never here: they cannot be gone on with, asked \
 about or taken back. Version 1 inside TLS (by the runtime flag) is here like any other."))]
 pub(crate) struct TransfersArgs {
     #[command(subcommand)]
@@ -415,8 +443,10 @@ Examples:
   dwcp transfers list --dir /var/lib/vm --json
 
 At a sender: sending, handing-over (given up, RUN is on its way), cut-off, in-doubt.
-At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt
-(all is here, and its sender must say that it may be used), handed-over (remembered for 7 days).
+
+At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt (all is here, \
+and its sender must say that it may be used), handed-over (remembered for 7 days).
+
 A transfer whose sender was lost counts as receiving for a minute yet; the line tells for how long nothing came."))]
     List(NodeArgs),
     /// Tell all that is known of one transfer, and what can be done next
@@ -430,9 +460,9 @@ Examples:
 Examples:
   dwcp transfers resume TRANSFER
 
-A transfer that was cut off is sent with the words of the `dwcp send` that began it, from the folder
-where that ran; pages that are durable at the receiver do not travel again. About one in doubt its
-receiver is asked, as by `dwcp resolve TRANSFER --to ...`. At a receiver nothing can be resumed."))]
+A transfer that was cut off is sent with the words of the `dwcp send` that began it, from the folder where that ran; \
+pages that are durable at the receiver do not travel again. About one in doubt its receiver is asked, as by \
+`dwcp resolve TRANSFER --to ...`. At a receiver nothing can be resumed."))]
     Resume(OneArgs),
     /// Give up for good a transfer that was cut off
     #[command(after_help = exit::help(&OF_TRANSFERS, "\
@@ -440,9 +470,9 @@ Examples:
   dwcp transfers abort TRANSFER
   dwcp transfers abort TRANSFER --dir /var/lib/vm
 
-At a sender it is forgotten: the next `dwcp send` of the same is another transfer. The image is not
-touched. At a receiver what has arrived of it is removed. One that is under way is refused (stop it
-with Ctrl-C), and so is one in doubt (see `dwcp resolve`)."))]
+At a sender it is forgotten: the next `dwcp send` of the same is another transfer. The image is not touched. At a \
+receiver what has arrived of it is removed. One that is under way is refused (stop it with Ctrl-C), and so is one in \
+doubt (see `dwcp resolve`)."))]
     Abort(OneArgs),
 }
 
@@ -494,10 +524,9 @@ Examples:
   dwcp quarantine clear sha256:<of the peer> --dir /var/lib/vm
   dwcp quarantine clear --all --dir /var/lib/vm
 
-A trusted peer that breaks the protocol is refused for 30 s, and twice as long each time, up to an hour:
-at once for what no honest peer can do, the third time in ten minutes for what a broken memory can do.
-Look at that peer first: its memory, its version, who else has its key. A receiver that runs need not
-be stopped."))]
+A trusted peer that breaks the protocol is refused for 30 s, and twice as long each time, up to an hour: at once for \
+what no honest peer can do, the third time in ten minutes for what a broken memory can do. Look at that peer first: \
+its memory, its version, who else has its key. A receiver that runs need not be stopped."))]
 pub(crate) struct QuarantineArgs {
     #[command(subcommand)]
     pub(crate) command: QuarantineCommand,
@@ -534,4 +563,59 @@ Examples:
         #[arg(long)]
         dir: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Of a terminal that nobody has made wider.
+    const COLUMNS: usize = 80;
+
+    /// What stands below the options, of a command and of all below it, with the words that lead there.
+    fn epilogues(command: &clap::Command, above: &str) -> Vec<(String, String)> {
+        let words = format!("{above}{}", command.get_name());
+        let own = command.get_after_help().into_iter().chain(command.get_after_long_help());
+        let own = own.map(|text| (words.clone(), text.to_string()));
+        let below = command.get_subcommands().flat_map(|one| epilogues(one, &format!("{words} ")));
+        own.chain(below).collect()
+    }
+
+    /// What is wrong with a line, which another one follows. clap wraps lines where the terminal ends, and knows
+    /// neither commands nor paragraphs.
+    fn fault(line: &str, next: &str) -> Option<&'static str> {
+        let indented = |line: &str| line.starts_with(' ');
+        match indented(line) {
+            true if line.chars().count() > COLUMNS => Some("longer than 80 columns"),
+            true if line.ends_with('\\') && !indented(next) => Some("nothing follows its backslash"),
+            false if !line.is_empty() && !next.is_empty() && !indented(next) => {
+                Some("a paragraph is one line here, and is wrapped by the terminal's width")
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn epilogues_fit_any_terminal() {
+        let all = epilogues(&Cli::command(), "");
+        let mut faults = Vec::new();
+        for (words, text) in &all {
+            let next = text.lines().skip(1).chain([""]);
+            let found = text.lines().zip(next).filter_map(|(line, next)| Some((line, fault(line, next)?)));
+            faults.extend(found.map(|(line, fault)| format!("{words}: {fault}:\n{line}")));
+        }
+        assert!(all.len() >= 30, "only {} epilogues were found", all.len());
+        assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    }
+
+    #[test]
+    fn what_a_terminal_would_break_is_a_fault() {
+        let long = format!("  dwcp {}", "x".repeat(COLUMNS - 7));
+        assert_eq!((fault(&long, ""), fault(&format!("{long} "), "").is_some()), (None, true));
+        assert!(fault("  dwcp send \\", "").is_some() && fault("  dwcp send \\", "      vm1.mem").is_none());
+        assert!(fault("Nothing is", "sent.").is_some());
+        assert!(fault(&"Nothing is sent. ".repeat(20), "").is_none() && fault("Exit codes:", "  0  ok").is_none());
+    }
 }

@@ -12,15 +12,16 @@ const EXITS_OF_VERIFY: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::I
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS_OF_VERIFY, "\
 Examples:
-  dwcp baseline add --store /var/lib/dwcp/base --key-file base.key --make-key --tenant web --name golden golden.mem
+  dwcp baseline add --store /var/lib/dwcp/base --key-file base.key \\
+      --make-key --tenant web --name golden golden.mem
   dwcp baseline list --store /var/lib/dwcp/base --key-file base.key
   dwcp baseline verify --store /var/lib/dwcp/base --key-file base.key
   dwcp baseline gc --store /var/lib/dwcp/base --key-file base.key --limit 20GiB
 
-A baseline is an earlier state of a guest that both ends of a transfer hold: only what differs from it need travel.
-Its pages are stored once for a tenant, compressed, and sealed with the key. Nodes that share baselines have the
-same key file: bring it to them over a safe way, readable by the node's user alone. Who has it can read the store.
-A baseline can always be made again from its image, so a store that is lost or damaged costs time, never data."))]
+A baseline is an earlier state of a guest that both ends of a transfer hold: only what differs from it need travel. \
+Its pages are stored once for a tenant, compressed, and sealed with the key. Nodes that share baselines have the same \
+key file: bring it to them over a safe way, readable by the node's user alone. Who has it can read the store. A \
+baseline can always be made again from its image, so a store that is lost or damaged costs time, never data."))]
 pub(crate) struct BaselineArgs {
     #[command(subcommand)]
     pub(crate) command: BaselineCommand,
@@ -34,13 +35,15 @@ pub(crate) enum BaselineCommand {
     /// Make a baseline of an image, or of the regions of a guest
     #[command(after_help = exit::help(&EXITS, "\
 Examples:
-  dwcp baseline add --store DIR --key-file base.key --make-key --tenant web --name golden golden.mem
-  dwcp baseline add --store DIR --key-file base.key --tenant web --name vm1 ram-low.mem ram-high.mem
+  dwcp baseline add --store DIR --key-file base.key --make-key \\
+      --tenant web --name golden golden.mem
+  dwcp baseline add --store DIR --key-file base.key \\
+      --tenant web --name vm1 ram-low.mem ram-high.mem
 
-Each file is a region, in this order. A baseline of the same tenant and name is replaced once the new one is whole.
-Nobody may write to the files meanwhile; that is noticed. Pages that the tenant has already are not stored again, but
-compared: adding an image again repairs what is damaged of it. Stopped at any moment, it leaves nothing but garbage that
-`dwcp baseline gc` removes."))]
+Each file is a region, in this order. A baseline of the same tenant and name is replaced once the new one is whole. \
+Nobody may write to the files meanwhile; that is noticed. Pages that the tenant has already are not stored again, but \
+compared: adding an image again repairs what is damaged of it. Stopped at any moment, it leaves nothing but garbage \
+that `dwcp baseline gc` removes."))]
     Add(AddArgs),
     /// Tell of all baselines
     #[command(after_help = exit::help(&EXITS, "\
@@ -61,7 +64,8 @@ Examples:
   dwcp baseline verify --store DIR --key-file base.key
   dwcp baseline verify golden --store DIR --key-file base.key --json
 
-A damaged page is never used: a sender sends it like one that is not known, and at a receiver the transfer fails, and the next one goes without the baseline. Adding the image again repairs it."))]
+A damaged page is never used: a sender sends it like one that is not known, and at a receiver the transfer fails, and \
+the next one goes without the baseline. Adding the image again repairs it."))]
     Verify(VerifyArgs),
     /// Remove what no baseline needs, and baselines that are not wanted any more
     #[command(after_help = exit::help(&EXITS, "\
@@ -70,7 +74,7 @@ Examples:
   dwcp baseline gc --store DIR --key-file base.key --limit 20GiB
   dwcp baseline gc --store DIR --key-file base.key --tenant web --remove vm1
 
-With --limit those that were used longest ago go, until the rest fits. One that a transfer uses stays. Leftovers of
+With --limit those that were used longest ago go, until the rest fits. One that a transfer uses stays. Leftovers of \
 processes that died, baselines that were replaced, and manifests whose head cannot be read go in any case."))]
     Gc(GcArgs),
 }

@@ -60,22 +60,24 @@ Examples:
   dwcp demo --downgrade-at 40% --reason integrity
   dwcp demo --json | tail -n 1
 
---crash kills a node with -9 and starts it again; the migration finishes by itself, from the first page
-or, after the switch-over began, by one question. Before a crash in the first round the link is limited
-to half of --size a second, or the guest would have moved before.
+--crash kills a node with -9 and starts it again; the migration finishes by itself, from the first page or, after the \
+switch-over began, by one question. Before a crash in the first round the link is limited to half of --size a second, \
+or the guest would have moved before.
 
---downgrade-at switches version 3 off for both nodes while pages flow (the flag document of
-`dwcp flag`), waits until the transfer goes on as version 1, and switches it on again: the same
-connections carry both, and the guest runs on. With the reason integrity or security the destination
-throws away what version 3 applied and begins from zeros. Until then the link is limited, as above.
+--downgrade-at switches version 3 off for both nodes while pages flow (the flag document of `dwcp flag`), waits until \
+the transfer goes on as version 1, and switches it on again: the same connections carry both, and the guest runs on. \
+With the reason integrity or security the destination throws away what version 3 applied and begins from zeros. Until \
+then the link is limited, as above.
 
 Exit codes:
   0  the guest runs at the destination, and every acknowledged write is there
-  1  an acknowledged write is lost, or the guest did not move (the last line says which and why)
+  1  an acknowledged write is lost, or the guest did not move: see the last line
+  2  the command line is wrong
   3  the guest is written to faster than it can be moved; it runs at the source
   7  interrupted; nothing of the run is left
   8  in doubt: a node died between giving up and being told that the guest runs
-  9  not exercised: no page was sent again, fewer than 3 rounds without --crash, or it came too late")]
+  9  not exercised: no page was sent again, or fewer than 3 rounds without
+     --crash, or --crash or --downgrade-at came too late")]
 pub(crate) struct DemoArgs {
     /// TLS connections that carry pages
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -12,13 +12,17 @@ const EXITS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS, "\
 Examples:
-  dwcp dictionary train --store /var/lib/dwcp/dict --name debian golden1.mem golden2.mem
+  # make one of images like those that will be sent
+  dwcp dictionary train --store /var/lib/dwcp/dict --name debian \\
+      golden1.mem golden2.mem
+  # tell of all that are in the store
   dwcp dictionary list --store /var/lib/dwcp/dict
-  dwcp send ... --dictionary-store /var/lib/dwcp/dict        the receiver names its copy of the store, too
+  # use them; the receiver names its copy of the store, too
+  dwcp send ... --dictionary-store /var/lib/dwcp/dict
 
-A dictionary is what many pages have in common. Where both ends hold the same one, extents of few pages refer to it and
-become smaller; an end that does not hold it costs nothing. It holds pieces of guests' memory in clear: keep its file as
-secret as the guests, bring it to other nodes over a safe way, and use one store for each tenant."))]
+A dictionary is what many pages have in common. Where both ends hold the same one, extents of few pages refer to it \
+and become smaller; an end that does not hold it costs nothing. It holds pieces of guests' memory in clear: keep its \
+file as secret as the guests, bring it to other nodes over a safe way, and use one store for each tenant."))]
 pub(crate) struct DictionaryArgs {
     #[command(subcommand)]
     pub(crate) command: DictionaryCommand,
@@ -33,13 +37,18 @@ pub(crate) enum DictionaryCommand {
     #[command(after_help = exit::help(&EXITS, "\
 Examples:
   dwcp dictionary train --store DIR --name debian golden.mem
-  dwcp dictionary train --store DIR --name thin --size 1MiB vm1.mem vm2.mem vm3.mem
+  dwcp dictionary train --store DIR --name thin --size 1MiB \\
+      vm1.mem vm2.mem vm3.mem
 
-Give images of the kind that will be sent: other guests of the same system, or earlier states. At most 16,384 pages that are
-not zero are taken, evenly from all. The same images give the same dictionary. One of the same name is replaced."))]
+Give images of the kind that will be sent: other guests of the same system, or earlier states. At most 16,384 pages \
+that are not zero are taken, evenly from all. The same images give the same dictionary. One of the same name is \
+replaced."))]
     Train(TrainArgs),
     /// Tell of all dictionaries
-    #[command(after_help = exit::help(&EXITS, "Examples:\n  dwcp dictionary list --store DIR\n  dwcp dictionary list --store DIR --json"))]
+    #[command(after_help = exit::help(&EXITS, "\
+Examples:
+  dwcp dictionary list --store DIR
+  dwcp dictionary list --store DIR --json"))]
     List(StoreArgs),
     /// Tell all that is known of one
     #[command(after_help = exit::help(&EXITS, "\

@@ -16,15 +16,22 @@ const DOWNTIME: Duration = Duration::from_millis(300);
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS, "\
 Examples:
+  # an image at rest
   dwcp estimate vm1.mem --link 100mbit --rtt 40ms
+  # a guest that writes
   dwcp estimate vm1.mem --link 1gbit --dirty-rate 20MiB/s --downtime 100ms
-  dwcp estimate t0.mem t1.mem t2.mem --link 1gbit                 successive snapshots, as `dwcp send --round` sends them
-  dwcp estimate vm1.mem --link 100mbit --baseline golden --baseline-store DIR --baseline-key base.key
+  # successive snapshots, as `dwcp send --round` sends them
+  dwcp estimate t0.mem t1.mem t2.mem --link 1gbit
+  # only what has changed since a baseline
+  dwcp estimate vm1.mem --link 100mbit --baseline golden \\
+      --baseline-store DIR --baseline-key base.key
 
-Nothing is sent and nothing is written: the image is read, hashed and encoded as `dwcp send` does, and the link is
-computed. Of one image about --sample bytes are read, evenly spread, but 8 MiB at least; holes cost nothing. Several snapshots are
-read whole. Run it on the host that would send: how fast that encodes is part of the answer. The receiver is taken
-to have the same baseline and to store as fast as pages come; dictionaries are left out."))]
+Nothing is sent and nothing is written: the image is read, hashed and encoded as `dwcp send` does, and the link is \
+computed. Of one image about --sample bytes are read, evenly spread, but 8 MiB at least; holes cost nothing. Several \
+snapshots are read whole.
+
+Run it on the host that would send: how fast that encodes is part of the answer. The receiver is taken to have the \
+same baseline and to store as fast as pages come; dictionaries are left out."))]
 pub(crate) struct EstimateArgs {
     /// The image; or snapshots of one guest, oldest first, of which only what differs would travel
     #[arg(required = true, value_name = "FILE")]

@@ -10,12 +10,15 @@ const EXITS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS, "\
 Examples:
-  dwcp flag show --file flags.json                                       what this node does, and why
-  dwcp flag set --file flags.json dwcp_v3_hde --kill --reason integrity  everybody back to v1, at once
-  dwcp flag set --file flags.json dwcp_v3_hde --enable --percentage 10   a tenth of the nodes on v3
+  # what this node does, and why
+  dwcp flag show --file flags.json
+  # everybody back to v1, at once
+  dwcp flag set --file flags.json dwcp_v3_hde --kill --reason integrity
+  # a tenth of the nodes on v3
+  dwcp flag set --file flags.json dwcp_v3_hde --enable --percentage 10
 
-Nodes that watch the file see a change within 25 ms or so; nothing is started again. Where no file can be
-changed, set DWCP_FORCE_V1=1 for a node and start it again."))]
+Nodes that watch the file see a change within 25 ms or so; nothing is started again. Where no file can be changed, set \
+DWCP_FORCE_V1=1 for a node and start it again."))]
 pub(crate) struct FlagArgs {
     #[command(subcommand)]
     pub(crate) command: FlagCommand,
@@ -26,26 +29,31 @@ pub(crate) enum FlagCommand {
     /// Tell what a node decides from a flag document, and why
     #[command(after_help = exit::help(&EXITS, "\
 Examples:
+  # what this node does, and why
   dwcp flag show --file flags.json
+  # what another node does
   dwcp flag show --file flags.json --node node-7 --json
-  dwcp flag show --file flags.json --roster nodes.txt        and how many of all nodes
+  # and for how many of all nodes it is on
+  dwcp flag show --file flags.json --roster nodes.txt
 
-It ends with 0 whatever is decided, and with 1 if there is no good document: a node that was started
-since runs v1, one that has seen a good one keeps that for 5 minutes, then runs v1."))]
+It ends with 0 whatever is decided, and with 1 if there is no good document: a node that was started since runs v1, \
+one that has seen a good one keeps that for 5 minutes, then runs v1."))]
     Show(ShowArgs),
     /// Change a flag: the document is replaced as a whole, with the next version
     #[command(after_help = exit::help(&EXITS, "\
 Examples:
   dwcp flag set --file flags.json dwcp_v3_hde --create --enable --percentage 10
-  dwcp flag set --file flags.json dwcp_v3_hde --percentage 10 --exact --roster nodes.txt
+  dwcp flag set --file flags.json dwcp_v3_hde --percentage 10 \\
+      --exact --roster nodes.txt
   dwcp flag set --file flags.json dwcp_v3_hde --exclude node-7 --exclude node-9
   dwcp flag set --file flags.json dwcp_v3_hde --disable --reason performance
   dwcp flag set --file flags.json dwcp_v3_hde --kill --reason integrity
   dwcp flag set --file flags.json dwcp_v3_hde --revive --percentage 1
   dwcp flag set --file flags.json dwcp_v3_compression --disable
 
-Off by --disable, --kill or 0 %: transfers that run go on over v1 and keep what has arrived, unless the
-reason is `integrity` or `security`; then they begin from zero. What is killed stays off until --revive.
+Off by --disable, --kill or 0 %: transfers that run go on over v1 and keep what has arrived, unless the reason is \
+`integrity` or `security`; then they begin from zero. What is killed stays off until --revive.
+
 With a roster it is told which of its nodes come and go; --dry-run tells it and changes nothing."))]
     Set(Box<SetArgs>),
 }
