@@ -11,6 +11,7 @@
 //! take the time that the link's figures give them, the sink stores at once, and of a large image only some is read.
 //! Nothing is sent and nothing is written.
 
+mod experience;
 mod link;
 mod run;
 mod sample;

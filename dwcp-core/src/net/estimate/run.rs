@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dwcp_hde::Method;
 
+use super::experience::{Cost, Experience};
 use super::link::Link;
-use super::sample::{Cost, Experience, Sample};
+use super::sample::Sample;
 use super::{Estimate, EstimateConfig, share};
-use crate::extent::{FlatPage, Layout};
+use crate::extent::{FlatPage, Layout, PageMask};
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
 use crate::net::dial::NOTSENT_LOWAT;
@@ -39,6 +39,9 @@ const JOIN_HALVES: u32 = 5;
 const SMALL: u64 = 1024;
 /// So far apart are pages that are written one after the other: a prime, so that all have their turn.
 const STRIDE: u64 = 0x9e37_79b1;
+/// Pages of an extent that stands for others: as sources cut them.
+const LEAST_PAGES: usize = 16;
+const MOST_PAGES: usize = 256;
 const EPOCH: FenceEpoch = FenceEpoch(1);
 const SOMEBODY: Fingerprint = Fingerprint([0; 32]);
 
@@ -123,10 +126,8 @@ impl<'a> Run<'a> {
         );
         let sink = Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY);
         let agreed = config.baseline.as_ref().map(|baseline| baseline.leaves_of(&layout));
-        let mut sample = Sample::new(&layout, config.sample, config.zeros.clone());
-        sample.look(guest.as_ref())?;
         Ok(Self {
-            sample,
+            sample: Sample::new(&layout, config.sample, config.zeros.clone()),
             source: source.with_baselines(agreed.iter().cloned().collect()),
             sink: match agreed {
                 Some(leaves) => sink.with_baseline(0, leaves),
@@ -372,28 +373,59 @@ impl<'a> Run<'a> {
         let solid = self.sample.solid(&self.layout, &dispatch.extent);
         let first = self.layout.region(dispatch.extent.region()).map_or(0, |region| region.first);
         let start = dispatch.extent.runs().first().map_or(0, |run| run.start);
-        let begin = FlatPage(first + start);
         if solid > 0
-            && !self.sample.has(begin)
-            && let Some(cost) = self.experience.alike(dispatch.effort, pages, self.sample.full(begin, solid))
+            && let Some(part) = self.sample.part_of(FlatPage(first + start))
         {
-            return Ok(cost);
+            let effort = dispatch.effort;
+            if let Some(cost) = self.experience.alike(effort, part, pages, solid) {
+                return Ok(cost);
+            }
+            let cost = self.make_chunk(part, dispatch)?;
+            self.experience.learn_part(effort, part, cost);
+            return Ok(self.experience.alike(effort, part, pages, solid).unwrap_or_default());
         }
+        let cost = Cost { solid, ..self.print(dispatch)? };
+        self.experience.learn(dispatch.effort, &cost);
+        Ok(cost)
+    }
+
+    /// Makes what stands for a part of the image, in extents like this one. Whether it comes to be sent itself, and how
+    /// often it is made, makes no difference to the sink.
+    fn make_chunk(&mut self, part: u32, like: &Dispatch) -> Result<Cost, GuestError> {
+        let pages = like.extent.pages().next_power_of_two().clamp(LEAST_PAGES, MOST_PAGES);
+        let mut sum = Cost::default();
+        for extent in self.sample.extents(&self.layout, part, u32::try_from(pages).unwrap_or(u32::MAX)) {
+            let first = self.layout.region(extent.region()).map_or(0, |region| region.first);
+            let numbers: Vec<FlatPage> = extent.page_numbers().map(|page| FlatPage(first + page)).collect();
+            let leaves: Vec<_> = numbers.iter().map(|page| self.pages.leaves.get(*page)).collect();
+            let mut known = PageMask::EMPTY;
+            if !like.known.is_empty() {
+                (0..numbers.len()).for_each(|page| known.set(page));
+            }
+            let solid = u64::try_from(numbers.len()).unwrap_or(0);
+            let dispatch = Dispatch { extent, known, slots: Vec::new(), based: PageMask::EMPTY, ..*like };
+            sum.add(&Cost { solid, ..self.print(&dispatch)? });
+            for (page, leaf) in numbers.into_iter().zip(leaves) {
+                self.pages.leaves.set(page, leaf);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Makes an extent, and takes the time of it.
+    fn print(&mut self, dispatch: &Dispatch) -> Result<Cost, GuestError> {
         let watch = Stopwatch::start();
         let sheet = self.press.print(&self.pages, EPOCH, dispatch, Sheet::default())?;
         let nanos = watch.nanos();
         let bytes = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let cost = Cost {
-            solid,
-            full: pages.saturating_sub(sheet.methods.of(Method::Zero).pages),
+        Ok(Cost {
+            solid: 0,
             carried: u64::from(sheet.carried),
             head_bytes: bytes(&sheet.head),
             body_bytes: bytes(sheet.body()),
             nanos,
             methods: sheet.methods,
-        };
-        self.experience.learn(dispatch.effort, pages, &cost);
-        Ok(cost)
+        })
     }
 
     /// What the guest knows, and what it is said to write.
@@ -443,7 +475,7 @@ impl<'a> Run<'a> {
             Some(other) => return Err(GuestError::Other(format!("the transfer would fail: {other}"))),
         };
         let elapsed = self.now.since_epoch();
-        let (solid, nanos) = self.experience.read();
+        let (encoded, nanos) = self.experience.encoded();
         let progress = Progress { methods: self.experience.methods(), ..self.source.progress().clone() };
         let cores = u128::from(self.config.cores.get());
         let to_look_at = self.config.zeros.as_ref().map_or(0, DirtyMap::count);
@@ -455,8 +487,8 @@ impl<'a> Run<'a> {
             answer_bytes: self.answer_bytes,
             link_busy: share(self.forth.busy.as_nanos(), elapsed.as_nanos()),
             cores_busy: share(self.encoding.as_nanos(), elapsed.as_nanos() * cores),
-            encode_rate: super::scaled(solid * 4096, 1_000_000_000, nanos),
-            looked_at: solid * 4096,
+            encode_rate: super::scaled(encoded * 4096, 1_000_000_000, nanos),
+            looked_at: self.experience.read() * 4096,
             to_look_at: (self.layout.pages() - to_look_at) * 4096,
             not_converging,
             progress,
