@@ -24,7 +24,7 @@ use dwcp_core::wire::{
     Prefer, Ready, ResumeClaim, Role, Run, Running, SessionId, TransferId,
 };
 use dwcp_core::{Extent, Layout, PAGE_BYTES, RegionId};
-use dwcp_hde::{Bases, Decoder, Effort, Encoder};
+use dwcp_hde::{BaseMissing, BaseSource, Bases, Decoder, Effort, Encoder};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/v3")
@@ -203,6 +203,8 @@ struct Sample {
     pages: Vec<Vec<u8>>,
     /// The encoder knows that the sink holds the base page everywhere.
     based: bool,
+    /// It knows that the first page is this one of a baseline.
+    of_baseline: Option<u32>,
     effort: Effort,
     /// The block never depends on the version of a compressor.
     fixed: bool,
@@ -210,8 +212,9 @@ struct Sample {
 
 fn samples() -> Vec<Sample> {
     let (zero, noise) = (vec![0; PAGE_BYTES], random(2).take(PAGE_BYTES).collect::<Vec<_>>());
-    let plain = |name, pages| Sample { name, pages, based: false, effort: Effort::Balanced, fixed: true };
-    let packed = |name, pages, based, effort| Sample { name, pages, based, effort, fixed: false };
+    let plain =
+        |name, pages| Sample { name, pages, based: false, of_baseline: None, effort: Effort::Balanced, fixed: true };
+    let packed = |name, pages, based, effort| Sample { name, pages, based, of_baseline: None, effort, fixed: false };
     let (fast, balanced) = (Effort::Fast, Effort::Balanced);
     vec![
         plain("extent-empty", vec![]),
@@ -219,6 +222,7 @@ fn samples() -> Vec<Sample> {
         Sample { based: true, ..plain("extent-same", vec![base_page()]) },
         plain("extent-copy-of", vec![noise.clone(), zero.clone(), noise.clone()]),
         plain("extent-raw", vec![noise.clone()]),
+        Sample { of_baseline: Some(0x0403_0201), ..plain("extent-of-baseline", vec![base_page(), zero.clone()]) },
         packed("extent-lz4", vec![verse()], false, fast),
         packed("extent-zstd", vec![changed(2)], false, balanced),
         packed("extent-xor-lz4", vec![changed(512)], true, fast),
@@ -236,12 +240,14 @@ fn runs_of(pages: usize) -> Extent {
     Extent::new(RegionId(1), runs.map(|(start, count)| dwcp_core::Run { start, count }).collect()).unwrap()
 }
 
-fn encode_extent(pages: &[Vec<u8>], based: bool, effort: Effort) -> Vec<u8> {
+fn encode_extent(Sample { pages, based, of_baseline, effort, .. }: &Sample) -> Vec<u8> {
     let (plain, bases) = (pages.concat(), base_page().repeat(pages.len()));
     // The mask may name pages beyond the extent; only those within it are looked at.
-    let bases = if based { Bases::new([0b11111, 0, 0, 0], &bases) } else { Bases::none() };
+    let bases = if *based { Bases::new([0b11111, 0, 0, 0], &bases) } else { Bases::none() };
+    let numbers = [*of_baseline];
+    let bases = bases.with_pages_of_baseline(&numbers);
     let mut block = Vec::new();
-    if Encoder::new().encode(&plain, &bases, effort, &mut block).unwrap().raw_tail {
+    if Encoder::new().encode(&plain, &bases, *effort, &mut block).unwrap().raw_tail {
         block.extend_from_slice(&plain);
     }
     let extent = runs_of(pages.len());
@@ -379,8 +385,10 @@ fn malformed_blocks() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed-block-zstd-checksum", zstd(&[0x64, 0x00, 0x0f])),
         ("malformed-block-lz4-bomb", group(4, &endless)),
         ("malformed-block-copy-forward", of(2, &[1, 2, 0, 2, 0, 0, 0, 2, 0, 1, 0, 0, 0, 1])),
-        ("malformed-block-method", of(1, &[1, 1, 0, 0x0c, 0])),
+        ("malformed-block-method", of(1, &[1, 1, 0, 0x0d, 0])),
         ("malformed-block-dictionary", group(10, &[1, 0, 0, 0, 0])),
+        ("malformed-block-no-baseline", group(12, &[3, 0, 0, 0])),
+        ("malformed-block-baseline-length", group(12, &[3, 0, 0, 0, 0])),
         ("malformed-block-no-base", of(1, &[1, 1, 0, 1, 0])),
     ]
 }
@@ -389,6 +397,21 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let lists =
         [malformed_headers(), malformed_handshakes(), malformed_controls(), malformed_extents(), malformed_blocks()];
     lists.concat()
+}
+
+/// The same page everywhere, and in a baseline under each number; or nothing.
+struct Old<'a>(Option<&'a [u8]>);
+
+impl BaseSource for Old<'_> {
+    fn base(&mut self, _: usize, into: &mut [u8]) -> Result<(), BaseMissing> {
+        into.copy_from_slice(self.0.ok_or(BaseMissing)?);
+        Ok(())
+    }
+
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        assert!(self.0.is_none() || number == 0x0403_0201, "little-endian");
+        self.base(0, into)
+    }
 }
 
 /// What a receiver makes of a file: the frame's type, `skipped`, or the error with its place.
@@ -410,10 +433,7 @@ fn verdict(bytes: &[u8], old: Option<&[u8]>) -> String {
         Ok(decoded) => decoded,
         Err(fault) => return format!("body at {}: {}", fault.at, fault.what),
     };
-    let mut bases = |_: usize, into: &mut [u8]| {
-        into.copy_from_slice(old.ok_or(dwcp_hde::BaseMissing)?);
-        Ok(())
-    };
+    let mut bases = Old(old);
     let mut scratch = Vec::new();
     match Decoder::new().decode(block, head.extent.pages(), &mut bases, &mut scratch) {
         Err(error) => format!("block {error}"),
@@ -446,8 +466,9 @@ fn every_method_of_a_block_has_its_bytes() {
     let base = golden("base-page.bin", &base_page());
     assert_eq!(base, base_page());
     let mut methods = BTreeSet::new();
-    for Sample { name, pages, based, effort, fixed } in samples() {
-        let ours = encode_extent(&pages, based, effort);
+    for sample in samples() {
+        let ours = encode_extent(&sample);
+        let Sample { name, pages, fixed, .. } = sample;
         let bytes = golden(&format!("{name}.bin"), &ours);
         if fixed {
             assert_eq!(ours, bytes, "{name}");
@@ -464,7 +485,7 @@ fn every_method_of_a_block_has_its_bytes() {
         }
     }
     // 0x0a is reserved.
-    assert_eq!(methods, (0..=9).chain([0x0b]).collect(), "a method without a vector");
+    assert_eq!(methods, (0..=9).chain([0x0b, 0x0c]).collect(), "a method without a vector");
 }
 
 // spec: W-2, W-3, W-4, W-5, W-6, W-7, W-8, W-9, O-1, O-2, E-3, H-4, H-7, S-2
@@ -475,7 +496,7 @@ fn hostile_frames_are_refused_for_their_fault() {
     }
 }
 
-// spec: K-1, K-2, K-3, K-4, K-5, K-6, K-7, K-8, K-9, K-10, O-8
+// spec: K-1, K-2, K-3, K-4, K-5, K-6, K-7, K-8, K-9, K-10, K-12, O-8
 #[test]
 fn the_table_says_what_every_file_is() {
     let table = std::fs::read_to_string(folder().join("vectors.txt")).unwrap();

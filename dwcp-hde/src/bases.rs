@@ -10,18 +10,30 @@ use crate::{BaseMissing, PAGE_BYTES};
 pub struct Bases<'a> {
     present: [u64; 4],
     bytes: &'a [u8],
+    of_baseline: &'a [Option<u32>],
 }
 
 impl<'a> Bases<'a> {
     /// Nothing is known of the sink: no delta is made.
     pub const fn none() -> Self {
-        Self { present: [0; 4], bytes: &[] }
+        Self { present: [0; 4], bytes: &[], of_baseline: &[] }
     }
 
     /// Bit `i % 64` of `present[i / 64]` says that page `i`'s old content stands at `bytes[i * 4096..]`.
     /// Bytes of absent pages are never read, and `bytes` may end after the last present page.
     pub const fn new(present: [u64; 4], bytes: &'a [u8]) -> Self {
-        Self { present, bytes }
+        Self { present, bytes, of_baseline: &[] }
+    }
+
+    /// Page `i` equals page `numbers[i]` of the baseline that the sink holds, too; pages after the last equal none.
+    #[must_use]
+    pub const fn with_pages_of_baseline(self, numbers: &'a [Option<u32>]) -> Self {
+        Self { of_baseline: numbers, ..self }
+    }
+
+    /// The page of the baseline that page `page` equals.
+    pub fn of_baseline(&self, page: usize) -> Option<u32> {
+        self.of_baseline.get(page).copied().flatten()
     }
 
     /// Whether page `page` has a base.
@@ -58,6 +70,15 @@ pub trait BaseSource {
     /// # Errors
     /// [`BaseMissing`] when there is none; the block is refused then.
     fn base(&mut self, page: usize, into: &mut [u8]) -> Result<(), BaseMissing>;
+
+    /// Fills `into`, one page long, with page `number` of the baseline that both ends hold.
+    ///
+    /// # Errors
+    /// [`BaseMissing`] when there is none, as where no baseline was agreed on; the block is refused then.
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        let _ = (number, into);
+        Err(BaseMissing)
+    }
 }
 
 impl<F: FnMut(usize, &mut [u8]) -> Result<(), BaseMissing>> BaseSource for F {

@@ -27,6 +27,9 @@ const RUN_BYTES: usize = 2;
 /// Bytes before the payload of a group.
 pub(crate) const GROUP_HEAD_BYTES: usize = 6;
 
+/// Bytes of the number of a page of a baseline.
+pub(crate) const NUMBER_BYTES: usize = 4;
+
 /// The largest block of [`MAX_PAGES`] pages: what a receiver must be ready to buffer, and never more.
 pub const MAX_BLOCK_BYTES: usize = max_block_bytes(MAX_PAGES);
 
@@ -132,6 +135,7 @@ impl<'a> Reader<'a> {
             }
             Method::Raw => length == plain,
             Method::CopyOf => length == pages,
+            Method::OfBaseline => length == pages * NUMBER_BYTES,
             _ => 0 < length && length <= plain,
         };
         if !possible {

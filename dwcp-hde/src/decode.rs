@@ -1,6 +1,6 @@
 //! A block to pages: everything that a head claims is checked before any work, and nothing half-decoded ever leaves.
 
-use crate::block::{self, Group, Reader};
+use crate::block::{self, Group, NUMBER_BYTES, Reader};
 use crate::codec::zstd::Before;
 use crate::codec::{lz4, zstd};
 use crate::encode::PREFIX_GUARD;
@@ -157,6 +157,9 @@ impl Decoder {
         scratch: &mut [u8],
     ) -> Result<(), DecodeError> {
         let &Group { method, at, bytes, .. } = group;
+        if method == Method::OfBaseline {
+            return self.fill_from_baseline(bytes, bases, at, scratch);
+        }
         if method == Method::Raw {
             scatter(bytes, &self.picked, scratch, |page, into| {
                 into.copy_from_slice(page);
@@ -200,6 +203,21 @@ impl Decoder {
             _ => scatter(&self.packed, &self.picked, scratch, |page, into| {
                 into.copy_from_slice(page);
             }),
+        }
+        Ok(())
+    }
+
+    /// Fills the picked pages with those of the baseline that they are said to equal. spec: K-12
+    fn fill_from_baseline(
+        &self,
+        numbers: &[u8],
+        bases: &mut dyn BaseSource,
+        at: usize,
+        scratch: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        for (&page, number) in self.picked.iter().zip(numbers.as_chunks::<NUMBER_BYTES>().0) {
+            let missing = |_| DecodeError::BaseMissing { at, page, method: Method::OfBaseline };
+            bases.of_baseline(u32::from_le_bytes(*number), page_of(scratch, page)).map_err(missing)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Pages to a block: plan every page, pack the groups, write the head last, when it is known which groups paid.
 
-use crate::block::{self, GROUP_HEAD_BYTES};
+use crate::block::{self, GROUP_HEAD_BYTES, NUMBER_BYTES};
 use crate::choose::{self, Sample};
 use crate::codec::zstd::{self, Search};
 use crate::codec::{dictionary, lz4};
@@ -58,6 +58,8 @@ pub struct Encoder {
     copies: [u16; COPY_SLOTS],
     /// For each `CopyOf` page, in page order, the page it copies.
     copied: Vec<u8>,
+    /// For each `OfBaseline` page, in page order, the number of the page of the baseline.
+    numbers: Vec<u8>,
     /// The groups of the block being made: the first `body_bytes` of `body`, which is as long as the largest body was, for zstd
     /// writes there and needs room.
     body: Vec<u8>,
@@ -155,6 +157,7 @@ impl Encoder {
             plan: Vec::new(),
             copies: [0; COPY_SLOTS],
             copied: Vec::new(),
+            numbers: Vec::new(),
             body: Vec::new(),
             body_bytes: 0,
             packed: Vec::new(),
@@ -213,6 +216,7 @@ impl Encoder {
     fn make_plan(&mut self, job: &Job<'_>) {
         self.plan.clear();
         self.copied.clear();
+        self.numbers.clear();
         self.copies.fill(0);
         for (index, page) in job.pages.chunks_exact(PAGE_BYTES).enumerate() {
             let method = self.method_of(index, page, job);
@@ -233,6 +237,10 @@ impl Encoder {
     fn method_of(&mut self, index: usize, page: &[u8], job: &Job<'_>) -> Method {
         if zero::is_zero(page) {
             return Method::Zero;
+        }
+        if let Some(number) = job.bases.of_baseline(index) {
+            self.numbers.extend_from_slice(&number.to_le_bytes());
+            return Method::OfBaseline;
         }
         if job.effort == Effort::Raw {
             return Method::Raw;
@@ -266,13 +274,12 @@ impl Encoder {
 
     /// Packs every group which the plan asks for; pages of a group that does not pay become raw.
     fn pack_all(&mut self, job: &mut Job<'_>) {
-        if !self.copied.is_empty() {
-            let pages = self.copied.len();
-            room(&mut self.body, self.body_bytes, pages).copy_from_slice(&self.copied);
-            self.close_group(Method::CopyOf, pages, pages);
-            count(&mut job.stats, Method::CopyOf, pages, pages + GROUP_HEAD_BYTES);
-            job.timed(Method::CopyOf);
-        }
+        let copied = std::mem::take(&mut self.copied);
+        self.put_group(Method::CopyOf, copied.len(), &copied, job);
+        self.copied = copied;
+        let numbers = std::mem::take(&mut self.numbers);
+        self.put_group(Method::OfBaseline, numbers.len() / NUMBER_BYTES, &numbers, job);
+        self.numbers = numbers;
         for method in COMPRESSED {
             let limit = match (method, job.effort) {
                 (Method::Prefix, _) => PREFIX_PAGES,
@@ -285,6 +292,16 @@ impl Encoder {
                 self.pack_group(method, job);
                 job.timed(method);
             }
+        }
+    }
+
+    /// A group of pages whose bytes are these.
+    fn put_group(&mut self, method: Method, pages: usize, bytes: &[u8], job: &mut Job<'_>) {
+        if pages > 0 {
+            room(&mut self.body, self.body_bytes, bytes.len()).copy_from_slice(bytes);
+            self.close_group(method, pages, bytes.len());
+            count(&mut job.stats, method, pages, bytes.len() + GROUP_HEAD_BYTES);
+            job.timed(method);
         }
     }
 

@@ -30,11 +30,13 @@ pub enum Method {
     Dictionary,
     /// Packed pages, each split into four byte planes, one zstd frame.
     NarrowPlanes,
+    /// The page equals one of a baseline that both ends hold, wherever it stands there; four bytes, its number, travel.
+    OfBaseline,
 }
 
 impl Method {
     /// Every method, in the order of the wire numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Zero,
         Self::Same,
         Self::CopyOf,
@@ -47,6 +49,7 @@ impl Method {
         Self::Planes,
         Self::Dictionary,
         Self::NarrowPlanes,
+        Self::OfBaseline,
     ];
 
     /// The wire number.
@@ -64,6 +67,7 @@ impl Method {
             Self::Planes => 0x09,
             Self::Dictionary => 0x0a,
             Self::NarrowPlanes => 0x0b,
+            Self::OfBaseline => 0x0c,
         }
     }
 
@@ -87,6 +91,7 @@ impl Method {
             Self::Planes => "planes",
             Self::Dictionary => "dictionary",
             Self::NarrowPlanes => "narrow-planes",
+            Self::OfBaseline => "of-baseline",
         }
     }
 
@@ -111,7 +116,7 @@ mod tests {
             assert_eq!(usize::from(method.number()), place);
             assert_eq!(Method::from_number(method.number()), Some(method));
         }
-        assert_eq!(Method::from_number(0x0c), None);
+        assert_eq!(Method::from_number(0x0d), None);
         assert_eq!(Method::from_number(0xff), None);
     }
 }

@@ -6,7 +6,12 @@ use crate::Method;
 type Held<'a, N> = &'a dyn Fn(N) -> Vec<u8>;
 
 /// The plain pages of an honest block.
-pub(crate) fn decode(block: &[u8], base: Held<'_, usize>, dictionary: Held<'_, u8>) -> Vec<Vec<u8>> {
+pub(crate) fn decode(
+    block: &[u8],
+    base: Held<'_, usize>,
+    dictionary: Held<'_, u8>,
+    baseline: Held<'_, u32>,
+) -> Vec<Vec<u8>> {
     assert_eq!(block[0], 1);
     let count = usize::from(block[1]) + 256 * usize::from(block[2]);
     let mut methods = Vec::new();
@@ -29,6 +34,13 @@ pub(crate) fn decode(block: &[u8], base: Held<'_, usize>, dictionary: Held<'_, u
         at += 6 + length;
         if method == Method::CopyOf {
             copies.extend(mine.iter().zip(bytes).map(|(page, of)| (*page, usize::from(*of))));
+            continue;
+        }
+        if method == Method::OfBaseline {
+            for (page, number) in mine.iter().zip(bytes.chunks(4)) {
+                let number = number.iter().rev().fold(0, |sum, byte| sum * 256 + u32::from(*byte));
+                pages[*page] = Some(baseline(number));
+            }
             continue;
         }
         for (page, plain) in mine.iter().zip(unpack(method, bytes, &mine, base, dictionary)) {

@@ -20,7 +20,7 @@ use dwcp_core::wire::{
     Handover, Have, LaneId, Message, Name, Offer, Pause, PeerLimits, Ping, Prefer, Ready, Run, Running, TransferId,
 };
 use dwcp_core::{DirtyMap, Layout, Pending, RegionId};
-use dwcp_hde::Bases;
+use dwcp_hde::{BaseMissing, BaseSource, Bases};
 
 use crate::PEER;
 use crate::specimens::dictionaries;
@@ -100,13 +100,28 @@ pub fn check_block(data: &[u8]) {
     let pages = usize::from(count) + 1;
     let _ = dwcp_hde::needs_bases(block, pages);
     DECODER.with_borrow_mut(|(decoder, scratch)| {
-        for mut bases in [Bases::none(), Bases::new([u64::MAX; 4], &OLD)] {
-            let decoded = decoder.decode_with(block, pages, &mut bases, &dictionaries(), scratch);
+        let mut held = Held(Bases::new([u64::MAX; 4], &OLD));
+        for bases in [&mut Bases::none() as &mut dyn BaseSource, &mut held] {
+            let decoded = decoder.decode_with(block, pages, bases, &dictionaries(), scratch);
             if let Ok(plain) = decoded {
                 assert_eq!(plain.len(), pages * PAGE_BYTES);
             }
         }
     });
+}
+
+/// Old pages, and a baseline of half as many pages as there are numbers.
+struct Held<'a>(Bases<'a>);
+
+impl BaseSource for Held<'_> {
+    fn base(&mut self, page: usize, into: &mut [u8]) -> Result<(), BaseMissing> {
+        self.0.base(page, into)
+    }
+
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        into.fill(if number < 1 << 31 { 0x5a } else { return Err(BaseMissing) });
+        Ok(())
+    }
 }
 
 /// The old content of every page of a block.

@@ -13,17 +13,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dwcp_core::Layout;
+use dwcp_core::guest::OldPages;
 use dwcp_core::session::verify::{ExtentCheck, Workbench};
 use dwcp_core::session::{
     Input, Leaves, Machine, Output, Owner, SessionError, Sink, SinkConfig, Source, SourceConfig, Time,
 };
 use dwcp_core::wire::limits::{MAX_CONTROL_BYTES, MAX_EXTENT_BYTES};
-use dwcp_core::wire::{FRAME_HEADER_BYTES, Frame, FrameHeader, FrameType};
+use dwcp_core::wire::{Digest, FRAME_HEADER_BYTES, Frame, FrameHeader, FrameType};
+
+use dwcp_core::{GuestError, Layout, RegionId};
 
 use crate::PEER;
 use crate::rng::Rng;
-use crate::specimens::{self, EPOCH, LANE, Parcel};
+use crate::specimens::{self, EPOCH, LANE, PAGES_OF_BASELINE, Parcel};
 
 /// What came of a campaign.
 #[derive(Debug, Default)]
@@ -200,6 +202,42 @@ fn end_of(mut machine: impl Machine, frame: Frame) -> Option<SessionError> {
     None
 }
 
+/// With all that both ends hold from before.
+fn check() -> ExtentCheck {
+    let baseline = Arc::new(OldOnes { layout: Layout::new(&[u64::from(PAGES_OF_BASELINE) * 4096]).unwrap() });
+    ExtentCheck::new(LANE, EPOCH).with_dictionaries(specimens::dictionaries()).with_baseline(Some(baseline))
+}
+
+/// A baseline of old pages.
+#[derive(Debug)]
+struct OldOnes {
+    layout: Layout,
+}
+
+impl OldPages for OldOnes {
+    fn digest(&self) -> Digest {
+        Digest([8; 32])
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn leaves_of(&self, layout: &Layout) -> Arc<Leaves> {
+        Arc::new(Leaves::new(layout))
+    }
+
+    fn find(&self, _: Digest, _: (RegionId, u32)) -> Option<(RegionId, u32)> {
+        None
+    }
+
+    fn read(&self, _: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+        assert!(first < PAGES_OF_BASELINE, "a page that the baseline does not have");
+        into.copy_from_slice(&specimens::old_page());
+        Ok(())
+    }
+}
+
 /// The sink's side of one lane, which checks extents as a worker does.
 struct Lane {
     check: ExtentCheck,
@@ -211,12 +249,7 @@ struct Lane {
 impl Lane {
     fn new() -> Self {
         let layout = specimens::offer().layout;
-        Self {
-            check: ExtentCheck::new(LANE, EPOCH).with_dictionaries(specimens::dictionaries()),
-            bench: Workbench::new(),
-            layout,
-            old: specimens::old_page(),
-        }
+        Self { check: check(), bench: Workbench::new(), layout, old: specimens::old_page() }
     }
 
     /// Whether damaged bytes are refused. Applied they must not be.
@@ -227,7 +260,7 @@ impl Lane {
             Fed::Applied(plain, _) => {
                 // A block that packs the same pages otherwise.
                 assert!(plain == parcel.plain, "damaged bytes of {} were applied", parcel.name);
-                self.check = ExtentCheck::new(LANE, EPOCH).with_dictionaries(specimens::dictionaries());
+                self.check = check();
                 false
             }
         }

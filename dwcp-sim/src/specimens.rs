@@ -85,6 +85,9 @@ pub fn old_page() -> Vec<u8> {
     (0..PAGE_BYTES).map(|at| (at / 3 % 251) as u8).collect()
 }
 
+/// A baseline that both ends hold: every page of it is [`old_page`], and it has so many.
+pub const PAGES_OF_BASELINE: u32 = 1000;
+
 /// What both ends hold from before: a dictionary, under the number 2.
 pub fn dictionaries() -> Dictionaries {
     static HELD: LazyLock<Dictionaries> = LazyLock::new(|| {
@@ -154,6 +157,7 @@ pub fn parcels() -> Vec<Parcel> {
     changed[PAGE_BYTES + 3000] = 0;
     let based = Bases::new([0b11, 0, 0, 0], &old);
     let none = Bases::none();
+    let named = none.with_pages_of_baseline(&[Some(0), Some(PAGES_OF_BASELINE - 1)]);
     vec![
         Parcel::new("nothing", Vec::new(), Effort::Fast, &none),
         Parcel::new("zero", pages(2, &|_, _| 0), Effort::Fast, &none),
@@ -163,6 +167,7 @@ pub fn parcels() -> Vec<Parcel> {
         Parcel::new("zstd", text.clone(), Effort::Balanced, &none),
         Parcel::new("dictionary", text, Effort::Balanced, &none),
         Parcel::new("planes", words, Effort::Balanced, &none),
+        Parcel::new("of-baseline", [old.clone(), noise(2)].concat(), Effort::Balanced, &named),
         Parcel::new("delta", changed.clone(), Effort::Fast, &based),
         Parcel::new("delta-hard", changed, Effort::Balanced, &based),
     ]

@@ -59,8 +59,8 @@ pub(super) fn take(
     if let Err(error) = laying.begin() {
         tracing::warn!(%error, "there is no thread to lay a baseline down; it is laid at the end");
     }
-    let (leaves, pages) = (Arc::clone(laying.leaves()), laying.pages());
-    let session = incoming.accept_with_baseline(laying, (number, leaves), config);
+    let (held, pages) = (laying.held(number), laying.pages());
+    let session = incoming.accept_with_baseline(laying, held, config);
     Taken { session, peer, found: Found::Here { baseline, pages } }
 }
 

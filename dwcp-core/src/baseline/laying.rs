@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use super::error::BaselineError;
 use super::opened::Baseline;
 use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
-use crate::guest::{DirtyMap, Guest, GuestError, Pending};
+use crate::guest::{DirtyMap, Guest, GuestError, HeldPages, Pending};
 use crate::session::Leaves;
 use crate::session::leaves::zero_leaf;
 use crate::wire::Digest;
@@ -141,10 +141,11 @@ impl Laying {
         self.shared.healthy().and(laid.map_err(|Stopped| GuestError::Other("laying was stopped".into())))
     }
 
-    /// The leaves of the pages that the guest has of the baseline, for
+    /// What the guest has of the baseline, which has this number in the offer: for
     /// [`IncomingOffer::accept_with_baseline`](crate::net::IncomingOffer::accept_with_baseline).
-    pub fn leaves(&self) -> &Arc<Leaves> {
-        &self.shared.leaves
+    pub fn held(&self, number: u8) -> HeldPages {
+        let Shared { leaves, baseline, .. } = &*self.shared;
+        HeldPages { number, leaves: Arc::clone(leaves), pages: Arc::<Baseline>::clone(baseline) }
     }
 
     /// Pages that were to be laid at the start.

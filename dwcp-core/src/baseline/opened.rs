@@ -9,19 +9,20 @@ use super::manifest::{About, Manifest, Place};
 use super::names::ManifestName;
 use super::pack::{Pack, Unpacker};
 use crate::extent::{FlatPage, Layout, MAX_EXTENT_PAGES, PAGE_BYTES, Region, RegionId};
-use crate::guest::OldPages;
+use crate::guest::{GuestError, OldPages};
 use crate::session::Leaves;
 use crate::session::page_hash::hash_pages;
 use crate::storage::{File, Folder};
 use crate::wire::Digest;
 
-/// Unpacked chunks that are kept: 4 MiB for one baseline, enough for the lanes of a transfer to read on in their own places.
-const KEPT_CHUNKS: usize = 16;
+/// Unpacked chunks that are kept: 16 MiB for one baseline. Another guest's pages lie elsewhere in it, and with a quarter of that
+/// three times as many chunks are unpacked again.
+const KEPT_CHUNKS: usize = 64;
 
 /// A baseline that is open, for any number of threads at once. While it lives no collection removes it, of this process or
 /// another.
 ///
-/// Memory: 40 bytes for each page that is not zeros, 8 more once something was looked for by content, and 4 MiB of unpacked
+/// Memory: 40 bytes for each page that is not zeros, 8 more once something was looked for by content, and 16 MiB of unpacked
 /// pages.
 #[derive(Debug)]
 pub struct Baseline {
@@ -280,12 +281,18 @@ impl OldPages for Baseline {
         self.find(leaf, Some(near))
     }
 
-    fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> bool {
-        let read = self.read(region, first, into);
-        if let Err(error) = &read {
-            tracing::warn!(%error, "pages of a baseline cannot be used; they travel whole");
-        }
-        read.is_ok()
+    fn layout(&self) -> &Layout {
+        self.layout()
+    }
+
+    fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+        self.read(region, first, into).map_err(|error| GuestError::Baseline {
+            digest: Digest(self.digest().0),
+            name: self.about().name.clone(),
+            region,
+            page: first,
+            why: error.to_string(),
+        })
     }
 }
 

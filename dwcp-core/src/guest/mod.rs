@@ -12,7 +12,7 @@ pub use self::image::{ImageFolder, ImageSource, ImageStaging, Parked, Rounds, Sw
 #[cfg(feature = "net")]
 pub use self::mapped::MappedRegion;
 pub use self::memory::Memory;
-pub use self::old_pages::OldPages;
+pub use self::old_pages::{HeldPages, OldPages};
 
 use std::fmt;
 

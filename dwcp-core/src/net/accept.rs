@@ -23,7 +23,7 @@ use super::offence::{Offence, TurnedAway};
 use super::session::Session;
 use super::sink_hands::SinkHands;
 use super::statistics::{End, Ledger};
-use crate::guest::Guest;
+use crate::guest::{Guest, HeldPages, OldPages};
 use crate::session::binding::{Chosen, Key, MESSAGES};
 use crate::session::{Fingerprint, Input, Leaves, Machine, Record, Sink, SinkConfig, Standing, Time};
 use crate::wire::{
@@ -201,20 +201,14 @@ impl IncomingOffer {
         self.take(guest, None, config)
     }
 
-    /// As [`accept`](Self::accept), into a guest that has the pages of a baseline: the one of this number in the offer,
-    /// counted from 0. `leaves` are those that a guest of the offered layout has of it; each page that the guest does not
-    /// tell itself to hold ([`Guest::held`]) has its leaf there, such as a [`Laying`](crate::baseline::Laying). spec: O-9
-    pub fn accept_with_baseline(
-        self,
-        guest: Arc<dyn Guest>,
-        (number, leaves): (u8, Arc<Leaves>),
-        config: SinkConfig,
-    ) -> Session {
-        self.take(guest, Some((number, leaves)), config)
+    /// As [`accept`](Self::accept), into a guest that has the pages of a baseline where it does not hold others, such as a
+    /// [`Laying`](crate::baseline::Laying). spec: O-9
+    pub fn accept_with_baseline(self, guest: Arc<dyn Guest>, baseline: HeldPages, config: SinkConfig) -> Session {
+        self.take(guest, Some(baseline), config)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a configuration is handed over, as to a source")]
-    fn take(self, guest: Arc<dyn Guest>, baseline: Option<(u8, Arc<Leaves>)>, config: SinkConfig) -> Session {
+    fn take(self, guest: Arc<dyn Guest>, baseline: Option<HeldPages>, config: SinkConfig) -> Session {
         let leaves = Arc::new(Leaves::new(&self.offer.layout));
         let holds = |region, page, leaf| {
             if let Some(page) = self.offer.layout.flat(region, page) {
@@ -226,11 +220,12 @@ impl IncomingOffer {
         let lanes = config.lanes.min(self.first.limits.lanes);
         let (dictionaries, _) = self.first.gate.endpoint.dictionaries.of(&self.offer.dictionaries);
         let config = SinkConfig { lanes, framing, messages: features & MESSAGES != 0, dictionaries, ..config };
-        let mut machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
-        if let Some((number, leaves)) = baseline {
-            machine = machine.with_baseline(number, leaves);
-        }
-        self.first.drive(self.seat, &self.offer, machine, leaves, guest)
+        let machine = Sink::new(config, self.offer.clone(), Arc::clone(&leaves), self.first.peer);
+        let (machine, baseline) = match baseline {
+            Some(HeldPages { number, leaves, pages }) => (machine.with_baseline(number, leaves), Some(pages)),
+            None => (machine, None),
+        };
+        self.first.drive(self.seat, &self.offer, machine, Target { guest, leaves, baseline })
     }
 
     /// Turns it away with a sentence for the operator at the other end.
@@ -266,7 +261,7 @@ impl IncomingAsk {
         let (kind, dictionaries, baselines) = (GuestKind::Image, Vec::new(), Vec::new());
         let offer = Offer { transfer, epoch, kind, name, dictionaries, baselines, layout };
         let machine = Sink::recover(config, offer.clone(), &self.record);
-        self.first.drive(self.seat, &offer, machine, leaves, guest)
+        self.first.drive(self.seat, &offer, machine, Target { guest, leaves, baseline: None })
     }
 }
 
@@ -278,6 +273,13 @@ enum Fenced {
 
 /// How far a peer may raise the fence at a time: one that claims the last of all epochs must not shut itself out.
 const FARTHEST_FENCE: u64 = 1 << 20;
+
+/// Where pages go, and what is known of it.
+struct Target {
+    guest: Arc<dyn Guest>,
+    leaves: Arc<Leaves>,
+    baseline: Option<Arc<dyn OldPages>>,
+}
 
 impl First {
     /// The place of this session. spec: O-5, H-11
@@ -302,7 +304,8 @@ impl First {
         Ok(Seat { place, events, queue })
     }
 
-    fn drive(self, seat: Seat, offer: &Offer, machine: Sink, leaves: Arc<Leaves>, guest: Arc<dyn Guest>) -> Session {
+    fn drive(self, seat: Seat, offer: &Offer, machine: Sink, target: Target) -> Session {
+        let Target { guest, leaves, baseline } = target;
         let Seat { place, events, queue } = seat;
         place.taken();
         let accuser = Accuser { conduct: Arc::clone(&self.gate.endpoint.conduct), peer: self.peer };
@@ -312,6 +315,7 @@ impl First {
             codec: self.gate.endpoint.codec.clone(),
             threads: self.gate.endpoint.threads.clone(),
             dictionaries: self.gate.endpoint.dictionaries.of(&offer.dictionaries).1,
+            baseline,
         });
         let hands = SinkHands {
             transfer: offer.transfer,

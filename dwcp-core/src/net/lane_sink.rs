@@ -17,7 +17,7 @@ use super::lane_source::Terms;
 use super::message_sink;
 use super::threads::Threads;
 use crate::extent::{FlatPage, MAX_EXTENT_PAGES};
-use crate::guest::Guest;
+use crate::guest::{Guest, OldPages};
 use crate::message::MessageCodec;
 use crate::session::allowance::Allowance;
 use crate::session::verify::{Checked, ExtentCheck, Workbench, malformed};
@@ -36,6 +36,8 @@ pub(super) struct SinkLanes {
     pub(super) threads: Threads,
     /// Which blocks may name.
     pub(super) dictionaries: Dictionaries,
+    /// Whose pages blocks may name.
+    pub(super) baseline: Option<Arc<dyn OldPages>>,
 }
 
 /// How a worker ended.
@@ -221,7 +223,9 @@ impl Unpacker {
     fn new(shared: Arc<SinkLanes>, lane: LaneId, epoch: FenceEpoch, granted: Arc<AtomicU64>) -> Self {
         let clock = Clock::start();
         Self {
-            check: ExtentCheck::new(lane, epoch).with_dictionaries(shared.dictionaries.clone()),
+            check: ExtentCheck::new(lane, epoch)
+                .with_dictionaries(shared.dictionaries.clone())
+                .with_baseline(shared.baseline.clone()),
             empty: Allowance::new(EMPTY_EXTENTS, clock.now()),
             clock,
             turn: Turn::default(),

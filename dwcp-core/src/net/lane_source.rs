@@ -226,6 +226,8 @@ pub(super) struct Press {
     /// Pages that are carried and that the sink holds otherwise: their place among those carried, their number, their leaf
     /// at the sink.
     held: Vec<(usize, u32, Digest)>,
+    /// Of the pages that are carried: what page of the baseline that the sink holds they equal. Empty without one.
+    of_baseline: Vec<Option<u32>>,
     leaves: Vec<Digest>,
     block: Vec<u8>,
     encoder: dwcp_hde::Encoder,
@@ -265,6 +267,7 @@ impl Press {
             plain: Vec::new(),
             bases: Vec::new(),
             held: Vec::new(),
+            of_baseline: Vec::new(),
             leaves: Vec::new(),
             block: Vec::new(),
             encoder: dwcp_hde::Encoder::new(),
@@ -291,7 +294,7 @@ impl Press {
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
         sheet.head.clear();
-        let bases = dwcp_hde::Bases::new(*based.words(), &self.bases);
+        let bases = dwcp_hde::Bases::new(*based.words(), &self.bases).with_pages_of_baseline(&self.of_baseline);
         let dictionaries = Dictionaries::agreed(source.dictionaries.offered(), dispatch.dictionaries);
         let watch = Stopwatch::start();
         let request =
@@ -355,6 +358,7 @@ impl Press {
     fn hash(&mut self, source: &SourcePages, dispatch: &Dispatch) -> PageMask {
         let mut same = PageMask::EMPTY;
         self.held.clear();
+        self.of_baseline.clear();
         self.leaves.clear();
         hash_pages(self.plain.get(..dispatch.extent.bytes()).unwrap_or_default(), &mut self.leaves);
         let mut told = 0;
@@ -365,6 +369,8 @@ impl Press {
             told = end;
         }
         let first = source.guest.layout().region(dispatch.extent.region()).map_or(0, |region| region.first);
+        let agreed = dispatch.baseline.and_then(|number| source.baselines.get(usize::from(number)));
+        let region = dispatch.extent.region();
         let mut carried = 0;
         for ((index, number), digest) in dispatch.extent.page_numbers().enumerate().zip(&self.leaves) {
             let flat = FlatPage(first + number);
@@ -372,7 +378,18 @@ impl Press {
                 same.set(index);
             } else {
                 let at_sink = source.leaves.get(flat);
-                if !source.baselines.is_empty() && dispatch.known.get(index) && at_sink != zero_leaf() {
+                let found = agreed.and_then(|baseline| {
+                    let (region, page) = baseline.find(*digest, (region, number))?;
+                    baseline.layout().flat(region, page)
+                });
+                if agreed.is_some() {
+                    self.of_baseline.push(found.map(|page| page.0));
+                }
+                if found.is_none()
+                    && !source.baselines.is_empty()
+                    && dispatch.known.get(index)
+                    && at_sink != zero_leaf()
+                {
                     self.held.push((carried, number, at_sink));
                 }
                 source.leaves.set(flat, *digest);
@@ -472,8 +489,9 @@ impl Press {
         grow(&mut self.bases, dispatch.extent.bytes());
         for Stretch { place, old, at: (found, page), pages } in stretches {
             let Some(into) = self.bases.get_mut(place * PAGE_BYTES..(place + pages) * PAGE_BYTES) else { continue };
-            if old.read(found, page, into) {
-                (place..place + pages).for_each(|place| based.set(place));
+            match old.read(found, page, into) {
+                Ok(()) => (place..place + pages).for_each(|place| based.set(place)),
+                Err(error) => tracing::warn!(%error, "pages of a baseline cannot be used; they travel whole"),
             }
         }
     }
@@ -527,6 +545,7 @@ mod tests {
             based: if based { mask } else { PageMask::EMPTY },
             effort: dwcp_hde::Effort::Fast,
             dictionaries: 0,
+            baseline: None,
         }
     }
 

@@ -104,6 +104,7 @@ fn what_is_hashed_is_what_is_sent() {
         based: PageMask::EMPTY,
         effort: dwcp_hde::Effort::Balanced,
         dictionaries: 0,
+        baseline: None,
     };
     let mut press = Press::new();
     let sheet = press.print(&pages, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();

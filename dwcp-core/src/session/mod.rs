@@ -339,6 +339,8 @@ pub struct Dispatch {
     pub effort: dwcp_hde::Effort,
     /// Which of the offered dictionaries the sink holds: bit n for the n-th.
     pub dictionaries: u8,
+    /// Which of the offered baselines the sink holds, counted from 0.
+    pub baseline: Option<u8>,
 }
 
 /// What a source's worker reports before it writes an extent.

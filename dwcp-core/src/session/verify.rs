@@ -1,14 +1,15 @@
 //! Whether an extent that came on a lane may be written: all that is checked of it, in the order in which it is.
 
 use std::fmt;
+use std::sync::Arc;
 
-use dwcp_hde::Dictionaries;
+use dwcp_hde::{BaseMissing, BaseSource, Dictionaries};
 
 use super::SessionError;
 use super::leaves::extent_digest;
 use super::page_hash::hash_pages;
-use crate::extent::{Layout, Region, RegionId};
-use crate::guest::GuestError;
+use crate::extent::{FlatPage, Layout, Region, RegionId};
+use crate::guest::{GuestError, OldPages};
 use crate::wire::{Digest, ErrorCode, ExtentHead, FenceEpoch, FrameType, LaneId, WireError};
 
 /// The check of one lane's extents. Nothing comes out of it that was not found right: the worker of a lane and the
@@ -18,6 +19,7 @@ pub struct ExtentCheck {
     epoch: FenceEpoch,
     next_seq: u64,
     dictionaries: Dictionaries,
+    baseline: Option<Arc<dyn OldPages>>,
 }
 
 /// What a check takes: some hundred KiB that lanes may share, one at a time.
@@ -65,13 +67,19 @@ pub type ReadPage<'a> = dyn FnMut(RegionId, u32, &mut [u8]) -> Result<(), GuestE
 impl ExtentCheck {
     /// For a lane that has carried nothing yet.
     pub fn new(lane: LaneId, epoch: FenceEpoch) -> Self {
-        Self { lane, epoch, next_seq: 0, dictionaries: Dictionaries::none() }
+        Self { lane, epoch, next_seq: 0, dictionaries: Dictionaries::none(), baseline: None }
     }
 
     /// Lets blocks name these dictionaries, which both ends agreed on. spec: K-10
     #[must_use]
     pub fn with_dictionaries(self, dictionaries: Dictionaries) -> Self {
         Self { dictionaries, ..self }
+    }
+
+    /// Lets blocks name pages of this baseline, which both ends agreed on. spec: K-12
+    #[must_use]
+    pub fn with_baseline(self, baseline: Option<Arc<dyn OldPages>>) -> Self {
+        Self { baseline, ..self }
     }
 
     /// The number of the extent that is due.
@@ -99,20 +107,17 @@ impl ExtentCheck {
             return Err(self.bad(format!("{} where {} is due", head.epoch, self.epoch)));
         }
         let bounds = head.extent.check(layout).map_err(|error| self.bad(error.to_string()))?;
-        let numbers: Vec<u32> = head.extent.page_numbers().collect();
-        let region = head.extent.region();
-        let mut failed: Option<GuestError> = None;
-        let mut bases = |index: usize, into: &mut [u8]| {
-            let number = numbers.get(index).copied().ok_or(dwcp_hde::BaseMissing)?;
-            read(region, number, into).map_err(|error| {
-                failed = Some(error);
-                dwcp_hde::BaseMissing
-            })
+        let mut bases = Held {
+            region: head.extent.region(),
+            numbers: head.extent.page_numbers().collect(),
+            read,
+            baseline: self.baseline.as_deref(),
+            failed: None,
         };
         let (lane, position) = (self.lane, self.next_seq);
         let pages = head.extent.pages();
         let plain = bench.decoder.decode_with(block, pages, &mut bases, &self.dictionaries, &mut bench.scratch);
-        if let Some(error) = failed {
+        if let Some(error) = bases.failed {
             return Err(error.into());
         }
         let plain = plain.map_err(|error| undecodable(lane, position, &error))?;
@@ -138,6 +143,41 @@ impl fmt::Debug for ExtentCheck {
             .field("lane", &self.lane)
             .field("next_seq", &self.next_seq)
             .finish_non_exhaustive()
+    }
+}
+
+/// What this sink has that a block may refer to. That something cannot be read is no fault of the peer's.
+struct Held<'a, 'r> {
+    region: RegionId,
+    /// Of the extent's pages.
+    numbers: Vec<u32>,
+    read: &'a mut ReadPage<'r>,
+    baseline: Option<&'a dyn OldPages>,
+    failed: Option<GuestError>,
+}
+
+impl Held<'_, '_> {
+    fn told(&mut self, read: Result<(), GuestError>) -> Result<(), BaseMissing> {
+        read.map_err(|error| {
+            self.failed = Some(error);
+            BaseMissing
+        })
+    }
+}
+
+impl BaseSource for Held<'_, '_> {
+    fn base(&mut self, page: usize, into: &mut [u8]) -> Result<(), BaseMissing> {
+        let number = self.numbers.get(page).copied().ok_or(BaseMissing)?;
+        let read = (self.read)(self.region, number, into);
+        self.told(read)
+    }
+
+    // spec: K-12
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        let baseline = self.baseline.ok_or(BaseMissing)?;
+        let (region, page) = baseline.layout().locate(FlatPage(number)).ok_or(BaseMissing)?;
+        let read = baseline.read(region, page, into);
+        self.told(read)
     }
 }
 
@@ -167,22 +207,28 @@ pub(crate) fn malformed(error: &WireError) -> SessionError {
 mod tests {
     use super::*;
     use crate::extent::{Extent, PAGE_BYTES, Run};
+    use crate::session::Leaves;
     use crate::session::leaves::leaf;
 
     const EPOCH: FenceEpoch = FenceEpoch(1);
 
     /// The body of an extent of one page, at this place, with the digest of `plain`.
     fn body(seq: u64, epoch: u64, page: u32, plain: &[u8], sent: &[u8]) -> Vec<u8> {
-        let extent = Extent::new(RegionId(0), vec![Run { start: page, count: 1 }]).unwrap();
-        let digest = extent_digest(FenceEpoch(epoch), &extent, &[leaf(plain)]);
         let mut block = Vec::new();
         let (effort, bases) = (dwcp_hde::Effort::Fast, dwcp_hde::Bases::none());
         if dwcp_hde::Encoder::new().encode(sent, &bases, effort, &mut block).unwrap().raw_tail {
             block.extend_from_slice(sent);
         }
+        enclosed(seq, epoch, page, plain, &block)
+    }
+
+    /// The same with a block that is made.
+    fn enclosed(seq: u64, epoch: u64, page: u32, plain: &[u8], block: &[u8]) -> Vec<u8> {
+        let extent = Extent::new(RegionId(0), vec![Run { start: page, count: 1 }]).unwrap();
+        let digest = extent_digest(FenceEpoch(epoch), &extent, &[leaf(plain)]);
         let mut frame = Vec::new();
         ExtentHead { seq, epoch: FenceEpoch(epoch), digest, extent }.encode(block.len(), &mut frame).unwrap();
-        frame.extend_from_slice(&block);
+        frame.extend_from_slice(block);
         frame.split_off(crate::wire::FRAME_HEADER_BYTES)
     }
 
@@ -230,6 +276,56 @@ mod tests {
         other[PAGE_BYTES - 1] ^= 1;
         assert_eq!(refused(&mut check, &body(0, 1, 0, &page, &other)), ErrorCode::ExtentDigest);
         assert_eq!(check.next_seq(), 0);
+    }
+
+    /// Eight pages, of which the last cannot be read.
+    #[derive(Debug)]
+    struct Eight(Layout);
+
+    impl OldPages for Eight {
+        fn digest(&self) -> Digest {
+            Digest([1; 32])
+        }
+
+        fn layout(&self) -> &Layout {
+            &self.0
+        }
+
+        fn leaves_of(&self, layout: &Layout) -> Arc<Leaves> {
+            Arc::new(Leaves::new(layout))
+        }
+
+        fn find(&self, _: Digest, _: (RegionId, u32)) -> Option<(RegionId, u32)> {
+            None
+        }
+
+        fn read(&self, _: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+            into.fill(u8::try_from(first).unwrap());
+            if first == 7 { Err(GuestError::Other("rotten".into())) } else { Ok(()) }
+        }
+    }
+
+    // spec: K-12, O-9
+    #[test]
+    fn a_page_of_the_baseline_is_told_by_its_number_and_what_cannot_be_read_is_no_fault_of_the_peers() {
+        let layout = Layout::new(&[8 * 4096]).unwrap();
+        let named = |number: u32| {
+            let plain = [u8::try_from(number % 8).unwrap(); PAGE_BYTES];
+            let numbers = [Some(number)];
+            let bases = dwcp_hde::Bases::none().with_pages_of_baseline(&numbers);
+            let mut block = Vec::new();
+            dwcp_hde::Encoder::new().encode(&plain.map(|_| 9), &bases, dwcp_hde::Effort::Fast, &mut block).unwrap();
+            enclosed(0, 1, 0, &plain, &block)
+        };
+        let baseline: Arc<dyn OldPages> = Arc::new(Eight(layout.clone()));
+        let mut check = ExtentCheck::new(LaneId(1), EPOCH).with_baseline(Some(baseline));
+        assert_eq!(refused(&mut check, &named(1 << 31)), ErrorCode::BadBlock, "it has no such page");
+        let error = check.check(&mut Workbench::new(), &named(7), &layout, &mut |_, _, _| Ok(())).unwrap_err();
+        assert!(matches!(&error, SessionError::Guest(GuestError::Other(text)) if text == "rotten"), "{error:?}");
+        assert_eq!(check.next_seq(), 0);
+        assert_eq!(accepted(&mut check, &named(3)), [3; PAGE_BYTES]);
+        let mut without = ExtentCheck::new(LaneId(1), EPOCH);
+        assert_eq!(refused(&mut without, &named(3)), ErrorCode::BadBlock, "none was agreed on");
     }
 
     // spec: K-5

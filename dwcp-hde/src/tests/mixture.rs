@@ -127,7 +127,9 @@ proptest! {
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::none(), EFFORTS[effort]);
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::new(present, &bytes), EFFORTS[effort]);
         let both = (&mut encoder, &mut decoder);
-        round_trip_with(both, &pages, &Bases::new(present, &bytes), EFFORTS[effort], &held(3, 256));
+        let numbers: Vec<_> = (0..17).map(|page| (page % 3 == 1).then_some(page * 0x0123_4567)).collect();
+        let bases = Bases::new(present, &bytes).with_pages_of_baseline(&numbers);
+        round_trip_with(both, &pages, &bases, EFFORTS[effort], &held(3, 256));
     }
 }
 
@@ -156,6 +158,22 @@ fn every_method_is_chosen_where_it_belongs() {
         let done = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
         let used: Vec<Method> = done.stats.used().map(|(method, _)| method).collect();
         assert!(methods.iter().all(|method| used.contains(method)), "{effort:?}: {used:?}");
+    }
+}
+
+// spec: K-12
+#[test]
+fn pages_of_the_baseline_travel_as_their_numbers_whatever_the_effort() {
+    let pages = build(&[Kind::Random(1), Kind::Zero, Kind::Text(1), Kind::Random(2), Kind::Random(1)]);
+    let (_, old) = build_old(&pages, &[Old::Same, Old::Absent, Old::Edited(9), Old::Absent, Old::Absent]);
+    let numbers = [Some(0x0403_0201), Some(9), Some(u32::MAX)];
+    let bases = Bases::new(all(1), &old).with_pages_of_baseline(&numbers);
+    for effort in EFFORTS {
+        let (block, done) = wire(&mut Encoder::new(), &pages, &bases, effort);
+        assert_eq!(done.stats.of(Method::OfBaseline).pages, 2, "{effort:?}: zeros are told for less");
+        let group = [0x0c, 1, 8, 0, 0, 0, 1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff];
+        assert!(block.windows(group.len()).any(|bytes| bytes == group), "{effort:?}");
+        round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
     }
 }
 

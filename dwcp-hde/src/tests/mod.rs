@@ -7,7 +7,10 @@ mod mixture;
 
 pub(crate) use mixture::random;
 
-use crate::{Bases, Decoder, Dictionaries, Effort, Encoded, Encoder, PAGE_BYTES, Request, max_block_bytes, reference};
+use crate::{
+    BaseMissing, BaseSource, Bases, Decoder, Dictionaries, Effort, Encoded, Encoder, PAGE_BYTES, Request,
+    max_block_bytes, reference,
+};
 
 /// Every effort worth a test.
 const EFFORTS: [Effort; 7] = [
@@ -76,17 +79,44 @@ fn round_trip_with(
     assert_eq!(done.stats.pages(), u64::try_from(count).unwrap());
 
     let needed = crate::needs_bases(&block, count).unwrap();
-    let mut sink = |page: usize, into: &mut [u8]| {
-        assert_eq!(needed[page / 64] >> (page % 64) & 1, 1, "page {page} was asked for without need");
-        into.copy_from_slice(bases.get(page).unwrap());
-        Ok(())
-    };
+    let mut sink = Sink { needed, bases, pages };
     let mut scratch = Vec::new();
     let plain = decoder.decode_with(&block, count, &mut sink, dictionaries, &mut scratch).unwrap();
     assert!(plain == pages, "the real decoder differs");
-    let oracle = reference::decode(&block, &|page| bases.get(page).unwrap().to_vec(), &|number| {
-        dictionaries.get(number).unwrap().bytes().to_vec()
-    });
+    let oracle = reference::decode(
+        &block,
+        &|page| bases.get(page).unwrap().to_vec(),
+        &|number| dictionaries.get(number).unwrap().bytes().to_vec(),
+        &|number| sink.baseline(number).to_vec(),
+    );
     assert!(oracle.concat() == pages, "the reference decoder differs");
     done
+}
+
+/// A sink that holds what its source was told that it does.
+struct Sink<'a> {
+    needed: [u64; 4],
+    bases: &'a Bases<'a>,
+    pages: &'a [u8],
+}
+
+impl Sink<'_> {
+    /// The page of the baseline with this number is the one that was said to equal it.
+    fn baseline(&self, number: u32) -> &[u8] {
+        let equal = |(page, _): &(usize, &[u8])| self.bases.of_baseline(*page) == Some(number);
+        self.pages.chunks(PAGE_BYTES).enumerate().find(equal).expect("nobody said so").1
+    }
+}
+
+impl BaseSource for Sink<'_> {
+    fn base(&mut self, page: usize, into: &mut [u8]) -> Result<(), BaseMissing> {
+        assert_eq!(self.needed[page / 64] >> (page % 64) & 1, 1, "page {page} was asked for without need");
+        into.copy_from_slice(self.bases.get(page).unwrap());
+        Ok(())
+    }
+
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        into.copy_from_slice(self.baseline(number));
+        Ok(())
+    }
 }

@@ -254,7 +254,7 @@ fn of_another_layout_only_whole_pages_at_the_same_place_are_taken() {
     let memory: Arc<dyn Guest> = Arc::new(Memory::new(Layout::new(&[2 * 4096 + 100, 4096]).unwrap()));
     let laying = Laying::over(Arc::clone(&memory), Arc::clone(&shelf.baseline));
     assert_eq!(laying.pages(), 2);
-    assert_eq!(laying.leaves().get(FlatPage(1)), leaf(&page(1, 1)));
+    assert_eq!(laying.held(0).leaves.get(FlatPage(1)), leaf(&page(1, 1)));
     laying.stage().unwrap();
     let mut bytes = vec![1; 3 * PAGE_BYTES];
     memory.read(R0, 0, &mut bytes).unwrap();

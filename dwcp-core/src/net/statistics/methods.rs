@@ -68,6 +68,6 @@ mod tests {
             expected += extent;
         }
         assert_eq!(counters.sum(), expected);
-        assert_eq!((expected.of(Method::Zero).pages, expected.head_bytes), (1 + 12, 3 * 78));
+        assert_eq!((expected.of(Method::Zero).pages, expected.head_bytes), (1 + 13, 3 * 91));
     }
 }

@@ -55,16 +55,17 @@ impl Source {
         self.known.assign(&self.layout, &extent, false);
         self.progress.pages_resent += self.sent.assign(&self.layout, &extent, true);
         // Messages carry no deltas, and leave no copy of what they carry.
-        let (slots, based) = match self.leave.framing() {
-            Framing::Extents => self.shadow.lend(&self.layout, &extent),
-            Framing::Messages => (Vec::new(), PageMask::EMPTY),
+        let ((slots, based), baseline) = match self.leave.framing() {
+            Framing::Extents => (self.shadow.lend(&self.layout, &extent), self.progress.baseline),
+            Framing::Messages => ((Vec::new(), PageMask::EMPTY), None),
         };
         self.plant(&extent, &slots);
         self.pace.spend(extent.bytes());
         let cargo = Cargo { extent: extent.clone(), slots: slots.clone(), effort };
         let Some(seq) = self.lanes.hand(lane, cargo, now) else { return };
         let dictionaries = self.dictionaries;
-        self.outputs.push_back(Output::Send(Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries }));
+        let dispatch = Dispatch { lane, seq, extent, known, slots, based, effort, dictionaries, baseline };
+        self.outputs.push_back(Output::Send(dispatch));
     }
 
     #[cfg(feature = "planted-bugs")]
