@@ -9,6 +9,8 @@
 //!
 //! So a page is laid down at most once, and never over a newer one.
 
+mod front;
+
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use self::front::{Front, QUIET};
 use super::error::BaselineError;
 use super::opened::Baseline;
 use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
@@ -51,6 +54,7 @@ struct Shared {
     laid: Box<[AtomicU64]>,
     /// The group that is looked at next.
     next: AtomicUsize,
+    front: Front,
     pages: u64,
     stop: AtomicBool,
     failed: OnceLock<Failed>,
@@ -107,6 +111,7 @@ impl Laying {
             claimed,
             laid,
             next: AtomicUsize::new(0),
+            front: Front::default(),
             pages,
             stop: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -116,7 +121,8 @@ impl Laying {
         Self { shared: Arc::new(shared), background: Mutex::new(None) }
     }
 
-    /// Lays the pages down on a thread of its own, from now until all are laid or this is dropped.
+    /// Lays the pages down on a thread of its own, from now until all are laid or this is dropped: those behind the last page
+    /// that an extent brought, and all of them once nothing came for a tenth of a second.
     ///
     /// # Errors
     /// There is no thread left; then `stage` lays them all.
@@ -125,7 +131,7 @@ impl Laying {
         let lay = move || {
             let _ending = Ending(&shared);
             // Whoever stages is told the failure.
-            let _ = shared.lay_all();
+            let _ = shared.lay_behind();
         };
         let thread = std::thread::Builder::new().name("dwcp-laying".into()).spawn(lay)?;
         *self.background() = Some(thread);
@@ -160,6 +166,7 @@ impl Laying {
     /// From its return on nothing is laid any more.
     fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.tell();
         let thread = self.background().take();
         if let Some(thread) = thread {
             // A panic has been told by then.
@@ -200,6 +207,29 @@ impl Shared {
         let mut bytes = Vec::new();
         while self.lay_next(&mut bytes)? {}
         Ok(())
+    }
+
+    /// Lays what lies behind the extents that come, and all there is when none come.
+    fn lay_behind(&self) -> Result<(), Stopped> {
+        let (mut bytes, mut quiet_at) = (Vec::new(), None);
+        loop {
+            let seen = self.front.extents();
+            let next = u32::try_from(self.next.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+            let is_past = || self.front.is_past(next.saturating_add(1).saturating_mul(GROUP));
+            if is_past() || quiet_at == Some(seen) {
+                if !self.lay_next(&mut bytes)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let ahead = |_: &mut ()| !is_past() && !self.stop.load(Ordering::Acquire) && self.failed.get().is_none();
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self.moved.wait_timeout_while(waiting, QUIET, ahead);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            if self.front.extents() == seen {
+                quiet_at = Some(seen);
+            }
+        }
     }
 
     fn lay_next(&self, bytes: &mut Vec<u8>) -> Result<bool, Stopped> {
@@ -313,6 +343,12 @@ impl Shared {
         }
     }
 
+    /// An extent brought pages.
+    fn came(&self, region: RegionId, first: u32, pages: usize) {
+        let start = self.guest.layout().region(region).map_or(0, |bounds| bounds.first).saturating_add(first);
+        self.front.came(start.saturating_add(u32::try_from(pages).unwrap_or(u32::MAX)));
+    }
+
     fn is_laid(&self, page: FlatPage) -> bool {
         let word = usize::try_from(page.0 / GROUP).ok().and_then(|word| self.laid.get(word));
         word.is_none_or(|word| word.load(Ordering::Acquire) >> (page.0 % GROUP) & 1 == 1)
@@ -374,6 +410,7 @@ impl Guest for Laying {
         let written = self.shared.guest.write(region, first, from);
         written.inspect_err(|error| drop(self.shared.fail(Failed::Guest(error.to_string()))))?;
         self.shared.own(region, first, pages);
+        self.shared.came(region, first, pages);
         Ok(())
     }
 

@@ -177,6 +177,28 @@ impl ImageStaging {
         }
     }
 
+    /// Makes zeros of pages from this one on, whose bytes these are. A page that never was anything else stays a hole, and a few
+    /// that were are written: a hole in the middle of a file takes as long as a hundred pages.
+    fn write_zeros(&self, region: RegionId, first: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let was_written: Vec<bool> = (first..)
+            .zip(bytes.chunks(PAGE_BYTES))
+            .map(|(page, _)| self.exchange_written(region, page, false))
+            .collect();
+        let (mut at, mut rest) = (at, bytes);
+        for run in was_written.chunk_by(|left, right| left == right) {
+            let Some((zeros, later)) = rest.split_at_checked((run.len() * PAGE_BYTES).min(rest.len())) else { break };
+            let length = u64::try_from(zeros.len()).unwrap_or(u64::MAX);
+            match run.first() {
+                Some(true) if run.len() < HOLE_PAGES => self.file.write_at(at, zeros)?,
+                Some(true) => self.zero(at, length)?,
+                _ => {}
+            }
+            at += length;
+            rest = later;
+        }
+        Ok(())
+    }
+
     /// Reads what is held from an earlier transfer, before anything is promised: a crash may have been more than a
     /// crash.
     fn check_held(&self) -> Result<(), GuestError> {
@@ -326,17 +348,10 @@ impl Guest for ImageStaging {
             let zero = zeros.next().unwrap_or(true);
             let pages = 1 + zeros.take_while(|&next| next == zero).count();
             let Some((now, later)) = rest.split_at_checked((pages * PAGE_BYTES).min(rest.len())) else { break };
-            let numbers = (page..).take(pages);
             if zero {
-                // A page that never was anything else stays a hole.
-                for ((number, at), bytes) in numbers.zip((at..).step_by(PAGE_BYTES)).zip(now.chunks(PAGE_BYTES)) {
-                    if self.exchange_written(region, number, false) {
-                        let length = u64::try_from(bytes.len()).unwrap_or(0);
-                        self.zero(at, length).map_err(|error| self.no_write(&error, at))?;
-                    }
-                }
+                self.write_zeros(region, page, at, now).map_err(|error| self.no_write(&error, at))?;
             } else {
-                numbers.for_each(|number| {
+                (page..).take(pages).for_each(|number| {
                     self.exchange_written(region, number, true);
                 });
                 self.file.write_at(at, now).map_err(|error| self.no_write(&error, at))?;
