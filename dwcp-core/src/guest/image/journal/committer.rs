@@ -86,3 +86,73 @@ impl Committer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::tests::{Desk, desk_of};
+    use super::super::{GROUP_PAGES, Journal};
+    use super::*;
+    use crate::extent::RegionId;
+    use crate::session::leaves::leaf;
+
+    fn desk(committer: &Arc<Committer>) -> Desk {
+        desk_of(&[2 * 4096 * 4096], &[], Some(Arc::clone(committer)))
+    }
+
+    fn note(journal: &Journal, pages: usize) {
+        journal.note(RegionId(0), 0, &vec![leaf(&[1; 4096]); pages]);
+    }
+
+    fn is_of(keeper: &Weak<Keeper>, journal: &Journal) -> bool {
+        std::ptr::eq(keeper.as_ptr(), Arc::as_ptr(&journal.keeper))
+    }
+
+    #[test]
+    fn full_groups_go_first_and_others_when_they_have_waited_in_the_order_in_which_they_began() {
+        let committer = Arc::new(Committer::default());
+        let desks = [(); 4].map(|()| desk(&committer));
+        #[expect(clippy::disallowed_methods, reason = "what is tested waits by this clock")]
+        let now = Instant::now;
+        let began = now();
+        for (desk, pages) in desks.iter().zip([1, 2, GROUP_PAGES, GROUP_PAGES + 1]) {
+            note(&desk.journal, pages);
+        }
+        // The group has been asked for.
+        note(&desks[1].journal, 1);
+        for next in [2, 3, 0, 1] {
+            assert!(is_of(&committer.next(), &desks[next].journal), "{next}");
+            assert!(next > 1 || now() - began >= GROUP_WAIT);
+        }
+        let queue = committer.queue.lock().unwrap();
+        assert!(queue.full.is_empty() && queue.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_thread_without_work_is_woken_by_the_next_group() {
+        let committer = Arc::new(Committer::default());
+        let desk = desk(&committer);
+        let (tell, told) = mpsc::channel();
+        let thread = Arc::clone(&committer);
+        std::thread::spawn(move || {
+            for _ in 0..2 {
+                let _ = tell.send(thread.next());
+            }
+        });
+        for pages in [1, GROUP_PAGES] {
+            note(&desk.journal, pages);
+            assert!(is_of(&told.recv_timeout(Duration::from_secs(60)).unwrap(), &desk.journal));
+            desk.journal.flush().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_group_that_waits_keeps_no_journal_alive() {
+        let committer = Arc::new(Committer::default());
+        let desk = desk(&committer);
+        note(&desk.journal, 1);
+        drop(desk);
+        assert!(committer.next().upgrade().is_none());
+    }
+}

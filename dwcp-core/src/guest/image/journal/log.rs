@@ -340,4 +340,66 @@ mod tests {
         mended.extend(encode(&[holds(0, 90, &[4])], end).0);
         assert_eq!(held(&replay(&mended[..]).unwrap().unwrap()), [5, 7, 90]);
     }
+
+    #[test]
+    fn a_record_has_as_many_pages_as_it_may_and_no_more() {
+        let mut bytes = Vec::new();
+        let begin = about().encode(&mut bytes);
+        let many = |count| Entry::Holds { region: RegionId(0), first: 98, leaves: vec![leaf(&[4; 4096]); count] };
+        let (most, end) = encode(&[many(MAX_PAGES)], begin);
+        bytes.extend(most);
+        // What lies beyond its region is nobody's.
+        let replay_of = |bytes: &[u8]| replay(bytes).unwrap().unwrap();
+        assert_eq!((held(&replay_of(&bytes)), replay_of(&bytes).end), (vec![98, 99], end));
+        let (unknown, after) = encode(&[Entry::Unknown { region: RegionId(0), first: 99, count: u32::MAX }], end);
+        let (more, _) = encode(&[many(MAX_PAGES + 1)], end);
+        let more = replay_of(&[&bytes[..], &more].concat());
+        assert_eq!(more.end, end, "it is not ours");
+        let unknown = replay_of(&[&bytes[..], &unknown].concat());
+        assert_eq!((held(&unknown), unknown.end), (vec![98], after));
+    }
+
+    #[test]
+    fn what_is_no_record_is_the_end_although_its_chain_holds() {
+        let (bytes, ends) = journal();
+        let end = replay(&bytes[..]).unwrap().unwrap().end;
+        for kind in [0, 3, 255] {
+            let mut bytes = bytes.clone();
+            bytes.extend([kind, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0]);
+            end.seal(&mut bytes, ends[3]);
+            assert_eq!(replay(&bytes[..]).unwrap().unwrap().end, end);
+        }
+    }
+
+    #[test]
+    fn whose_a_journal_is_can_be_told_whatever_is_torn_behind_that() {
+        let (bytes, ends) = journal();
+        assert_eq!(super::about(&bytes[..ends[0]]).unwrap(), Some(about()));
+        assert_eq!(super::about(&bytes[..ends[0] - 1]).unwrap(), None);
+        let mut other = bytes;
+        other[MAGIC.len() - 1] += 1;
+        let start = End { chain: [0; CHAIN], bytes: 0 };
+        other.truncate(ends[0] - CHAIN);
+        assert_eq!(at(start.seal(&mut other, 0)), ends[0]);
+        assert_eq!(super::about(&other[..]).unwrap(), None, "it is of another version");
+    }
+
+    /// A disk that reads so many bytes and fails then.
+    struct Failing<'a>(&'a [u8]);
+
+    impl Read for Failing<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() { Err(io::ErrorKind::InvalidData.into()) } else { self.0.read(into) }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_not_taken_for_a_torn_one() {
+        let (bytes, _) = journal();
+        for length in 0..=bytes.len() {
+            let failed = replay(Failing(&bytes[..length])).err().map(|error| error.kind());
+            assert_eq!(failed, Some(io::ErrorKind::InvalidData), "after {length} bytes");
+        }
+        assert!(super::about(Failing(&bytes[..5])).is_err());
+    }
 }

@@ -65,15 +65,27 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extent::Layout;
+    use crate::extent::{FlatPage, Layout};
     use crate::session::Fingerprint;
-    use crate::session::leaves::leaf;
+    use crate::session::leaves::{leaf, zero_leaf};
     use crate::wire::Name;
+
+    fn about(peer: u8) -> About {
+        let layout = Layout::new(&[4096 * 10]).unwrap();
+        About { peer: Fingerprint([peer; 32]), name: Name::new("vm1").unwrap(), layout }
+    }
+
+    fn known(held: &Leaves) -> Vec<u32> {
+        (0..10).filter(|&page| held.get(FlatPage(page)) != zero_leaf()).collect()
+    }
+
+    fn length(bytes: &[u8]) -> u64 {
+        u64::try_from(bytes.len()).unwrap()
+    }
 
     #[test]
     fn what_is_dropped_is_not_written_and_what_follows_goes_on_from_what_was() {
-        let layout = Layout::new(&[4096 * 10]).unwrap();
-        let about = About { peer: Fingerprint([3; 32]), name: Name::new("vm1").unwrap(), layout };
+        let about = about(3);
         let (mut recorder, _) = Recorder::go_on(&[][..], &about).unwrap();
         let mut written = recorder.header().to_vec();
         recorder.note(RegionId(0), 1, &[leaf(&[1; 4096])]);
@@ -81,13 +93,34 @@ mod tests {
         assert_eq!(recorder.waiting(), 0);
         recorder.note(RegionId(0), 2, &[leaf(&[2; 4096])]);
         let (at, bytes) = recorder.take_waiting();
-        assert_eq!(at, u64::try_from(written.len()).unwrap());
+        assert_eq!(at, length(&written));
         written.extend(bytes);
-        assert_eq!(recorder.bytes(), u64::try_from(written.len()).unwrap());
+        assert_eq!(recorder.bytes(), length(&written));
         let (_, held) = Recorder::go_on(&written[..], &about).unwrap();
-        let known: Vec<_> = (0..10)
-            .filter(|&page| held.get(crate::extent::FlatPage(page)) != crate::session::leaves::zero_leaf())
-            .collect();
-        assert_eq!(known, [2]);
+        assert_eq!(known(&held), [2]);
+    }
+
+    #[test]
+    fn it_goes_on_where_it_was_taken_and_with_no_other_image() {
+        let (mut recorder, held) = Recorder::go_on(&[][..], &about(3)).unwrap();
+        assert_eq!((known(&held), recorder.bytes()), (vec![], length(recorder.header())));
+        let mut written = recorder.header().to_vec();
+        for page in [1, 2] {
+            recorder.note(RegionId(0), page, &[leaf(&[1; 4096])]);
+            let (waiting, before) = (recorder.waiting(), recorder.bytes());
+            let (at, bytes) = recorder.take_waiting();
+            assert_eq!((at, before, bytes.len()), (length(&written), length(&written), waiting));
+            written.extend(bytes);
+            assert_eq!((recorder.waiting(), recorder.take_waiting()), (0, (length(&written), vec![])));
+        }
+        // What is torn behind it is written over.
+        let torn = [&written[..], &[1; 9]].concat();
+        let (mut recorder, held) = Recorder::go_on(&torn[..], &about(3)).unwrap();
+        assert_eq!((known(&held), recorder.bytes()), (vec![1, 2], length(&written)));
+        recorder.note(RegionId(0), 5, &[leaf(&[1; 4096])]);
+        written.extend(recorder.take_waiting().1);
+        assert_eq!(known(&Recorder::go_on(&written[..], &about(3)).unwrap().1), [1, 2, 5]);
+        let (other, held) = Recorder::go_on(&written[..], &about(4)).unwrap();
+        assert_eq!((known(&held), other.bytes()), (vec![], length(other.header())));
     }
 }
