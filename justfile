@@ -69,7 +69,7 @@ mutation-score PART="12":
 # The same of the journal of an image
 mutation-score-journal SHARD="0/10":
     cargo mutants --shard {{SHARD}} --sharding round-robin --timeout 180 --no-shuffle -p dwcp-core --test-package dwcp-core \
-        -f 'dwcp-core/src/guest/image/journal/**' -- --lib guest::image
+        --cargo-arg=--lib -f 'dwcp-core/src/guest/image/journal/**' -- guest::image
 
 # Micro benchmarks: wire, hde, session
 bench:
