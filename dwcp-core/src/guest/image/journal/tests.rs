@@ -129,12 +129,18 @@ fn a_journal_is_written_anew_when_it_has_grown_much_and_not_before() {
     desk.note(4, 1);
     desk.journal.flush().unwrap();
     assert!(Arc::ptr_eq(&first, &file()));
-    desk.log().limit = 0;
+    // A group of one page: kind, place and count, its leaf, the chain.
+    let next = desk.log().end.bytes + 11 + 32 + 16;
+    desk.log().limit = next;
     desk.note(5, 1);
     desk.journal.flush().unwrap();
+    assert!(Arc::ptr_eq(&first, &file()), "it is not longer than it may be");
+    assert_eq!(desk.log().end.bytes, next);
+    desk.note(6, 1);
+    desk.journal.flush().unwrap();
     assert!(!Arc::ptr_eq(&first, &file()));
-    assert!(desk.log().limit >= SLACK_BYTES);
-    assert_eq!(desk.journal.durable(), 3);
+    assert!(desk.log().limit >= 64 * 1024 * 1024, "that of a small image is not written anew all the time");
+    assert_eq!(desk.journal.durable(), 4);
 }
 
 #[test]
@@ -179,6 +185,16 @@ fn what_is_known_is_durably_unknown_before_it_is_overwritten_and_all_else_need_n
 }
 
 #[test]
+fn what_was_told_twice_is_known_no_less() {
+    let desk = desk(100, &[]);
+    desk.note(4, 1);
+    desk.note(4, 1);
+    desk.journal.forget(R, 4, 1).unwrap();
+    assert_eq!(desk.heard(), GROUP);
+    assert_eq!(desk.found().get(FlatPage(4)), zero_leaf());
+}
+
+#[test]
 fn zeros_are_told_but_neither_counted_nor_waited_for() {
     let desk = desk(100, &[]);
     desk.journal.note(R, 3, &[leaf(&[1; 4096]), zero_leaf(), leaf(&[2; 4096])]);
@@ -193,10 +209,10 @@ fn zeros_are_told_but_neither_counted_nor_waited_for() {
 
 #[test]
 fn pages_of_one_region_are_never_taken_for_those_of_another() {
-    let desk = desk_of(&[70 * 4096, 5 * 4096, 70 * 4096], &[69, 128, 130, 192, 200], None);
+    let desk = desk_of(&[70 * 4096, 5 * 4096, 70 * 4096], &[69, 128, 129, 130, 192, 193], None);
     let layout = desk.journal.layout.clone();
-    assert_eq!(desk.journal.durable(), 5);
-    assert_eq!(known(&layout, &desk.found()), [(0, 69), (1, 0), (1, 2), (2, 0), (2, 8)]);
+    assert_eq!(desk.journal.durable(), 6);
+    assert_eq!(known(&layout, &desk.found()), [(0, 69), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]);
     // Two who overwrite at once, whose pages have numbers that follow one another.
     let mut noted = desk.journal.keeper.noted();
     noted.forget(RegionId(1), 0);
@@ -204,11 +220,12 @@ fn pages_of_one_region_are_never_taken_for_those_of_another() {
     noted.forget(RegionId(1), 2);
     drop(noted);
     desk.journal.flush().unwrap();
-    assert_eq!(known(&layout, &desk.found()), [(0, 69), (2, 0), (2, 8)]);
+    assert_eq!(desk.journal.durable(), 3);
+    assert_eq!(known(&layout, &desk.found()), [(0, 69), (1, 1), (2, 0)]);
     // What lies beyond a region belongs to nobody.
     desk.journal.note(R, 69, &[leaf(&[1; 4096]), leaf(&[2; 4096])]);
     desk.journal.flush().unwrap();
-    assert_eq!(known(&layout, &desk.found()), [(0, 69), (2, 0), (2, 8)]);
+    assert_eq!(known(&layout, &desk.found()), [(0, 69), (1, 1), (2, 0)]);
     desk.heard();
     desk.journal.forget(RegionId(3), 0, 9).unwrap();
     assert_eq!(desk.heard(), [""; 0]);
