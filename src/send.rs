@@ -422,7 +422,10 @@ impl Watch<'_> {
     /// Which baseline both ends have: once, and again when a receiver that was started anew has another one, or none.
     fn tell_baseline(&mut self, progress: &Progress) {
         let told = self.warm.told.replace(progress.baseline);
-        if told == Some(progress.baseline) || self.warm.named.is_empty() || progress.phase == Phase::Offered {
+        let looked = progress.pages_read + progress.pages_same > 0;
+        // An offer that came to nothing says nothing of baselines.
+        let unknown = progress.phase == Phase::Offered || progress.phase == Phase::Ended && !looked;
+        if told == Some(progress.baseline) || self.warm.named.is_empty() || unknown {
             self.warm.told = told;
             return;
         }
@@ -458,9 +461,7 @@ impl Watch<'_> {
                 outcome = session.outcome() => {
                     bars.end();
                     let now = progress.borrow().clone();
-                    if now.phase != Phase::Offered && now.pages_read + now.pages_same > 0 {
-                        self.tell_baseline(&now);
-                    }
+                    self.tell_baseline(&now);
                     return outcome;
                 }
                 Ok(()) = progress.changed() => {

@@ -65,8 +65,7 @@ pub(crate) struct EstimateArgs {
     /// Memory for what the receiver has already, as a share of the guest; used by several snapshots
     #[arg(long, default_value = "25%")]
     pub(crate) shadow: Percent,
-    /// How much of one image to read: parts of 1 MiB. More is read if that is too little for an answer: 8 MiB for each
-    /// effort that the transfer comes to use
+    /// How much of one image to read, in pieces of 1 MiB; 8 MiB at least
     #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = units::size)]
     pub(crate) sample: u64,
     /// Read all of it

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use self::front::{Front, QUIET};
+use self::front::Front;
 use super::error::BaselineError;
 use super::opened::Baseline;
 use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
@@ -75,6 +75,10 @@ impl Laying {
     /// Lays a baseline over a guest that holds what [`Guest::held`] tells, and zeros elsewhere. Nothing is laid before
     /// [`begin`](Self::begin) or [`stage`](Guest::stage).
     pub fn over(guest: Arc<dyn Guest>, baseline: Arc<Baseline>) -> Self {
+        Self::over_behind(Front::default(), guest, baseline)
+    }
+
+    fn over_behind(front: Front, guest: Arc<dyn Guest>, baseline: Arc<Baseline>) -> Self {
         let layout = guest.layout().clone();
         let leaves = baseline.leaves_of(&layout);
         let groups = usize::try_from(layout.flat_pages() / GROUP).unwrap_or(usize::MAX);
@@ -111,7 +115,7 @@ impl Laying {
             claimed,
             laid,
             next: AtomicUsize::new(0),
-            front: Front::default(),
+            front,
             pages,
             stop: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -179,6 +183,7 @@ impl Drop for Laying {
     fn drop(&mut self) {
         // It ends within a group; nobody waits for that here.
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.tell();
     }
 }
 
@@ -213,10 +218,11 @@ impl Shared {
     fn lay_behind(&self) -> Result<(), Stopped> {
         let (mut bytes, mut quiet_at) = (Vec::new(), None);
         loop {
-            let seen = self.front.extents();
-            let next = u32::try_from(self.next.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-            let is_past = || self.front.is_past(next.saturating_add(1).saturating_mul(GROUP));
-            if is_past() || quiet_at == Some(seen) {
+            let (seen, group) = (self.front.extents(), self.next.load(Ordering::Relaxed));
+            let end = u32::try_from(group).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(GROUP);
+            let is_past = || self.front.is_past(end);
+            // Whoever stages may have laid the rest.
+            if group >= self.claimed.len() || is_past() || quiet_at == Some(seen) {
                 if !self.lay_next(&mut bytes)? {
                     return Ok(());
                 }
@@ -224,7 +230,7 @@ impl Shared {
             }
             let ahead = |_: &mut ()| !is_past() && !self.stop.load(Ordering::Acquire) && self.failed.get().is_none();
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = self.moved.wait_timeout_while(waiting, QUIET, ahead);
+            let waited = self.moved.wait_timeout_while(waiting, self.front.quiet(), ahead);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
             if self.front.extents() == seen {
                 quiet_at = Some(seen);

@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicU32;
 use std::thread;
 
+use super::front::Front;
 use super::*;
 use crate::baseline::{BaselineStore, Limits, StoreKey};
 use crate::guest::Memory;
@@ -89,7 +90,7 @@ impl Shelf {
     }
 
     fn over(&self, guest: &Arc<Counted>) -> Laying {
-        Laying::over(Arc::<Counted>::clone(guest), Arc::clone(&self.baseline))
+        Laying::over_behind(Front::at_once(), Arc::<Counted>::clone(guest), Arc::clone(&self.baseline))
     }
 
     /// Changes a bit in the middle of the pages.
@@ -252,7 +253,7 @@ fn what_was_thrown_away_is_not_staged() {
 fn of_another_layout_only_whole_pages_at_the_same_place_are_taken() {
     let shelf = Shelf::new(0..PAGES);
     let memory: Arc<dyn Guest> = Arc::new(Memory::new(Layout::new(&[2 * 4096 + 100, 4096]).unwrap()));
-    let laying = Laying::over(Arc::clone(&memory), Arc::clone(&shelf.baseline));
+    let laying = Laying::over_behind(Front::at_once(), Arc::clone(&memory), Arc::clone(&shelf.baseline));
     assert_eq!(laying.pages(), 2);
     assert_eq!(laying.held(0).leaves.get(FlatPage(1)), leaf(&page(1, 1)));
     laying.stage().unwrap();

@@ -178,7 +178,7 @@ impl ImageStaging {
     }
 
     /// Makes zeros of pages from this one on, whose bytes these are. A page that never was anything else stays a hole, and a few
-    /// that were are written: a hole in the middle of a file takes as long as a hundred pages.
+    /// that were are written, unless all space is to be saved: a hole in the middle of a file takes as long as a hundred pages.
     fn write_zeros(&self, region: RegionId, first: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
         let was_written: Vec<bool> = (first..)
             .zip(bytes.chunks(PAGE_BYTES))
@@ -189,7 +189,7 @@ impl ImageStaging {
             let Some((zeros, later)) = rest.split_at_checked((run.len() * PAGE_BYTES).min(rest.len())) else { break };
             let length = u64::try_from(zeros.len()).unwrap_or(u64::MAX);
             match run.first() {
-                Some(true) if run.len() < HOLE_PAGES => self.file.write_at(at, zeros)?,
+                Some(true) if run.len() < HOLE_PAGES && !self.place.folder.sparse => self.file.write_at(at, zeros)?,
                 Some(true) => self.zero(at, length)?,
                 _ => {}
             }

@@ -10,7 +10,7 @@ use super::experience::{Cost, Experience};
 use super::link::Link;
 use super::sample::Sample;
 use super::{Estimate, EstimateConfig, share};
-use crate::extent::{FlatPage, Layout, PageMask};
+use crate::extent::{FlatPage, Layout, PageMask, RegionId};
 use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
 use crate::net::dial::NOTSENT_LOWAT;
@@ -20,7 +20,7 @@ use crate::session::{
     Applied, Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Outcome, Output, Progress, SessionError, Sink,
     SinkConfig, Source, SourceConfig, Time, Verdict,
 };
-use crate::wire::{FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
+use crate::wire::{Digest, FenceEpoch, Frame, GuestKind, LaneId, Name, Offer, TransferId};
 
 /// Bytes of all lanes together that are on their way, beside those that wait unsent in each lane's socket, before a write
 /// waits: what a switch holds, but of a slow link no longer than [`QUEUED`].
@@ -125,7 +125,11 @@ impl<'a> Run<'a> {
             SOMEBODY,
         );
         let sink = Sink::new(SinkConfig::default(), offer, Arc::clone(&sink_leaves), SOMEBODY);
-        let agreed = config.baseline.as_ref().map(|baseline| baseline.leaves_of(&layout));
+        let agreed = config.baseline.as_ref().map(|baseline| {
+            // The first search by content prepares all others. A transfer pays that once, and so must no piece that stands for many.
+            baseline.find(Digest([0; 32]), (RegionId(0), 0));
+            baseline.leaves_of(&layout)
+        });
         Ok(Self {
             sample: Sample::new(&layout, config.sample, config.zeros.clone()),
             source: source.with_baselines(agreed.iter().cloned().collect()),

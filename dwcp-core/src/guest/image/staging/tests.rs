@@ -147,6 +147,38 @@ fn zero_pages_stay_holes_and_become_zero_again() {
     assert!(is_zero(&read));
 }
 
+/// The last page is cut off after five bytes.
+#[test]
+fn zeros_over_what_was_written_are_zeros_few_or_many_of_them() {
+    for sparse in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&[BYTES]).unwrap();
+        let staging = folder(dir.path()).sparse(sparse).create(&name(), ID, layout).unwrap();
+        // Pages 10 to 12 and 20 to 59 become zeros, and 65 to the end; 68 was never written.
+        let written = (0..68).chain(69..71);
+        written.clone().for_each(|page| staging.write(RegionId(0), page, &ones()).unwrap());
+        for zeros in [10..13, 20..60, 65..71_u32] {
+            staging.write(RegionId(0), zeros.start, &vec![0; zeros.len() * PAGE_BYTES]).unwrap();
+        }
+        let whole = |when: &str| {
+            for page in 0..71 {
+                let mut read = ones();
+                staging.read(RegionId(0), page, &mut read).unwrap();
+                let zero = (10..13).contains(&page) || (20..60).contains(&page) || page >= 65;
+                assert_eq!(is_zero(&read), zero, "sparse {sparse}, {when}, page {page}");
+                assert!(zero || read == ones());
+            }
+        };
+        whole("before");
+        staging.stage().unwrap();
+        whole("staged");
+        let bytes = on_disk(dir.path()).blocks() * 512;
+        // 22 pages are left, and 9 zeros that are not worth a hole where space is not to be saved.
+        let most = if sparse { 22 } else { 31 } * PAGE;
+        assert!(bytes <= most + 4 * PAGE && bytes >= 22 * PAGE, "sparse {sparse}: {bytes}");
+    }
+}
+
 // spec: V-5
 #[test]
 fn what_is_not_to_be_trusted_is_zeros_again_also_after_a_crash() {
