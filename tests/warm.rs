@@ -92,6 +92,13 @@ impl Warm {
         path
     }
 
+    /// The same pages, all elsewhere: as of another guest of the same system.
+    fn moved(&self) -> PathBuf {
+        let (path, moved) = (self.path("moved.mem"), self.before.chunks(PAGE).rev());
+        fs::write(&path, moved.flatten().copied().collect::<Vec<u8>>()).unwrap();
+        path
+    }
+
     fn send(&self, to: &str, image: &Path) -> Command {
         let mut command = self.place.send(to, "vm1");
         command.arg("--json").arg(image);
@@ -101,12 +108,12 @@ impl Warm {
     /// Sends an image slowly to a receiver that is killed on the way, and started again with these words. Returns the
     /// sender's summary, and what it said before of baselines.
     fn through_a_kill(&self, again: impl FnOnce(&str) -> Command) -> (serde_json::Value, Vec<serde_json::Value>) {
-        // What is new takes 3 s. Were nothing laid down before the kill, the rest would take 80.
-        let image = self.after_with(75);
+        // What is new takes 3 s, and what was not laid down before the kill as much as 8.
+        let image = self.after_with(750);
         let mut receiver = Receiver::start(&mut self.with_store(self.place.receive(), "b"));
         let address = receiver.address.clone();
         let mut slow = self.with_baseline(self.send(&address, &image), "a");
-        let sending = Lines::start(slow.args(["--bandwidth", "100kB"]));
+        let sending = Lines::start(slow.args(["--bandwidth", "1MB"]));
         receiver.lines.until("baseline");
         receiver.lines.until("progress");
         receiver.lines.kill();
@@ -161,13 +168,10 @@ fn of_an_image_that_both_nodes_had_only_what_changed_travels() {
     warm.arrived(receiver, &image);
 }
 
-/// As of another guest of the same system: the same pages, all elsewhere.
 #[test]
 fn pages_that_moved_travel_as_their_numbers() {
     let warm = Warm::at_both();
-    let (image, receiver) = (warm.path("moved.mem"), Receiver::start(&mut warm.with_store(warm.place.receive(), "b")));
-    let moved: Vec<u8> = warm.before.chunks(PAGE).rev().flatten().copied().collect();
-    fs::write(&image, moved).unwrap();
+    let (image, receiver) = (warm.moved(), Receiver::start(&mut warm.with_store(warm.place.receive(), "b")));
     let summary = run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a")).summary();
     whole(&summary);
     let methods = summary["codec"]["methods"].as_array().unwrap();
@@ -180,9 +184,7 @@ fn pages_that_moved_travel_as_their_numbers() {
 #[test]
 fn a_page_that_was_named_and_is_damaged_at_the_receiver_ends_the_transfer_by_name() {
     let warm = Warm::at_both();
-    let (image, receiver) = (warm.path("moved.mem"), Receiver::start(&mut warm.with_store(warm.place.receive(), "b")));
-    let moved: Vec<u8> = warm.before.chunks(PAGE).rev().flatten().copied().collect();
-    fs::write(&image, moved).unwrap();
+    let (image, receiver) = (warm.moved(), Receiver::start(&mut warm.with_store(warm.place.receive(), "b")));
     rot(&warm.path("b"));
     let send = || run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     send().failed(1, &["of baseline golden cannot be used", "send it again"]);
@@ -349,7 +351,7 @@ fn a_receiver_that_is_killed_goes_on_with_the_baseline_that_it_laid_down() {
     let warm = Warm::at_both();
     let again = |address: &str| warm.with_store(warm.place.receive_at(address), "b");
     let (summary, told) = warm.through_a_kill(again);
-    assert!(figure(&summary, "bytes_wire") < 120 * 4096, "{summary}");
+    assert!(figure(&summary, "bytes_wire") < 800 * 4096, "{summary}");
     assert_eq!(told, ["golden"]);
 }
 
