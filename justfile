@@ -47,9 +47,11 @@ siege *ARGS:
     cargo bench --bench siege -- {{ARGS}}
 
 # One target of fuzz/ for so many seconds (nightly, cargo install cargo-fuzz)
-# (session_ops reaches safe Rust only: without the address sanitizer, SANITIZER=none, it runs nine times as fast)
+# (session_ops reaches safe Rust only: without the address sanitizer, SANITIZER=none, it runs nine times as fast;
+# a target whose input is a text has its words in fuzz/dictionaries)
 fuzz TARGET TIME="60" SANITIZER="address":
-    cargo +nightly fuzz run -s {{SANITIZER}} {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536
+    cargo +nightly fuzz run -s {{SANITIZER}} {{TARGET}} -- -max_total_time={{TIME}} -max_len=65536 \
+        $(ls fuzz/dictionaries/{{TARGET}}.dict 2>/dev/null | sed 's/^/-dict=/')
 
 # Reduces a corpus to the inputs that reach something of their own, before it is committed
 fuzz-shrink TARGET:

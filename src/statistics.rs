@@ -44,6 +44,9 @@ struct Shown {
     /// Of all connections, handshakes and control included; TCP's own heads are not.
     bytes_sent: u64,
     bytes_received: u64,
+    /// The same as an Ethernet interface counts it.
+    link_bytes_sent: u64,
+    link_bytes_received: u64,
 }
 
 #[derive(Serialize)]
@@ -110,6 +113,8 @@ impl Shown {
             flag: Flags::of(&statistics.flag),
             bytes_sent: statistics.traffic.sent,
             bytes_received: statistics.traffic.received,
+            link_bytes_sent: statistics.traffic.link_sent,
+            link_bytes_received: statistics.traffic.link_received,
         }
     }
 }

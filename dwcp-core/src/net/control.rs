@@ -51,10 +51,13 @@ impl ControlLink {
         self.frames.as_ref().is_some_and(|frames| frames.try_send(frame).is_ok())
     }
 
-    /// Sends what is queued, closes properly, and stops.
+    /// Sends what is queued, closes properly, and stops: after it the connection is no more, and counted.
     pub(super) async fn close(mut self) {
         self.frames = None;
-        let _ = tokio::time::timeout(FAREWELL, &mut self.writer).await;
+        if tokio::time::timeout(FAREWELL, &mut self.writer).await.is_ok() {
+            self.reader.abort();
+            let _ = (&mut self.reader).await;
+        }
     }
 }
 

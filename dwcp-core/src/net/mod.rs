@@ -42,6 +42,7 @@ mod sink_hands;
 mod socket;
 mod source_hands;
 mod statistics;
+mod tcp_info;
 mod threads;
 mod tls;
 

@@ -9,18 +9,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::statistics::Counters;
+use super::tcp_info::OnLink;
 
 /// What a read takes from the kernel at most, and what a bulk lane encrypts before it writes: a quarter of a core's
 /// second-level cache. 64 KiB and a record a read cost a tenth of the throughput of incompressible pages.
 pub(super) const SOCKET_BYTES: usize = 256 * 1024;
+
+/// After how many bytes either way the kernel is asked again what it counted: a call in some milliseconds.
+const LOOK_EACH: u64 = 4 << 20;
 
 /// rustls reads at most one record a call; a bulk lane asks the kernel for many. Until it does, a connection has no
 /// buffer here: who is not authenticated yet costs nothing but the state of TLS.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    /// Of its endpoint.
-    counters: Arc<Counters>,
+    meter: Meter,
     /// Empty: nothing is read ahead.
     ahead: Vec<u8>,
     /// What of it is not yet taken.
@@ -30,7 +33,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, counters: &Arc<Counters>) -> Self {
-        Self { stream, counters: Arc::clone(counters), ahead: Vec::new(), at: 0, end: 0 }
+        Self { stream, meter: Meter::new(counters), ahead: Vec::new(), at: 0, end: 0 }
     }
 
     /// From now on so far, at the receiving end of a bulk lane.
@@ -41,20 +44,68 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.meter.look(&self.stream);
+    }
+}
+
+/// What of a connection is in its endpoint's counters.
+#[derive(Debug)]
+struct Meter {
+    counters: Arc<Counters>,
+    on_link: OnLink,
+    /// Bytes both ways since the kernel was asked.
+    since: u64,
+}
+
+impl Meter {
+    fn new(counters: &Arc<Counters>) -> Self {
+        Self { counters: Arc::clone(counters), on_link: OnLink::default(), since: 0 }
+    }
+
+    fn sent(&mut self, stream: &TcpStream, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        self.counters.traffic.sent(bytes);
+        self.moved(stream, bytes);
+    }
+
+    fn received(&mut self, stream: &TcpStream, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        self.counters.traffic.received(bytes);
+        self.moved(stream, bytes);
+    }
+
+    fn moved(&mut self, stream: &TcpStream, bytes: u64) {
+        self.since += bytes;
+        if self.since >= LOOK_EACH {
+            self.look(stream);
+        }
+    }
+
+    fn look(&mut self, stream: &TcpStream) {
+        self.since = 0;
+        if let Some(now) = OnLink::of(stream) {
+            self.counters.traffic.on_link(self.on_link, now);
+            self.on_link = now;
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, counters, ahead, at, end } = self.get_mut();
+        let Self { stream, meter, ahead, at, end } = self.get_mut();
         if ahead.is_empty() {
             let before = into.filled().len();
-            ready!(Pin::new(stream).poll_read(cx, into))?;
-            counters.traffic.received(into.filled().len() - before);
+            ready!(Pin::new(&mut *stream).poll_read(cx, into))?;
+            meter.received(stream, into.filled().len() - before);
             return Poll::Ready(Ok(()));
         }
         if at == end {
             let mut more = ReadBuf::new(ahead);
-            ready!(Pin::new(stream).poll_read(cx, &mut more))?;
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut more))?;
             (*at, *end) = (0, more.filled().len());
-            counters.traffic.received(*end);
+            meter.received(stream, *end);
         }
         let left = ahead.get(*at..*end).unwrap_or_default();
         let taken = left.get(..into.remaining()).unwrap_or(left);
@@ -66,9 +117,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, counters, .. } = self.get_mut();
-        let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
-        counters.traffic.sent(written);
+        let Self { stream, meter, .. } = self.get_mut();
+        let written = ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+        meter.sent(stream, written);
         Poll::Ready(Ok(written))
     }
 
@@ -77,9 +128,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, counters, .. } = self.get_mut();
-        let written = ready!(Pin::new(stream).poll_write_vectored(cx, bytes))?;
-        counters.traffic.sent(written);
+        let Self { stream, meter, .. } = self.get_mut();
+        let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, bytes))?;
+        meter.sent(stream, written);
         Poll::Ready(Ok(written))
     }
 
@@ -128,5 +179,14 @@ mod tests {
         assert_eq!(socket.read(&mut [0; 10]).await.unwrap(), 0, "and so is the end");
         let traffic = counters.statistics(&crate::flag::Constant::v3(), Default::default()).traffic;
         assert_eq!((traffic.received, traffic.sent), (u64::try_from(sent.len()).unwrap(), 0), "each byte counts once");
+        assert_eq!(
+            (traffic.link_received, traffic.link_sent),
+            (0, 0),
+            "the kernel is asked now and then, and at the end"
+        );
+        drop(socket);
+        let traffic = counters.statistics(&crate::flag::Constant::v3(), Default::default()).traffic;
+        let heads = traffic.link_received - traffic.received;
+        assert!((66..66 * 1000).contains(&heads) && traffic.link_sent >= 66, "{traffic:?}");
     }
 }

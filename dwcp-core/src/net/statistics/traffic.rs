@@ -1,9 +1,16 @@
-//! What connections carry, handshakes and control included: what a network counts, but for TCP, IP and the link's own heads.
+//! What connections carry, handshakes and control included: as it was given to the kernel, and as a network counts it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of all connections of an endpoint, as they were given to the kernel and taken from it: after encryption, before
-/// TCP. Connections that came to nothing are in it.
+use crate::net::tcp_info::OnLink;
+
+/// Bytes of all connections of an endpoint. Connections that came to nothing are in it.
+///
+/// `sent` and `received` are what was given to the kernel and taken from it: after encryption, before TCP. The others are
+/// what an Ethernet interface counts of the same connections: with the heads of all segments (bare acknowledgements, too)
+/// and what TCP sent again. They are looked up at the end of a connection and each 4 MiB, so of a connection that lives
+/// they are behind by that much; they are 0 where the kernel does not tell (before Linux 4.19). A segment whose last
+/// acknowledgement comes after the end of its connection is counted by nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -11,6 +18,10 @@ pub struct Traffic {
     pub sent: u64,
     /// From peers.
     pub received: u64,
+    /// To peers, with heads and with what was sent again.
+    pub link_sent: u64,
+    /// From peers, with heads.
+    pub link_received: u64,
 }
 
 /// Counts it: two additions for a quarter of a MiB.
@@ -18,18 +29,29 @@ pub struct Traffic {
 pub(in crate::net) struct TrafficMeter {
     sent: AtomicU64,
     received: AtomicU64,
+    link_sent: AtomicU64,
+    link_received: AtomicU64,
 }
 
 impl TrafficMeter {
-    pub(in crate::net) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    pub(in crate::net) fn sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(in crate::net) fn received(&self, bytes: usize) {
-        self.received.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    pub(in crate::net) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What came on the link since the look before.
+    pub(in crate::net) fn on_link(&self, before: OnLink, now: OnLink) {
+        self.link_sent.fetch_add(now.sent.saturating_sub(before.sent), Ordering::Relaxed);
+        self.link_received.fetch_add(now.received.saturating_sub(before.received), Ordering::Relaxed);
     }
 
     pub(super) fn read(&self) -> Traffic {
-        Traffic { sent: self.sent.load(Ordering::Relaxed), received: self.received.load(Ordering::Relaxed) }
+        let [sent, received, link_sent, link_received] =
+            [&self.sent, &self.received, &self.link_sent, &self.link_received]
+                .map(|count| count.load(Ordering::Relaxed));
+        Traffic { sent, received, link_sent, link_received }
     }
 }
