@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dwcp_hde::Dictionaries;
 use tokio::io::AsyncReadExt;
@@ -16,7 +17,7 @@ use super::handshake::{ReadError, read_header};
 use super::lane_source::Terms;
 use super::message_sink;
 use super::threads::Threads;
-use crate::extent::{FlatPage, MAX_EXTENT_PAGES};
+use crate::extent::FlatPage;
 use crate::guest::{Guest, OldPages};
 use crate::message::MessageCodec;
 use crate::session::allowance::Allowance;
@@ -163,11 +164,12 @@ async fn receive(
                 // The place in the queue comes first: between the write to the guest and the report of it
                 // nothing may stop this worker, or a burial would deny what was applied.
                 let Ok(place) = events.reserve().await else { return Ok(Ended::Closed) };
+                let began = unpacker.clock.now();
                 let applied = WORKBENCH.with_borrow_mut(|bench| unpacker.apply(bench, bytes))?;
-                let pages = applied.pages;
+                let spent = unpacker.clock.now().since(began);
                 place.send(Event::Input(Input::Applied(applied)));
                 failpoint!("sink.lane.applied");
-                if unpacker.turn.is_over(pages) {
+                for _ in 0..unpacker.turn.spend(spent) {
                     tokio::task::yield_now().await;
                 }
             }
@@ -184,27 +186,28 @@ thread_local! {
     static WORKBENCH: RefCell<Workbench> = RefCell::default();
 }
 
-/// What a lane may apply before the others on its thread come: its peer decides how many pages stand in a byte, so that
-/// no number of bytes is a bound of its time.
+/// What a lane may use of its thread's time before the others there come. Its peer decides what stands in a byte: 4096 zeros,
+/// or a page of a baseline for which 64 are unpacked, so that no number of bytes or pages is a bound. A lane whose extent took
+/// as long as ten turns lets each other have ten.
 #[derive(Debug, Default)]
 struct Turn {
-    pages: usize,
+    used: Duration,
 }
+
+/// About as long as 256 pages take.
+const TURN: Duration = Duration::from_millis(1);
+/// Turns that one extent costs at most: a guest that stood still for a while is nobody's fault.
+const MOST_TURNS: u32 = 256;
 
 impl Turn {
-    /// Counts an extent. Each is worth some of a page: there is work in its head, too.
-    fn is_over(&mut self, pages: u16) -> bool {
-        self.pages += usize::from(pages) + EXTENT_WORTH;
-        let over = self.pages >= MAX_EXTENT_PAGES;
-        if over {
-            self.pages = 0;
-        }
-        over
+    /// Uses some time; returns how many turns of others are due.
+    fn spend(&mut self, time: Duration) -> u32 {
+        self.used = (self.used + time).min(TURN * MOST_TURNS);
+        let turns = u32::try_from(self.used.as_micros() / TURN.as_micros()).unwrap_or(MOST_TURNS);
+        self.used -= TURN * turns;
+        turns
     }
 }
-
-/// Pages whose check takes about as long as the rest of an extent.
-const EXTENT_WORTH: usize = 4;
 
 /// A worker's state. Its buffers are its endpoint's.
 struct Unpacker {
@@ -302,14 +305,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_an_extent_of_the_largest_kind_or_many_small_ones() {
-        let extents = |pages| {
-            let mut turn = Turn::default();
-            (1..).find(|_| turn.is_over(pages))
-        };
-        assert_eq!([256, 252, 251, 16, 1, 0].map(extents), [1, 1, 2, 13, 52, 64].map(Some));
+    fn others_have_as_many_turns_as_an_extent_took() {
+        let micros = Duration::from_micros;
         let mut turn = Turn::default();
-        let turns = (0..1000).filter(|_| turn.is_over(64)).count();
-        assert_eq!(turns, 250, "what a turn began does not count in the next");
+        let spent = [400, 400, 400, 0, 58_000, 700, 100].map(|time| turn.spend(micros(time)));
+        assert_eq!(spent, [0, 0, 1, 0, 58, 0, 1], "what is left of a turn counts in the next");
+        assert_eq!(turn.spend(Duration::from_secs(3600)), MOST_TURNS);
+        assert_eq!(turn.spend(micros(999)), 0, "a guest that stood still is paid for once");
     }
 }
