@@ -1,10 +1,10 @@
-//! Our own encoder as a transfer drives it: extents of neighbouring pages, those that the sink holds left out, the rest
-//! encoded against what it holds.
+//! Our own encoder as a transfer drives it: extents of neighbouring pages, those that the sink holds left out, those that its
+//! baseline has elsewhere named, the rest encoded against what it holds.
 
 use dwcp_core::session::leaves::{extent_digest, leaf};
 use dwcp_core::wire::{ExtentHead, FenceEpoch};
 use dwcp_core::{Extent, RegionId, Run};
-use dwcp_hde::{Bases, Decoder, Effort, Encoder, PAGE_BYTES};
+use dwcp_hde::{BaseMissing, BaseSource, Bases, Decoder, Effort, Encoder, PAGE_BYTES};
 
 use crate::measure::{Method, Place};
 use crate::rounds::Round;
@@ -42,6 +42,8 @@ struct Job {
     plain: Vec<u8>,
     old: Vec<u8>,
     places: Vec<usize>,
+    /// For each page, its number in the baseline, if that has it anywhere.
+    numbers: Vec<Option<u32>>,
 }
 
 impl Job {
@@ -53,12 +55,32 @@ impl Job {
         for page in 0..self.places.len() {
             present[page / 64] |= 1 << (page % 64);
         }
-        Bases::new(present, &self.old)
+        Bases::new(present, &self.old).with_pages_of_baseline(&self.numbers)
     }
 }
 
-struct Dwcp {
+/// What the sink holds: the old pages of an extent, and all of them by number.
+struct Held<'a> {
+    bases: Bases<'a>,
+    image: &'a [u8],
+}
+
+impl BaseSource for Held<'_> {
+    fn base(&mut self, page: usize, into: &mut [u8]) -> Result<(), BaseMissing> {
+        self.bases.base(page, into)
+    }
+
+    fn of_baseline(&mut self, number: u32, into: &mut [u8]) -> Result<(), BaseMissing> {
+        let at = number as usize * PAGE_BYTES;
+        into.copy_from_slice(self.image.get(at..at + PAGE_BYTES).ok_or(BaseMissing)?);
+        Ok(())
+    }
+}
+
+struct Dwcp<'a> {
     plan: Plan,
+    /// The image that the sink holds; empty: none.
+    held: &'a [u8],
     jobs: Vec<Job>,
     /// Bytes beside the extents.
     beside: usize,
@@ -77,11 +99,12 @@ pub fn methods<'a>(round: &'a Round<'_>) -> Vec<Box<dyn Method + 'a>> {
     plans.map(|plan| -> Box<dyn Method> { Box::new(Dwcp::new(plan, round)) }).collect()
 }
 
-impl Dwcp {
-    fn new(plan: Plan, round: &Round<'_>) -> Self {
+impl<'a> Dwcp<'a> {
+    fn new(plan: Plan, round: &Round<'a>) -> Self {
         let extents = round.pages.chunks(plan.pages).zip(0..);
         Self {
             plan,
+            held: round.old.unwrap_or_default(),
             jobs: extents.filter_map(|(pages, seq)| job(round, pages, seq)).collect(),
             beside: if round.name == "warm" { BASELINE_BYTES } else { 0 },
             encoder: Encoder::new(),
@@ -114,12 +137,14 @@ fn job(round: &Round<'_>, pages: &[(u32, usize)], seq: u64) -> Option<Job> {
     let places: Vec<usize> = sent.iter().map(|(_, place)| *place).collect();
     let plain: Vec<u8> = places.iter().flat_map(|place| round.page(*place)).copied().collect();
     let old = places.iter().filter_map(|place| round.old_page(*place)).flatten().copied().collect();
+    let number = |page| round.baseline.as_ref().and_then(|baseline| baseline.get(page)).copied();
+    let numbers = places.iter().map(|place| number(round.page(*place))).collect();
     let leaves: Vec<_> = plain.chunks(PAGE_BYTES).map(leaf).collect();
     let digest = extent_digest(FenceEpoch(1), &extent, &leaves);
-    Some(Job { head: ExtentHead { seq, epoch: FenceEpoch(1), digest, extent }, plain, old, places })
+    Some(Job { head: ExtentHead { seq, epoch: FenceEpoch(1), digest, extent }, plain, old, places, numbers })
 }
 
-impl Method for Dwcp {
+impl Method for Dwcp<'_> {
     fn name(&self) -> String {
         self.plan.name.to_owned()
     }
@@ -147,8 +172,8 @@ impl Method for Dwcp {
         let mut start = 0;
         for (job, end) in self.jobs.iter().zip(&self.ends) {
             let (block, pages) = (&self.blocks[start..*end], job.places.len());
-            let plain =
-                self.decoder.decode(block, pages, &mut job.bases(), &mut self.scratch).expect("a block of ours");
+            let mut held = Held { bases: job.bases(), image: self.held };
+            let plain = self.decoder.decode(block, pages, &mut held, &mut self.scratch).expect("a block of ours");
             put(Place::At(&job.places), plain);
             start = *end;
         }

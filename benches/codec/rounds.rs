@@ -1,6 +1,8 @@
 //! What a transfer has to send: the first round, the pages that changed since, those of them that hardly changed, and a whole
 //! guest whose old image is known.
 
+use std::collections::HashMap;
+
 use dwcp_hde::{PAGE_BYTES, is_zero};
 
 use crate::corpus::Workload;
@@ -21,6 +23,8 @@ pub struct Round<'a> {
     pub solid: Vec<u8>,
     /// How many are zero.
     pub zero_pages: usize,
+    /// The old image is a baseline: one of its pages of each content, which may be named wherever it stands (K-12).
+    pub baseline: Option<HashMap<&'a [u8], u32>>,
     /// Of how many pages of another round these were chosen.
     pub chosen_of: Option<usize>,
 }
@@ -59,7 +63,9 @@ pub fn of(workload: &Workload) -> Vec<Round<'_>> {
     }
     if let Some(last) = later.last() {
         let sent = |place: &usize| !is_zero(page(last, *place)) || !is_zero(page(first, *place));
-        rounds.push(round(workload, "warm".into(), last, Some(first), places.filter(sent).collect()));
+        let warm = round(workload, "warm".into(), last, Some(first), places.filter(sent).collect());
+        let numbered = first.chunks_exact(PAGE_BYTES).zip(0..).filter(|(page, _)| !is_zero(page));
+        rounds.push(Round { baseline: Some(numbered.collect()), ..warm });
     }
     rounds
 }
@@ -80,5 +86,5 @@ fn round<'a>(
     let solid: Vec<u8> =
         pages.iter().map(|(_, place)| page(image, *place)).filter(|page| !is_zero(page)).flatten().copied().collect();
     let zero_pages = pages.len() - solid.len() / PAGE_BYTES;
-    Round { workload: &workload.name, name, image, old, pages, solid, zero_pages, chosen_of: None }
+    Round { workload: &workload.name, name, image, old, pages, solid, zero_pages, baseline: None, chosen_of: None }
 }
