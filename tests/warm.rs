@@ -99,6 +99,16 @@ impl Warm {
         path
     }
 
+    /// The same, and of each page a tenth is new.
+    fn moved_and_changed(&self) -> PathBuf {
+        let path = self.moved();
+        let mut bytes = fs::read(&path).unwrap();
+        let changed = bytes.chunks_mut(PAGE).flat_map(|page| &mut page[1000..1400]);
+        changed.for_each(|byte| *byte = byte.wrapping_mul(7).rotate_left(3) ^ 0x5a);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
     fn send(&self, to: &str, image: &Path) -> Command {
         let mut command = self.place.send(to, "vm1");
         command.arg("--json").arg(image);
@@ -178,6 +188,23 @@ fn pages_that_moved_travel_as_their_numbers() {
     let by_number = methods.iter().find(|of| of["method"] == "of-baseline").unwrap();
     assert_eq!(figure(by_number, "pages"), u64::try_from(PAGES).unwrap());
     assert!(figure(&summary, "bytes_wire") < 12_000, "{summary}");
+    warm.arrived(receiver, &image);
+}
+
+#[test]
+fn pages_that_moved_and_changed_travel_as_a_number_and_what_changed() {
+    let warm = Warm::at_both();
+    let (image, receiver) =
+        (warm.moved_and_changed(), Receiver::start(&mut warm.with_store(warm.place.receive(), "b")));
+    let summary = run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a")).summary();
+    whole(&summary);
+    let methods = summary["codec"]["methods"].as_array().unwrap();
+    let alike = figure(methods.iter().find(|of| of["method"] == "like-baseline").unwrap(), "pages");
+    let pages = u64::try_from(PAGES).unwrap();
+    // Of a few pages the four least hashes are all of lines that changed.
+    assert!((pages - pages / 100..=pages).contains(&alike), "{summary}");
+    let (wire, all) = (figure(&summary, "bytes_wire"), pages * 4096);
+    assert!(wire < all / 5, "{wire} of {all} bytes, where a tenth is new");
     warm.arrived(receiver, &image);
 }
 

@@ -345,6 +345,13 @@ impl PageMask {
         }
     }
 
+    /// Takes the bit of the extent's `index`-th page back.
+    pub fn unset(&mut self, index: usize) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word &= !(1 << (index % 64));
+        }
+    }
+
     /// Number of bits set.
     pub fn count(&self) -> usize {
         self.0.iter().map(|word| word.count_ones()).sum::<u32>().try_into().unwrap_or(MAX_EXTENT_PAGES)

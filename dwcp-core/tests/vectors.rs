@@ -205,6 +205,8 @@ struct Sample {
     based: bool,
     /// It knows that the first page is this one of a baseline.
     of_baseline: Option<u32>,
+    /// That this one of it is the first page's base.
+    like_baseline: Option<u32>,
     effort: Effort,
     /// The block never depends on the version of a compressor.
     fixed: bool,
@@ -212,9 +214,12 @@ struct Sample {
 
 fn samples() -> Vec<Sample> {
     let (zero, noise) = (vec![0; PAGE_BYTES], random(2).take(PAGE_BYTES).collect::<Vec<_>>());
-    let plain =
-        |name, pages| Sample { name, pages, based: false, of_baseline: None, effort: Effort::Balanced, fixed: true };
-    let packed = |name, pages, based, effort| Sample { name, pages, based, of_baseline: None, effort, fixed: false };
+    let unnamed = |name, pages, based, effort, fixed| {
+        let (of_baseline, like_baseline) = (None, None);
+        Sample { name, pages, based, of_baseline, like_baseline, effort, fixed }
+    };
+    let plain = |name, pages| unnamed(name, pages, false, Effort::Balanced, true);
+    let packed = |name, pages, based, effort| unnamed(name, pages, based, effort, false);
     let (fast, balanced) = (Effort::Fast, Effort::Balanced);
     vec![
         plain("extent-empty", vec![]),
@@ -223,6 +228,10 @@ fn samples() -> Vec<Sample> {
         plain("extent-copy-of", vec![noise.clone(), zero.clone(), noise.clone()]),
         plain("extent-raw", vec![noise.clone()]),
         Sample { of_baseline: Some(0x0403_0201), ..plain("extent-of-baseline", vec![base_page(), zero.clone()]) },
+        Sample {
+            like_baseline: Some(0x0403_0201),
+            ..packed("extent-like-baseline", vec![changed(32), zero.clone()], true, balanced)
+        },
         packed("extent-lz4", vec![verse()], false, fast),
         packed("extent-zstd", vec![changed(2)], false, balanced),
         packed("extent-xor-lz4", vec![changed(512)], true, fast),
@@ -240,12 +249,12 @@ fn runs_of(pages: usize) -> Extent {
     Extent::new(RegionId(1), runs.map(|(start, count)| dwcp_core::Run { start, count }).collect()).unwrap()
 }
 
-fn encode_extent(Sample { pages, based, of_baseline, effort, .. }: &Sample) -> Vec<u8> {
+fn encode_extent(Sample { pages, based, of_baseline, like_baseline, effort, .. }: &Sample) -> Vec<u8> {
     let (plain, bases) = (pages.concat(), base_page().repeat(pages.len()));
     // The mask may name pages beyond the extent; only those within it are looked at.
     let bases = if *based { Bases::new([0b11111, 0, 0, 0], &bases) } else { Bases::none() };
-    let numbers = [*of_baseline];
-    let bases = bases.with_pages_of_baseline(&numbers);
+    let (equal, like) = ([*of_baseline], [*like_baseline]);
+    let bases = bases.with_pages_of_baseline(&equal).with_pages_like_baseline(&like);
     let mut block = Vec::new();
     if Encoder::new().encode(&plain, &bases, *effort, &mut block).unwrap().raw_tail {
         block.extend_from_slice(&plain);
@@ -385,10 +394,12 @@ fn malformed_blocks() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed-block-zstd-checksum", zstd(&[0x64, 0x00, 0x0f])),
         ("malformed-block-lz4-bomb", group(4, &endless)),
         ("malformed-block-copy-forward", of(2, &[1, 2, 0, 2, 0, 0, 0, 2, 0, 1, 0, 0, 0, 1])),
-        ("malformed-block-method", of(1, &[1, 1, 0, 0x0d, 0])),
+        ("malformed-block-method", of(1, &[1, 1, 0, 0x0e, 0])),
         ("malformed-block-dictionary", group(10, &[1, 0, 0, 0, 0])),
         ("malformed-block-no-baseline", group(12, &[3, 0, 0, 0])),
         ("malformed-block-baseline-length", group(12, &[3, 0, 0, 0, 0])),
+        ("malformed-block-like-no-baseline", group(13, &[3, 0, 0, 0, 0])),
+        ("malformed-block-like-length", group(13, &[3, 0, 0, 0])),
         ("malformed-block-no-base", of(1, &[1, 1, 0, 1, 0])),
     ]
 }
@@ -485,7 +496,7 @@ fn every_method_of_a_block_has_its_bytes() {
         }
     }
     // 0x0a takes a dictionary, and these files have none.
-    assert_eq!(methods, (0..=9).chain([0x0b, 0x0c]).collect(), "a method without a vector");
+    assert_eq!(methods, (0..=9).chain(0x0b..=0x0d).collect(), "a method without a vector");
 }
 
 // spec: W-2, W-3, W-4, W-5, W-6, W-7, W-8, W-9, O-1, O-2, E-3, H-4, H-7, S-2

@@ -11,24 +11,37 @@ pub struct Bases<'a> {
     present: [u64; 4],
     bytes: &'a [u8],
     of_baseline: &'a [Option<u32>],
+    like_baseline: &'a [Option<u32>],
 }
 
 impl<'a> Bases<'a> {
     /// Nothing is known of the sink: no delta is made.
     pub const fn none() -> Self {
-        Self { present: [0; 4], bytes: &[], of_baseline: &[] }
+        Self { present: [0; 4], bytes: &[], of_baseline: &[], like_baseline: &[] }
     }
 
     /// Bit `i % 64` of `present[i / 64]` says that page `i`'s old content stands at `bytes[i * 4096..]`.
     /// Bytes of absent pages are never read, and `bytes` may end after the last present page.
     pub const fn new(present: [u64; 4], bytes: &'a [u8]) -> Self {
-        Self { present, bytes, of_baseline: &[] }
+        Self { present, bytes, of_baseline: &[], like_baseline: &[] }
     }
 
     /// Page `i` equals page `numbers[i]` of the baseline that the sink holds, too; pages after the last equal none.
     #[must_use]
     pub const fn with_pages_of_baseline(self, numbers: &'a [Option<u32>]) -> Self {
         Self { of_baseline: numbers, ..self }
+    }
+
+    /// The base of page `i` is not what the sink holds in its place but page `numbers[i]` of the baseline that it holds, too;
+    /// those after the last are what it holds.
+    #[must_use]
+    pub const fn with_pages_like_baseline(self, numbers: &'a [Option<u32>]) -> Self {
+        Self { like_baseline: numbers, ..self }
+    }
+
+    /// The page of the baseline that is the base of page `page`.
+    pub fn like_baseline(&self, page: usize) -> Option<u32> {
+        self.like_baseline.get(page).copied().flatten()
     }
 
     /// The page of the baseline that page `page` equals.

@@ -136,6 +136,7 @@ impl<'a> Reader<'a> {
             Method::Raw => length == plain,
             Method::CopyOf => length == pages,
             Method::OfBaseline => length == pages * NUMBER_BYTES,
+            Method::LikeBaseline => pages * NUMBER_BYTES < length && length <= plain,
             _ => 0 < length && length <= plain,
         };
         if !possible {
@@ -168,6 +169,12 @@ impl<'a> Reader<'a> {
 /// The number of the dictionary that a [`Method::Dictionary`] group names, and its frame. A group is never empty (K-4).
 pub(crate) fn split_dictionary(bytes: &[u8]) -> (u8, &[u8]) {
     bytes.split_first().map_or((u8::MAX, bytes), |(number, frame)| (*number, frame))
+}
+
+/// The numbers of the pages that a [`Method::LikeBaseline`] group names, and its frame, which is not empty (K-4).
+pub(crate) fn split_numbers(bytes: &[u8], pages: usize) -> (&[[u8; NUMBER_BYTES]], &[u8]) {
+    let (numbers, frame) = bytes.split_at_checked(pages * NUMBER_BYTES).unwrap_or_default();
+    (numbers.as_chunks().0, frame)
 }
 
 #[cfg(test)]

@@ -167,12 +167,15 @@ impl Decoder {
             return Ok(());
         }
         self.prefix.clear();
-        if method == Method::Prefix {
-            self.gather_prefix(bases, at)?;
+        match method {
+            Method::Prefix => self.gather_prefix(bases, at)?,
+            Method::LikeBaseline => self.gather_from_baseline(block::split_numbers(bytes, group.pages).0, bases, at)?,
+            _ => {}
         }
         self.packed.resize(group.pages * PAGE_BYTES, 0);
         let (frame, before) = match method {
             Method::Prefix => (bytes, Before::Prefix(&self.prefix)),
+            Method::LikeBaseline => (block::split_numbers(bytes, group.pages).1, Before::Prefix(&self.prefix)),
             Method::Dictionary => {
                 let (number, frame) = block::split_dictionary(bytes);
                 let dictionary = dictionaries.get(number).ok_or(DecodeError::DictionaryUnknown { at, number })?;
@@ -230,6 +233,24 @@ impl Decoder {
             self.prefix.resize(start + PAGE_BYTES, 0);
             let into = self.prefix.get_mut(start..).unwrap_or_default();
             base_into(bases, index, Method::Prefix, at, into)?;
+        }
+        Ok(())
+    }
+
+    /// The pages of the baseline that the picked pages are like, as the encoder put them before its frame. spec: K-13
+    fn gather_from_baseline(
+        &mut self,
+        numbers: &[[u8; NUMBER_BYTES]],
+        bases: &mut dyn BaseSource,
+        at: usize,
+    ) -> Result<(), DecodeError> {
+        self.prefix.extend_from_slice(&PREFIX_GUARD);
+        for (&page, number) in self.picked.iter().zip(numbers) {
+            let start = self.prefix.len();
+            self.prefix.resize(start + PAGE_BYTES, 0);
+            let into = self.prefix.get_mut(start..).unwrap_or_default();
+            let missing = |_| DecodeError::BaseMissing { at, page, method: Method::LikeBaseline };
+            bases.of_baseline(u32::from_le_bytes(*number), into).map_err(missing)?;
         }
         Ok(())
     }

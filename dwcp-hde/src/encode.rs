@@ -25,7 +25,7 @@ const LEAST_SAVING: usize = 32;
 /// dictionary, and old pages may start with anything.
 pub(crate) const PREFIX_GUARD: [u8; 8] = [0; 8];
 /// The methods with a group of compressed bytes, in the order in which their groups are written.
-const COMPRESSED: [Method; 8] = [
+const COMPRESSED: [Method; 9] = [
     Method::Lz4,
     Method::Zstd,
     Method::XorLz4,
@@ -34,6 +34,7 @@ const COMPRESSED: [Method; 8] = [
     Method::Planes,
     Method::NarrowPlanes,
     Method::Dictionary,
+    Method::LikeBaseline,
 ];
 /// The largest group for which a dictionary is used, below level [`TRIED_FROM`] and from it on. Larger groups gain less than
 /// the dictionary's tables cost in time. `docs/performance.md`, "Dictionaries", has the table.
@@ -245,8 +246,14 @@ impl Encoder {
         if job.effort == Effort::Raw {
             return Method::Raw;
         }
-        if let Some(method) = job.bases.get(index).and_then(|base| choose::against_base(page, base, job.effort)) {
-            return method;
+        match (job.bases.get(index), job.bases.like_baseline(index)) {
+            (Some(_), Some(_)) if job.effort != Effort::Fast => return Method::LikeBaseline,
+            (Some(base), None) => {
+                if let Some(method) = choose::against_base(page, base, job.effort) {
+                    return method;
+                }
+            }
+            _ => {}
         }
         let sample = choose::probe(page);
         if let Some(of) = self.copy_of(index, page, &sample, job) {
@@ -282,7 +289,7 @@ impl Encoder {
         self.numbers = numbers;
         for method in COMPRESSED {
             let limit = match (method, job.effort) {
-                (Method::Prefix, _) => PREFIX_PAGES,
+                (Method::Prefix | Method::LikeBaseline, _) => PREFIX_PAGES,
                 (_, Effort::Balanced) => BALANCED_PAGES,
                 _ => MAX_PAGES,
             };
@@ -322,6 +329,9 @@ impl Encoder {
         let length = match method {
             Method::Lz4 | Method::XorLz4 => self.lz4.pack(plain, into),
             Method::Prefix => self.zstd.pack_after(&self.prefix, plain, job.search, into),
+            Method::LikeBaseline => put_numbers(&self.picked, job.bases, into).and_then(|(length, frame)| {
+                Some(length + self.zstd.pack_after(&self.prefix, plain, job.search, frame)?)
+            }),
             Method::Dictionary => job.dictionary.and_then(|(number, dictionary)| {
                 let (name, frame) = into.split_first_mut()?;
                 *name = number;
@@ -366,7 +376,9 @@ impl Encoder {
             }
             match method {
                 Method::XorLz4 | Method::XorZstd => delta::xor_into(form, job.bases.get(index).unwrap_or_default()),
-                Method::Prefix => self.prefix.extend_from_slice(job.bases.get(index).unwrap_or_default()),
+                Method::Prefix | Method::LikeBaseline => {
+                    self.prefix.extend_from_slice(job.bases.get(index).unwrap_or_default());
+                }
                 _ => {}
             }
         }
@@ -395,6 +407,16 @@ impl Encoder {
         }
         Encoded { raw_tail, stats: job.stats }
     }
+}
+
+/// Writes the numbers of the baseline's pages that are the bases of these pages; how many bytes that took, and the room after
+/// them.
+fn put_numbers<'a>(pages: &[usize], bases: &Bases<'_>, into: &'a mut [u8]) -> Option<(usize, &'a mut [u8])> {
+    let (numbers, rest) = into.split_at_mut_checked(pages.len() * NUMBER_BYTES)?;
+    for (number, page) in numbers.as_chunks_mut::<NUMBER_BYTES>().0.iter_mut().zip(pages) {
+        *number = bases.like_baseline(*page)?.to_le_bytes();
+    }
+    Some((numbers.len(), rest))
 }
 
 /// Room for `bytes` bytes of a group behind the groups that `body` holds, and behind its head.

@@ -71,7 +71,7 @@ mod tests;
 
 pub use bases::{BaseSource, Bases};
 pub use block::{MAX_BLOCK_BYTES, max_block_bytes};
-pub use choose::Effort;
+pub use choose::{Effort, is_related};
 pub use decode::{Decoder, needs_bases};
 pub use dictionary::{
     Dictionaries, Dictionary, DictionaryError, DictionaryId, MAX_DICTIONARIES, MAX_DICTIONARY_BYTES,

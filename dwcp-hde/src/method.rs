@@ -32,11 +32,14 @@ pub enum Method {
     NarrowPlanes,
     /// The page equals one of a baseline that both ends hold, wherever it stands there; four bytes, its number, travel.
     OfBaseline,
+    /// Packed pages, one zstd frame whose raw prefix is a page each of a baseline that both ends hold; their numbers, four bytes
+    /// each, before it.
+    LikeBaseline,
 }
 
 impl Method {
     /// Every method, in the order of the wire numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Zero,
         Self::Same,
         Self::CopyOf,
@@ -50,6 +53,7 @@ impl Method {
         Self::Dictionary,
         Self::NarrowPlanes,
         Self::OfBaseline,
+        Self::LikeBaseline,
     ];
 
     /// The wire number.
@@ -68,6 +72,7 @@ impl Method {
             Self::Dictionary => 0x0a,
             Self::NarrowPlanes => 0x0b,
             Self::OfBaseline => 0x0c,
+            Self::LikeBaseline => 0x0d,
         }
     }
 
@@ -92,6 +97,7 @@ impl Method {
             Self::Dictionary => "dictionary",
             Self::NarrowPlanes => "narrow-planes",
             Self::OfBaseline => "of-baseline",
+            Self::LikeBaseline => "like-baseline",
         }
     }
 
@@ -116,7 +122,7 @@ mod tests {
             assert_eq!(usize::from(method.number()), place);
             assert_eq!(Method::from_number(method.number()), Some(method));
         }
-        assert_eq!(Method::from_number(0x0d), None);
+        assert_eq!(Method::from_number(0x0e), None);
         assert_eq!(Method::from_number(0xff), None);
     }
 }

@@ -38,8 +38,16 @@ pub(crate) fn decode(
         }
         if method == Method::OfBaseline {
             for (page, number) in mine.iter().zip(bytes.chunks(4)) {
-                let number = number.iter().rev().fold(0, |sum, byte| sum * 256 + u32::from(*byte));
-                pages[*page] = Some(baseline(number));
+                pages[*page] = Some(baseline(read_number(number)));
+            }
+            continue;
+        }
+        if method == Method::LikeBaseline {
+            let (numbers, frame) = bytes.split_at(4 * mine.len());
+            let mut prefix = vec![0; 8];
+            numbers.chunks(4).for_each(|number| prefix.extend(baseline(read_number(number))));
+            for (page, plain) in mine.iter().zip(after(&prefix, frame, mine.len() * 4096).chunks(4096)) {
+                pages[*page] = Some(plain.to_vec());
             }
             continue;
         }
@@ -59,6 +67,10 @@ pub(crate) fn decode(
         }
     }
     pages.into_iter().map(Option::unwrap).collect()
+}
+
+fn read_number(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |sum, byte| sum * 256 + u32::from(*byte))
 }
 
 fn unpack(

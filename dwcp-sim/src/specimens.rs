@@ -158,6 +158,7 @@ pub fn parcels() -> Vec<Parcel> {
     let based = Bases::new([0b11, 0, 0, 0], &old);
     let none = Bases::none();
     let named = none.with_pages_of_baseline(&[Some(0), Some(PAGES_OF_BASELINE - 1)]);
+    let like = based.with_pages_like_baseline(&[Some(PAGES_OF_BASELINE - 1), Some(0)]);
     vec![
         Parcel::new("nothing", Vec::new(), Effort::Fast, &none),
         Parcel::new("zero", pages(2, &|_, _| 0), Effort::Fast, &none),
@@ -168,6 +169,7 @@ pub fn parcels() -> Vec<Parcel> {
         Parcel::new("dictionary", text, Effort::Balanced, &none),
         Parcel::new("planes", words, Effort::Balanced, &none),
         Parcel::new("of-baseline", [old.clone(), noise(2)].concat(), Effort::Balanced, &named),
+        Parcel::new("like-baseline", changed.clone(), Effort::Balanced, &like),
         Parcel::new("delta", changed.clone(), Effort::Fast, &based),
         Parcel::new("delta-hard", changed, Effort::Balanced, &based),
     ]

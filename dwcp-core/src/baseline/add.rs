@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use super::content::ContentTable;
 use super::error::BaselineError;
 use super::key::{ManifestDigest, Salt};
+use super::likeness::{Sketch, Sketches};
 use super::manifest::{About, Chunk, MAX_PACKS, Manifest, Parts, Place, Places};
 use super::names::{ManifestName, UNFINISHED};
 use super::opened::Baseline;
@@ -28,7 +29,7 @@ use crate::session::leaves::zero_leaf;
 use crate::session::page_hash::hash_pages;
 use crate::wire::{Digest, Name};
 
-/// Pages of other baselines that an image is compared with: 48 bytes of memory each while it is added. With a tenant of
+/// Pages of other baselines that an image is compared with: 64 bytes of memory each while it is added. With a tenant of
 /// more pages the newest baselines are taken.
 const KNOWN_PAGES: u64 = 1 << 24;
 /// Baselines that an image is compared with: each costs a look into its table for every page that is new.
@@ -57,7 +58,7 @@ impl BaselineStore {
     /// baseline of the same tenant and name is replaced. Waits until nobody else adds or collects. `tell` hears how many
     /// pages have been read.
     ///
-    /// Memory: 48 bytes for each page of the image that is not zeros, and as many for those of the tenant's baselines with
+    /// Memory: 64 bytes for each page of the image that is not zeros, and as many for those of the tenant's baselines with
     /// which it is compared (at most 16 million pages).
     ///
     /// # Errors
@@ -149,6 +150,7 @@ struct Addition<'a> {
     known: &'a [Baseline],
     leaves: Leaves,
     places: Places,
+    sketches: Sketches,
     content: ContentTable,
     chunks: Vec<Chunk>,
     packs: Vec<Salt>,
@@ -188,6 +190,7 @@ impl<'a> Addition<'a> {
             known,
             leaves: Leaves::new(layout),
             places: Places::new(layout),
+            sketches: Sketches::new(layout),
             content: ContentTable::with_room(0),
             chunks: Vec::new(),
             packs: Vec::new(),
@@ -225,6 +228,7 @@ impl<'a> Addition<'a> {
             return Ok(());
         }
         self.leaves.set(flat, leaf);
+        self.sketches.set(flat, Sketch::of(bytes));
         self.counted.pages += 1;
         let place = match self.content.find(leaf, &self.leaves).and_then(|same| self.places.get(same)) {
             Some(place) => place,
@@ -357,6 +361,7 @@ impl<'a> Addition<'a> {
             chunks: self.chunks,
             leaves: self.leaves,
             places: self.places,
+            sketches: self.sketches,
         });
         if root.is_some_and(|root| manifest.about().root != root) {
             return Err(BaselineError::OtherRoot);
@@ -371,7 +376,7 @@ impl<'a> Addition<'a> {
 /// Of a manifest with the most regions and packs.
 const MANIFEST_HEAD: u64 = 16 << 10;
 /// Of a manifest, for each page that is not zeros, with its share of the chunks and of the runs.
-const MANIFEST_PAGE: u64 = 48;
+const MANIFEST_PAGE: u64 = 64;
 
 impl BaselineStore {
     /// Writes a manifest, makes it and the name of its pack durable, and gives it its name. Returns its bytes.

@@ -4,7 +4,8 @@
 //!  segment 0   0 | generation u64 | root [32] | pages u64, distinct u64, chunks u32 | tenant, name: u8 length, text
 //!                | regions u16, bytes u64 each | packs u16, salt [32] each
 //!  then        1 | chunk: pack u16, offset u64, sealed bytes u32, pages u16     repeated
-//!  then        2 | run: region u16, first page u32, count u16 | leaf [32], chunk u32, slot u8 for each page     repeated
+//!  then        2 | run: region u16, first page u32, count u16 | leaf [32], chunk u32, slot u8, sketch u32 x 4 for each page
+//!                     repeated
 //! ```
 //!
 //! Little-endian. Pages that no run names are zeros. Segments are sealed one by one (`sealed.rs`); a record never spans two,
@@ -14,16 +15,17 @@ use std::sync::Arc;
 
 use super::error::Damage;
 use super::key::{Salt, TAG};
+use super::likeness::{Sketch, Sketches};
 use crate::extent::{FlatPage, Layout, MAX_EXTENT_PAGES, MAX_REGIONS, RegionId};
 use crate::session::Leaves;
 use crate::session::leaves::{Tree, zero_leaf};
 use crate::wire::{Digest, Name};
 
 /// Of all files of a store.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 /// Packs that one baseline may use: each costs a descriptor while it is open.
 pub(super) const MAX_PACKS: usize = 64;
-/// Pages or chunks of one segment: some 600 KiB.
+/// Pages or chunks of one segment: some 850 KiB, and less than 1 MiB where each page is a run of its own.
 const SEGMENT_RECORDS: usize = 16_384;
 /// Bytes of a plain segment at most, so that a damaged length reserves no more.
 pub(super) const MAX_SEGMENT: usize = 1 << 20;
@@ -103,6 +105,7 @@ pub struct Manifest {
     chunks: Vec<Chunk>,
     leaves: Arc<Leaves>,
     places: Places,
+    sketches: Sketches,
 }
 
 /// What becomes a manifest.
@@ -116,16 +119,17 @@ pub(super) struct Parts {
     pub(super) chunks: Vec<Chunk>,
     pub(super) leaves: Leaves,
     pub(super) places: Places,
+    pub(super) sketches: Sketches,
 }
 
 impl Manifest {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { tenant, name, generation, layout, distinct, packs, chunks, leaves, places } = parts;
+        let Parts { tenant, name, generation, layout, distinct, packs, chunks, leaves, places, sketches } = parts;
         let root = Tree::new(&layout).root(&leaves);
         let pages = runs(&layout, &leaves).map(|(_, _, leaves)| number(leaves.len())).sum();
         let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
         let about = About { tenant, name, generation, layout, root, pages, distinct, chunks: count, packs };
-        Self { about, chunks, leaves: Arc::new(leaves), places }
+        Self { about, chunks, leaves: Arc::new(leaves), places, sketches }
     }
 
     /// What it says before it comes to pages.
@@ -147,6 +151,10 @@ impl Manifest {
 
     pub(super) fn place(&self, page: FlatPage) -> Option<Place> {
         self.places.get(page)
+    }
+
+    pub(super) fn sketches(&self) -> &Sketches {
+        &self.sketches
     }
 
     /// Runs of pages that are not zeros, with their leaves, at most so many pages each.
@@ -187,11 +195,14 @@ impl Manifest {
         out.extend_from_slice(&first.to_le_bytes());
         out.extend_from_slice(&u16::try_from(leaves.len()).unwrap_or(u16::MAX).to_le_bytes());
         for (leaf, page) in leaves.iter().zip(first..) {
-            let place = self.about.layout.flat(region, page).and_then(|flat| self.places.get(flat));
+            let flat = self.about.layout.flat(region, page);
+            let place = flat.and_then(|flat| self.places.get(flat));
             let Place { chunk, slot } = place.unwrap_or(Place { chunk: u32::MAX, slot: 0 });
+            let sketch = flat.map_or(Sketch::NONE, |flat| self.sketches.get(flat));
             out.extend_from_slice(&leaf.0);
             out.extend_from_slice(&chunk.to_le_bytes());
             out.push(slot);
+            sketch.0.iter().for_each(|feature| out.extend_from_slice(&feature.to_le_bytes()));
         }
     }
 }
@@ -285,13 +296,14 @@ impl Chunk {
 }
 
 /// A manifest that is being read, segment by segment. Nothing of a segment is believed before it is checked, and no memory
-/// is taken for what a segment only claims, but for the layout: 24 bytes for each 64 pages of it.
+/// is taken for what a segment only claims, but for the layout: 32 bytes for each 64 pages of it.
 #[derive(Debug)]
 pub struct Draft {
     about: About,
     chunks: Vec<Chunk>,
     leaves: Leaves,
     places: Places,
+    sketches: Sketches,
     pages: u64,
     /// One past the last page so far.
     free_from: u32,
@@ -306,7 +318,8 @@ impl Draft {
         let about = About::decode(segment, most_pages)
             .ok_or(Damage::Contents { what: "its head names no layout, tenant and packs that fit together" })?;
         let (leaves, places) = (Leaves::new(&about.layout), Places::new(&about.layout));
-        Ok(Self { about, chunks: Vec::new(), leaves, places, pages: 0, free_from: 0 })
+        let sketches = Sketches::new(&about.layout);
+        Ok(Self { about, chunks: Vec::new(), leaves, places, sketches, pages: 0, free_from: 0 })
     }
 
     /// Whether the next segment may have chunks.
@@ -342,6 +355,7 @@ impl Draft {
         let (region, first, count) = (RegionId(fields.u16()?), fields.u32()?, fields.u16()?);
         for page in first..first.checked_add(u32::from(count))? {
             let (leaf, chunk, slot) = (Digest(fields.array()?), fields.u32()?, fields.u8()?);
+            let sketch = Sketch([fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?]);
             let flat = self.about.layout.flat(region, page).filter(|flat| flat.0 >= self.free_from)?;
             let pages = self.chunks.get(usize::try_from(chunk).ok()?)?.pages;
             if u16::from(slot) >= pages || leaf == zero_leaf() {
@@ -349,6 +363,7 @@ impl Draft {
             }
             self.leaves.set(flat, leaf);
             self.places.set(flat, Place { chunk, slot });
+            self.sketches.set(flat, sketch);
             self.free_from = flat.0 + 1;
             self.pages += 1;
         }
@@ -360,14 +375,14 @@ impl Draft {
     /// # Errors
     /// Pages or chunks are missing, or the root is another one.
     pub fn finish(self) -> Result<Manifest, Damage> {
-        let Self { about, chunks, leaves, places, pages, .. } = self;
+        let Self { about, chunks, leaves, places, sketches, pages, .. } = self;
         if pages != about.pages || number(chunks.len()) != u64::from(about.chunks) {
             return Err(Damage::Contents { what: "it names fewer pages than it should" });
         }
         if Tree::new(&about.layout).root(&leaves) != about.root {
             return Err(Damage::Contents { what: "its root is not that of its pages" });
         }
-        Ok(Manifest { about, chunks, leaves: Arc::new(leaves), places })
+        Ok(Manifest { about, chunks, leaves: Arc::new(leaves), places, sketches })
     }
 
     /// What was read before it came to pages.

@@ -19,6 +19,7 @@ mod content;
 mod error;
 mod key;
 mod laying;
+mod likeness;
 mod manifest;
 mod names;
 mod opened;

@@ -107,6 +107,7 @@ fn a_page_is_found_at_its_place_or_by_its_bytes() {
     assert_eq!(baseline.find(two, None), Some((R0, 1)));
     assert_eq!(baseline.find(leaf(&page(9)), None), None);
     assert_eq!(baseline.find(zero_leaf(), None), None);
+    assert_eq!(baseline.find_like(&[0; 4096]), None);
 }
 
 #[test]
@@ -464,17 +465,19 @@ mod segments {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::baseline::likeness::{Sketch, Sketches};
     use crate::baseline::manifest::{Chunk, Parts, Place, Places};
     use crate::session::Leaves;
 
     fn manifest(sizes: &[u64], pages: &[(u32, u8)]) -> Manifest {
         let layout = Layout::new(sizes).unwrap();
-        let (leaves, mut places) = (Leaves::new(&layout), Places::new(&layout));
+        let (leaves, mut places, mut sketches) = (Leaves::new(&layout), Places::new(&layout), Sketches::new(&layout));
         for (at, slot) in pages {
             let flat = crate::extent::FlatPage(at % layout.flat_pages());
             if layout.locate(flat).is_some() {
                 leaves.set(flat, leaf(&at.to_le_bytes()));
                 places.set(flat, Place { chunk: u32::from(slot % 2), slot: *slot });
+                sketches.set(flat, Sketch([*at, at.wrapping_add(1), at.wrapping_add(2), u32::MAX]));
             }
         }
         let chunk = |pack| Chunk { pack, at: 42, bytes: 5000, pages: 256 };
@@ -488,6 +491,7 @@ mod segments {
             chunks: if pages.len() < 2 { Vec::new() } else { vec![chunk(0), chunk(1)] },
             leaves,
             places,
+            sketches,
         })
     }
 

@@ -25,6 +25,13 @@ pub trait OldPages: fmt::Debug + Send + Sync {
     /// thread: it must not read a disk.
     fn find(&self, leaf: Digest, near: (RegionId, u32)) -> Option<(RegionId, u32)>;
 
+    /// Where a page is that has much in common with this one: a transfer then sends what differs. None, unless an implementation
+    /// knows better. Called on a lane's thread for pages that have no other base: it must not read a disk. spec: K-13
+    fn find_like(&self, page: &[u8]) -> Option<(RegionId, u32)> {
+        let _ = page;
+        None
+    }
+
     /// Reads pages side by side from there on: they must have the leaves by which they were found, or what is made from them
     /// is refused by the sink. May block.
     ///

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use dwcp_hde::{Dictionaries, Method, MethodStats, Request, Stats};
+use dwcp_hde::{Dictionaries, Effort, Method, MethodStats, Request, Stats};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
@@ -228,6 +228,8 @@ pub(super) struct Press {
     held: Vec<(usize, u32, Digest)>,
     /// Of the pages that are carried: what page of the baseline that the sink holds they equal. Empty without one.
     of_baseline: Vec<Option<u32>>,
+    /// Of the same: what page of it is their base, for want of a better one.
+    like_baseline: Vec<Option<u32>>,
     leaves: Vec<Digest>,
     block: Vec<u8>,
     encoder: dwcp_hde::Encoder,
@@ -268,6 +270,7 @@ impl Press {
             bases: Vec::new(),
             held: Vec::new(),
             of_baseline: Vec::new(),
+            like_baseline: Vec::new(),
             leaves: Vec::new(),
             block: Vec::new(),
             encoder: dwcp_hde::Encoder::new(),
@@ -291,10 +294,13 @@ impl Press {
         let mut based = self.swap_shadow(source, dispatch, &same);
         self.find_old_pages(source, dispatch, &mut based);
         let extent = self.drop_same(&dispatch.extent, &same);
+        self.find_alike(source, dispatch, extent.pages(), &mut based);
         let plain = self.plain.get(..extent.bytes()).unwrap_or_default();
         self.block.clear();
         sheet.head.clear();
-        let bases = dwcp_hde::Bases::new(*based.words(), &self.bases).with_pages_of_baseline(&self.of_baseline);
+        let bases = dwcp_hde::Bases::new(*based.words(), &self.bases)
+            .with_pages_of_baseline(&self.of_baseline)
+            .with_pages_like_baseline(&self.like_baseline);
         let dictionaries = Dictionaries::agreed(source.dictionaries.offered(), dispatch.dictionaries);
         let watch = Stopwatch::start();
         let request =
@@ -359,6 +365,7 @@ impl Press {
         let mut same = PageMask::EMPTY;
         self.held.clear();
         self.of_baseline.clear();
+        self.like_baseline.clear();
         self.leaves.clear();
         hash_pages(self.plain.get(..dispatch.extent.bytes()).unwrap_or_default(), &mut self.leaves);
         let mut told = 0;
@@ -470,7 +477,7 @@ impl Press {
 
     /// Bases for pages that have none in the shadow, where the sink holds what this node has beside the guest.
     fn find_old_pages(&mut self, source: &SourcePages, dispatch: &Dispatch, based: &mut PageMask) {
-        if dispatch.effort == dwcp_hde::Effort::Raw {
+        if dispatch.effort == Effort::Raw {
             return;
         }
         let region = dispatch.extent.region();
@@ -492,6 +499,35 @@ impl Press {
             match old.read(found, page, into) {
                 Ok(()) => (place..place + pages).for_each(|place| based.set(place)),
                 Err(error) => tracing::warn!(%error, "pages of a baseline cannot be used; they travel whole"),
+            }
+        }
+    }
+
+    /// Bases for those of so many carried pages that have none, or one with nothing in common: pages of the agreed baseline that
+    /// are like them, wherever they stand. spec: K-13
+    fn find_alike(&mut self, source: &SourcePages, dispatch: &Dispatch, carried: usize, based: &mut PageMask) {
+        let agreed = dispatch.baseline.and_then(|number| source.baselines.get(usize::from(number)));
+        let Some(baseline) = agreed.filter(|_| !matches!(dispatch.effort, Effort::Raw | Effort::Fast)) else { return };
+        let Self { plain, bases, leaves, of_baseline, like_baseline, .. } = self;
+        grow(bases, carried * PAGE_BYTES);
+        like_baseline.resize(carried, None);
+        let pages = plain.chunks_exact(PAGE_BYTES).zip(bases.chunks_exact_mut(PAGE_BYTES)).zip(leaves);
+        for (place, (((page, base), leaf), (of, like))) in pages.zip(of_baseline.iter().zip(like_baseline)).enumerate()
+        {
+            let is_told = of.is_some() || *leaf == zero_leaf();
+            if is_told || based.get(place) && dwcp_hde::is_related(page, base) {
+                continue;
+            }
+            let Some((region, number)) = baseline.find_like(page) else { continue };
+            match baseline.read(region, number, base) {
+                Ok(()) => {
+                    *like = baseline.layout().flat(region, number).map(|flat| flat.0);
+                    based.set(place);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a page of a baseline cannot be used; one like it travels whole");
+                    based.unset(place);
+                }
             }
         }
     }
@@ -546,6 +582,61 @@ mod tests {
             effort: dwcp_hde::Effort::Fast,
             dictionaries: 0,
             baseline: None,
+        }
+    }
+
+    /// A baseline of four pages of one byte each, of which the third cannot be read; every page is like the one whose number it
+    /// begins with.
+    #[derive(Debug)]
+    struct Four(Layout);
+
+    impl OldPages for Four {
+        fn digest(&self) -> Digest {
+            Digest([1; 32])
+        }
+
+        fn layout(&self) -> &Layout {
+            &self.0
+        }
+
+        fn leaves_of(&self, layout: &Layout) -> Arc<Leaves> {
+            Arc::new(Leaves::new(layout))
+        }
+
+        fn find(&self, _: Digest, _: (RegionId, u32)) -> Option<(RegionId, u32)> {
+            None
+        }
+
+        fn find_like(&self, page: &[u8]) -> Option<(RegionId, u32)> {
+            Some((RegionId(0), u32::from(page[0]))).filter(|(_, page)| *page < 4)
+        }
+
+        fn read(&self, _: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+            into.fill(u8::try_from(first).unwrap());
+            if first == 2 { Err(GuestError::Other("rotten".into())) } else { Ok(()) }
+        }
+    }
+
+    // spec: K-13
+    #[test]
+    fn what_is_like_a_page_of_the_baseline_has_it_as_base_and_what_cannot_be_read_is_none() {
+        let layout = Layout::new(&[4096 * 4]).unwrap();
+        let guest = Arc::new(Memory::new(layout.clone()));
+        for page in 0..4_u64 {
+            for word in 0..512 {
+                guest.poke(RegionId(0), page * 4096 + word * 8, page * 0x0101_0101_0101_0101 ^ word << 40);
+            }
+        }
+        let source = SourcePages { baselines: [Arc::new(Four(layout)) as Arc<dyn OldPages>].into(), ..pages(guest) };
+        let whole = Extent::new(RegionId(0), vec![Run { start: 0, count: 4 }]).unwrap();
+        for (baseline, effort, pages) in
+            [(Some(0), Effort::Balanced, 3), (None, Effort::Balanced, 0), (Some(0), Effort::Fast, 0)]
+        {
+            let slots = vec![None; 4];
+            let dispatch = Dispatch { extent: whole.clone(), slots, effort, baseline, ..dispatch(0, false, false) };
+            let sheet = Press::new().print(&source, FenceEpoch(1), &dispatch, Sheet::default()).unwrap();
+            assert_eq!(sheet.methods.of(Method::LikeBaseline).pages, pages, "{effort:?} {baseline:?}");
+            assert_eq!(sheet.carried, 4);
         }
     }
 

@@ -173,7 +173,7 @@ fn the_head_must_be_the_extents() {
     assert_eq!(refuse(&zero, 257), DecodeError::TooManyPages { pages: 257 });
     assert_eq!(refuse(&[2, 0, 0], 0), DecodeError::Version { at: 0, version: 2 });
     assert_eq!(refuse(&[1, 2, 0, 0, 255], 2), DecodeError::RunBeyondEnd { at: 3, run: 256, left: 2 });
-    assert_eq!(refuse(&[1, 2, 0, 0x0d, 1], 2), DecodeError::UnknownMethod { at: 3, number: 0x0d });
+    assert_eq!(refuse(&[1, 2, 0, 0x0e, 1], 2), DecodeError::UnknownMethod { at: 3, number: 0x0e });
     assert_eq!(refuse(&[1, 2, 0, 0, 1, 9], 2), DecodeError::Trailing { at: 5, bytes: 1 });
     assert_eq!(refuse(&[1, 0, 0, 3, 0, 0, 16, 0, 0], 0), DecodeError::Trailing { at: 3, bytes: 6 });
 }
@@ -205,6 +205,17 @@ fn a_page_of_a_baseline_that_nobody_agreed_on_is_refused() {
     for length in [4, 7, 9, 12] {
         let error = refuse(&one_group(0x0c, 2, &[0; 12][..length]), 2);
         assert_eq!(error, DecodeError::GroupLength { at: 5, method: Method::OfBaseline, pages: 2, length });
+    }
+}
+
+// spec: K-4, K-13
+#[test]
+fn a_page_like_one_of_a_baseline_that_nobody_agreed_on_is_refused() {
+    let error = refuse(&one_group(0x0d, 2, &[0; 9]), 2);
+    assert_eq!(error, DecodeError::BaseMissing { at: AT, page: 0, method: Method::LikeBaseline });
+    for length in [4, 8, 2 * PAGE_BYTES + 1] {
+        let error = refuse(&one_group(0x0d, 2, &vec![0; length]), 2);
+        assert_eq!(error, DecodeError::GroupLength { at: 5, method: Method::LikeBaseline, pages: 2, length });
     }
 }
 

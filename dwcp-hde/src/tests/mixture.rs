@@ -128,7 +128,8 @@ proptest! {
         round_trip(&mut encoder, &mut decoder, &pages, &Bases::new(present, &bytes), EFFORTS[effort]);
         let both = (&mut encoder, &mut decoder);
         let numbers: Vec<_> = (0..17).map(|page| (page % 3 == 1).then_some(page * 0x0123_4567)).collect();
-        let bases = Bases::new(present, &bytes).with_pages_of_baseline(&numbers);
+        let like: Vec<_> = (0..40).map(|page| (page % 3 == 2).then_some(page * 0x0123_4567)).collect();
+        let bases = Bases::new(present, &bytes).with_pages_of_baseline(&numbers).with_pages_like_baseline(&like);
         round_trip_with(both, &pages, &bases, EFFORTS[effort], &held(3, 256));
     }
 }
@@ -158,6 +159,41 @@ fn every_method_is_chosen_where_it_belongs() {
         let done = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
         let used: Vec<Method> = done.stats.used().map(|(method, _)| method).collect();
         assert!(methods.iter().all(|method| used.contains(method)), "{effort:?}: {used:?}");
+    }
+}
+
+// spec: K-13
+#[test]
+fn a_page_like_one_of_the_baseline_travels_as_its_number_and_what_differs() {
+    let pages = build(&[Kind::Text(1), Kind::Random(2), Kind::Text(3), Kind::Random(4)]);
+    let olds = [Old::Edited(400), Old::Edited(40), Old::Edited(400), Old::Absent];
+    let (present, old) = build_old(&pages, &olds);
+    let numbers = [Some(0x0403_0201), Some(7), None, Some(9)];
+    let bases = Bases::new(present, &old).with_pages_like_baseline(&numbers);
+    for effort in EFFORTS {
+        let (block, done) = wire(&mut Encoder::new(), &pages, &bases, effort);
+        let used = !matches!(effort, Effort::Raw | Effort::Fast);
+        assert_eq!(done.stats.of(Method::LikeBaseline).pages, if used { 2 } else { 0 }, "{effort:?}");
+        let group = [0x0d, 1];
+        let at = block.windows(2).rposition(|bytes| bytes == group).filter(|_| used);
+        let numbers = at.and_then(|at| block.get(at + 6..at + 14));
+        assert_eq!(numbers.is_some_and(|numbers| numbers == [1, 2, 3, 4, 7, 0, 0, 0]), used, "{effort:?}");
+        assert!(!used || block.len() < PAGE_BYTES + 2500, "{effort:?}: {} bytes", block.len());
+        let xor = done.stats.of(Method::XorLz4).pages + done.stats.of(Method::XorZstd).pages;
+        assert!(xor <= 1, "{effort:?}: the sink does not hold that in their places");
+        round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
+    }
+}
+
+#[test]
+fn an_old_page_that_has_nothing_in_common_is_no_base() {
+    let pages = build(&[Kind::Text(1), Kind::Words(2)]);
+    let (present, old) = build_old(&pages, &[Old::Unrelated(5), Old::Unrelated(6)]);
+    let bases = Bases::new(present, &old);
+    for effort in [Effort::Light, Effort::Balanced, Effort::Thorough(1), Effort::Thorough(12)] {
+        let done = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &bases, effort);
+        let none = round_trip(&mut Encoder::new(), &mut Decoder::new(), &pages, &Bases::none(), effort);
+        assert_eq!(done.stats, none.stats, "{effort:?}");
     }
 }
 

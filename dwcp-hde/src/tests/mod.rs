@@ -101,10 +101,13 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// The page of the baseline with this number is the one that was said to equal it.
+    /// The page of the baseline with this number is the one that was said to equal it, or the base that was said to be it.
     fn baseline(&self, number: u32) -> &[u8] {
         let equal = |(page, _): &(usize, &[u8])| self.bases.of_baseline(*page) == Some(number);
-        self.pages.chunks(PAGE_BYTES).enumerate().find(equal).expect("nobody said so").1
+        let like = |page: &usize| self.bases.like_baseline(*page) == Some(number);
+        let equal = self.pages.chunks(PAGE_BYTES).enumerate().find(equal).map(|(_, page)| page);
+        let base = || self.bases.get((0..self.pages.len() / PAGE_BYTES).find(like)?);
+        equal.or_else(base).expect("nobody said so")
     }
 }
 
