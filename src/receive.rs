@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::{ImageFolder, Memory};
-use dwcp_core::net::{Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Records, Session};
+use dwcp_core::net::{
+    Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Listing, Records, Session,
+};
 use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, Standing};
 use dwcp_core::wire::{Digest, GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
@@ -540,9 +542,29 @@ impl Desk<'_> {
         }
     }
 
+    /// What waits for its sender's word, or an operator's, when nobody is here to hear it. True: there is some.
+    fn tell_doubts(&self) -> bool {
+        let listing = state::look(&self.records, Standing::Ready).unwrap_or_else(|failure| {
+            self.report.trouble(&failure);
+            Listing::default()
+        });
+        for record in &listing.records {
+            self.report.warn(&format!(
+                "warning: transfer {} ({}) stays in doubt here: it waits for its sender {}, or for `dwcp resolve --dir {}`",
+                record.transfer,
+                record.name,
+                record.peer,
+                self.args.dir.display()
+            ));
+            self.report.event("in-doubt", &Shown::from(record));
+        }
+        !listing.records.is_empty()
+    }
+
     fn close(self) -> Exit {
         let Tally { received, failed, parked, refused, exit, .. } = self.tally;
-        let exit = match exit {
+        let stays = self.tell_doubts().then_some(Exit::InDoubt);
+        let exit = match stays.or(exit) {
             // One that fails among many is no failure of the receiver.
             Some(exit) if self.args.once || exit == Exit::InDoubt => exit,
             _ if !self.running.is_empty() => Exit::Interrupted,

@@ -77,7 +77,11 @@ pub(crate) async fn ask(
     let endpoint = identity::endpoint(credentials)?.with_records(&folder)?;
     let mut interrupts = Interrupts::watch()?;
     let mut session = tokio::select! {
-        session = endpoint.ask(to, &record, SourceConfig::default()) => session?,
+        session = endpoint.ask(to, &record, SourceConfig::default()) => session.map_err(|error| {
+            let failure = Failure::from(error);
+            // Whoever cannot be reached may have it.
+            if failure.exit == Exit::Unreachable { doubt_stays(&record, &failure.what) } else { failure }
+        })?,
         () = interrupts.next() => return Err(doubt_stays(&record, "interrupted")),
     };
     let outcome = tokio::select! {

@@ -1,3 +1,5 @@
+mod doubt;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -5,7 +7,7 @@ use std::time::Duration;
 use dwcp_core::Guest;
 use dwcp_core::guest::{ImageSource, OldPages, Rounds};
 use dwcp_core::net::{Endpoint, Offering, Records, Session, Transfer};
-use dwcp_core::session::{Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig, Standing};
+use dwcp_core::session::{Outcome, Owner, Phase, Progress, SessionError, ShadowFill, SourceConfig};
 use dwcp_core::wire::{AbortReason, GuestKind, Name, TransferId};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -19,7 +21,7 @@ use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy;
 use crate::report::{Figures, Report};
-use crate::state::{self, Shown};
+use crate::state;
 use crate::statistics;
 use crate::units;
 use crate::words::Words;
@@ -33,6 +35,14 @@ pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(3600);
 /// `dwcp send`.
 pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -> Exit {
     let started = Instant::now();
+    match doubt::settle(&args, report).await {
+        Ok(None) => {}
+        Ok(Some(exit)) => return exit,
+        Err(failure) => {
+            report.trouble(&failure);
+            return summarise(&args, report, None, &Figures::default(), Some(&failure));
+        }
+    }
     let begun = match begin(&args, words.as_ref(), report).await {
         Ok(begun) => begun,
         Err(failure) => {
@@ -173,15 +183,6 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let baselines = args.baseline.open()?;
     let warm = Warm { named: baselines.iter().map(|baseline| baseline.about().name.clone()).collect(), told: None };
     endpoint = endpoint.with_baselines(baselines.into_iter().map(|baseline| -> Arc<dyn OldPages> { baseline }));
-    for record in state::standing(endpoint.records(), Standing::GaveUp)? {
-        report.warn(&format!(
-            "warning: transfer {} ({}) is in doubt, unless another `dwcp send` hands it over just now; see: {}",
-            record.transfer,
-            record.name,
-            resolve_command("", &state_dir)
-        ));
-        report.event("in-doubt", &Shown::from(&record));
-    }
     let mut transfer = Transfer::new(args.name.clone(), GuestKind::Image);
     let first = transfer.id;
     let key = offer_key(args)?;

@@ -240,6 +240,10 @@ fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
                 "Without it nothing in the store can be used. Bring the file back from a copy, or add the images again to \
                  a new store.",
             ),
+            BaselineError::Format { found, .. } if found < dwcp_core::baseline::FORMAT => failure.advise(
+                "An older version of dwcp made it, and nothing of it is read: add the images again to a new store, then \
+                 remove this one.",
+            ),
             BaselineError::Format { .. } => failure.advise(
                 "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.",
             ),

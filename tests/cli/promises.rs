@@ -85,7 +85,7 @@ fn a_doubt_is_told_and_ended_by_asking() {
     // Neither end is stopped by a doubt, and both tell it.
     let other = place.sparse("other.mem");
     let said = run(place.send(&receiver.address, "vm1").arg(&other));
-    said.failed(1, &["in doubt", &id, "dwcp resolve", "is taken"]);
+    said.failed(8, &["in doubt", &id, "might run twice", "dwcp resolve"]);
 
     let identity = place.path("a.id").display().to_string();
     let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
@@ -97,6 +97,43 @@ fn a_doubt_is_told_and_ended_by_asking() {
     resolve(&place, &[&[&*id][..], &ask].concat()).failed(1, &["is not in doubt"]);
     receiver.stop();
     assert_eq!(place.visible(), ["vm1"]);
+}
+
+/// As a sender that was killed between giving its image up and hearing that it is there leaves it.
+#[test]
+fn the_same_words_ask_what_became_of_what_was_given_up_and_send_it_nowhere_else() {
+    let place = Place::new();
+    in_doubt(&place);
+    let id = &*ID.to_string();
+    let image = place.sparse("vm.mem");
+    let mut receiver = place.listen();
+    let key = format!("vm1 {} {}", receiver.address, place.sender);
+    assert!(Records::open(place.path("state")).unwrap().offering(&key, ID).unwrap().1.is_some());
+    let send = |to: &str, name: &str| run(place.send(to, name).arg("--reconnect-limit").arg("1s").arg(&image));
+
+    send("127.0.0.1:1", "vm1").failed(8, &[id, "gave it up to", &receiver.address, "dwcp transfers resume"]);
+    let other = send(&receiver.address, "vm2");
+    assert!(other.code == 0 && other.err.contains("(vm1) is in doubt"), "another name is another guest: {}", other.err);
+    receiver.lines.until("transfer");
+    let said = send(&receiver.address, "vm1");
+    assert!(said.code == 0 && said.out.contains("visible there"), "{}{}", said.out, said.err);
+    assert!(said.err.contains("asking") && !said.out.contains("verified"), "{}", said.err);
+    assert_eq!(fs::read(place.stored("vm1")).unwrap(), vec![1; 5000]);
+    assert!(resolve(&place, &[]).out.contains("nothing is in doubt"));
+    receiver.lines.until("transfer");
+    receiver.stop();
+    assert_eq!(place.visible(), ["vm1", "vm2"]);
+}
+
+#[test]
+fn a_doubt_whose_receiver_is_not_there_stays_one() {
+    let place = Place::new();
+    in_doubt(&place);
+    let records = Records::open(place.path("state")).unwrap();
+    assert!(records.offering(&format!("vm1 127.0.0.1:1 {}", place.sender), ID).unwrap().1.is_some());
+    let said = run(place.send("127.0.0.1:1", "vm1").arg("--json").arg(place.sparse("vm.mem")));
+    said.failed(8, &["stays in doubt", &ID.to_string()]);
+    assert_eq!(said.summary()["verdict"], "in-doubt");
 }
 
 #[test]
@@ -163,7 +200,8 @@ fn a_damaged_record_is_told_and_stops_nothing_else() {
     assert_eq!(run(place.send(&receiver.address, "vm3").arg(place.sparse("vm.mem"))).code, 0);
     receiver.lines.interrupt();
     let (code, err) = receiver.lines.end();
-    assert!(code == 0 && err.contains(&name) && err.contains("dwcp resolve"), "{err}");
+    assert!(code == 8 && err.contains(&name) && err.contains("dwcp resolve"), "{err}");
+    assert!(err.contains(&format!("{ID} (vm1) stays in doubt here")), "{err}");
     assert!(place.names().any(|name| name == format!(".dwcp-{torn}.part")), "it may have been promised");
 }
 
@@ -183,7 +221,7 @@ fn an_image_whose_end_cannot_be_recorded_is_there_with_a_warning() {
     assert_eq!(receiver.lines.until("transfer")["verdict"], "ok");
     receiver.lines.interrupt();
     let (code, err) = receiver.lines.end();
-    assert!(code == 0 && err.contains("went wrong") && err.contains("--owner sink"), "{err}");
+    assert!(code == 8 && err.contains("went wrong") && err.contains("--owner sink"), "{err}");
     fs::remove_dir(place.path(&format!("in/.dwcp/{ID}.record.tmp"))).unwrap();
     assert_eq!(resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]).code, 0);
     assert!(resolve_sink(&place, &[]).out.contains("nothing is in doubt"));
@@ -218,7 +256,9 @@ fn what_a_killed_receiver_left_is_swept_and_what_it_promised_is_kept() {
     let other = TransferId([1; 16]);
     ImageFolder::open(place.path("in")).unwrap().create(&Name::new("vm2").unwrap(), other, layout).unwrap();
     assert_eq!(place.parked(), 2);
-    place.listen().stop();
+    let receiver = place.listen();
+    receiver.lines.interrupt();
+    assert_eq!(receiver.lines.end().0, 8, "what it promised waits for a word");
     assert_eq!(place.parked(), 1);
     assert!(place.names().any(|name| name == format!(".dwcp-{ID}.part")));
 }

@@ -18,7 +18,7 @@ pub enum BaselineError {
     /// The store was made with another key.
     #[error("this baseline store was made with another key")]
     WrongKey,
-    /// A newer version made it.
+    /// A newer version made it, or one that is older than any that is read.
     #[error("{file} has the format {found}, and this version knows only {known}", known = super::manifest::FORMAT)]
     Format {
         /// Which file.

@@ -289,7 +289,7 @@ pub enum GuestError {
         what: String,
     },
     /// The destination exists already.
-    #[error("{what} exists already; pass --replace to overwrite it")]
+    #[error("{what} exists already; `dwcp receive --replace` overwrites it")]
     Exists {
         /// What exists.
         what: String,

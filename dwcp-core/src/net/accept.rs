@@ -98,8 +98,8 @@ struct Seat {
 
 /// Why a session has no place.
 enum NoSeat {
-    /// Its transfer has a session already, of this peer: the way to that.
-    Own(mpsc::Sender<Event>),
+    /// Its transfer has a session already, of this peer: the way to that, and what ends when its place is free.
+    Own(mpsc::Sender<Event>, watch::Receiver<()>),
     /// Its transfer has a session already, of another peer.
     Anothers,
     /// This peer has as many as it may.
@@ -111,6 +111,8 @@ enum NoSeat {
 struct Place {
     sessions: Sessions,
     session: SessionId,
+    /// Who waits for it sees this go.
+    _held: watch::Sender<()>,
 }
 
 impl Place {
@@ -143,6 +145,7 @@ pub(super) struct Known {
     pub(super) events: mpsc::Sender<Event>,
     /// Nobody has accepted it yet.
     waiting: bool,
+    held: watch::Receiver<()>,
 }
 
 impl Listener {
@@ -286,10 +289,12 @@ impl First {
     fn seat(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
         let (events, queue) = mpsc::channel(EVENTS);
         let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
-        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true };
+        let (leaves, held) = watch::channel(());
+        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, held };
         let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
-            return Err(if other.peer == self.peer { NoSeat::Own(other.events.clone()) } else { NoSeat::Anothers });
+            let own = || NoSeat::Own(other.events.clone(), other.held.clone());
+            return Err(if other.peer == self.peer { own() } else { NoSeat::Anothers });
         }
         let (mut alive, mut waiting) = (0, 0);
         for known in sessions.values().filter(|known| known.peer == self.peer) {
@@ -300,7 +305,7 @@ impl First {
             return Err(NoSeat::TooMany);
         }
         sessions.insert(self.session, known);
-        let place = Place { sessions: Arc::clone(&self.gate.sessions), session: self.session };
+        let place = Place { sessions: Arc::clone(&self.gate.sessions), session: self.session, _held: leaves };
         Ok(Seat { place, events, queue })
     }
 
@@ -377,7 +382,7 @@ impl First {
         let seat = match retaken.unwrap_or(Err(NoSeat::Anothers)) {
             Ok(seat) => seat,
             Err(NoSeat::TooMany) => return self.too_many().await,
-            Err(NoSeat::Own(_) | NoSeat::Anothers) => {
+            Err(NoSeat::Own(..) | NoSeat::Anothers) => {
                 let text = "this transfer is under way here in another session; end that, or begin a new transfer";
                 return self.refuse(text).await;
             }
@@ -431,8 +436,8 @@ impl First {
 
     /// The place of this session, once the one that its source has lost is over. spec: O-5, O-6
     async fn retake(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
-        let lost = match self.seat(transfer) {
-            Err(NoSeat::Own(lost)) => lost,
+        let (lost, mut held) = match self.seat(transfer) {
+            Err(NoSeat::Own(lost, held)) => (lost, held),
             seat => return seat,
         };
         let (ends, answer) = oneshot::channel();
@@ -440,16 +445,11 @@ impl First {
         // A session that is over drops the question; one that nobody has accepted yet leaves it unanswered.
         let answered = tokio::time::timeout(SUPERSEDE_LIMIT, answer).await.map_err(|_| NoSeat::Anothers)?;
         if asked.is_ok() && !answered.unwrap_or(true) {
-            return Err(NoSeat::Own(lost));
+            return Err(NoSeat::Own(lost, held));
         }
-        lost.closed().await;
-        // Its place is free a moment after its queue.
-        loop {
-            match self.seat(transfer) {
-                Err(NoSeat::Own(other)) if other.same_channel(&lost) => tokio::task::yield_now().await,
-                seat => return seat,
-            }
-        }
+        // Its chores may take a while: what it holds is parked, or thrown away.
+        while held.changed().await.is_ok() {}
+        self.seat(transfer)
     }
 
     /// It is no offence to have many guests to move. spec: H-11
@@ -473,7 +473,7 @@ impl First {
         let (transfer, run) = (run.transfer, Frame::Run(run));
         let seat = match self.seat(transfer) {
             Ok(seat) => seat,
-            Err(NoSeat::Own(events)) => {
+            Err(NoSeat::Own(events, _)) => {
                 let made = Event::ControlMade { stream: Box::new(self.stream), first: Some(run) };
                 let _ = events.send(made).await;
                 return;

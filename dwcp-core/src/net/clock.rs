@@ -30,6 +30,12 @@ impl Clock {
     }
 }
 
+/// What this thread has computed so far: time in which it waited, for a disk or for its turn on a core, is not in it.
+pub(super) fn thread_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// Measures how long something takes.
 #[derive(Debug)]
 pub(super) struct Stopwatch(Instant);

@@ -39,6 +39,8 @@ pub(super) enum Event {
     ControlMade { stream: Box<Stream>, first: Option<Frame> },
     /// It could not be re-made.
     RedialFailed { session_unknown: bool },
+    /// What became of the dial of this number; of one that another has taken the place of nothing is believed.
+    Redialled { attempt: u32, event: Box<Event> },
     /// Sink: a connection with a valid proof wants to be a lane.
     Join { lane: LaneId, stream: Box<Stream> },
     /// A connection whose lane has ended, kept for another.
@@ -66,6 +68,12 @@ pub(super) trait Hands: Send + 'static {
 
     /// A connection wants to be a lane. False when this end takes none.
     fn hold_lane(&mut self, lane: LaneId, stream: Stream) -> bool;
+
+    /// Whether the dial of this number is the one that counts.
+    fn dials(&self, attempt: u32) -> bool {
+        let _ = attempt;
+        false
+    }
 
     /// A connection whose lane has ended waits to be this one.
     fn keep(&mut self, lane: LaneId, stream: Stream);
@@ -170,6 +178,8 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
             }
             Event::Frame { .. } | Event::ControlLost { .. } => None,
             Event::ControlMade { stream, first } => self.control_made(*stream, first),
+            Event::Redialled { attempt, event } if self.hands.dials(attempt) => self.react(*event),
+            Event::Redialled { .. } => None,
             Event::RedialFailed { session_unknown: true } => self.feed(Input::SessionLost),
             Event::RedialFailed { session_unknown: false } => self.feed(Input::ControlDown { clean: false }),
             Event::Join { lane, stream } => {
@@ -226,6 +236,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         let mut refused = None;
         while let Some(output) = self.machine.poll() {
             failpoint!(performs, &output, H::END);
+            if matches!(output, Output::Redial { .. }) {
+                // The machine has given it up, silent as it may be: what it ends with later is no news.
+                self.control = None;
+            }
             self.ledger.performs(now, &output);
             match self.hands.perform(output) {
                 Some(Output::Control(frame)) => {

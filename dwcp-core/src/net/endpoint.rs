@@ -360,6 +360,7 @@ impl Endpoint {
             nexts: BTreeSet::new(),
             kept: BTreeMap::new(),
             attempt: 0,
+            dial: None,
         };
         let control = ControlLink::start(tokio_rustls::TlsStream::Client(made.stream), 0, FROM_A_SINK, events.clone());
         let (progress, watch) = watch::channel(machine.progress().clone());

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::buffers::{Share, grow};
-use super::clock::Clock;
+use super::clock::{Clock, thread_time};
 use super::conduct::{EMPTY_EXTENTS, flood};
 use super::driver::{Event, Stream};
 use super::handshake::{ReadError, read_header};
@@ -164,9 +164,9 @@ async fn receive(
                 // The place in the queue comes first: between the write to the guest and the report of it
                 // nothing may stop this worker, or a burial would deny what was applied.
                 let Ok(place) = events.reserve().await else { return Ok(Ended::Closed) };
-                let began = unpacker.clock.now();
+                let began = thread_time();
                 let applied = WORKBENCH.with_borrow_mut(|bench| unpacker.apply(bench, bytes))?;
-                let spent = unpacker.clock.now().since(began);
+                let spent = thread_time().saturating_sub(began);
                 place.send(Event::Input(Input::Applied(applied)));
                 failpoint!("sink.lane.applied");
                 for _ in 0..unpacker.turn.spend(spent) {
@@ -186,7 +186,7 @@ thread_local! {
     static WORKBENCH: RefCell<Workbench> = RefCell::default();
 }
 
-/// What a lane may use of its thread's time before the others there come. Its peer decides what stands in a byte: 4096 zeros,
+/// What a lane may compute on its thread before the others there come. Its peer decides what stands in a byte: 4096 zeros,
 /// or a page of a baseline for which 64 are unpacked, so that no number of bytes or pages is a bound. A lane whose extent took
 /// as long as ten turns lets each other have ten.
 #[derive(Debug, Default)]
@@ -196,7 +196,7 @@ struct Turn {
 
 /// About as long as 256 pages take.
 const TURN: Duration = Duration::from_millis(1);
-/// Turns that one extent costs at most: a guest that stood still for a while is nobody's fault.
+/// Turns that one extent costs at most: more than 256 pages can take.
 const MOST_TURNS: u32 = 256;
 
 impl Turn {
@@ -311,6 +311,6 @@ mod tests {
         let spent = [400, 400, 400, 0, 58_000, 700, 100].map(|time| turn.spend(micros(time)));
         assert_eq!(spent, [0, 0, 1, 0, 58, 0, 1], "what is left of a turn counts in the next");
         assert_eq!(turn.spend(Duration::from_secs(3600)), MOST_TURNS);
-        assert_eq!(turn.spend(micros(999)), 0, "a guest that stood still is paid for once");
+        assert_eq!(turn.spend(micros(999)), 0, "and no more is owed");
     }
 }

@@ -498,7 +498,7 @@ impl Press {
             let Some(into) = self.bases.get_mut(place * PAGE_BYTES..(place + pages) * PAGE_BYTES) else { continue };
             match old.read(found, page, into) {
                 Ok(()) => (place..place + pages).for_each(|place| based.set(place)),
-                Err(error) => tracing::warn!(%error, "pages of a baseline cannot be used; they travel whole"),
+                Err(error) => warn_unreadable(&error),
             }
         }
     }
@@ -525,11 +525,22 @@ impl Press {
                     based.set(place);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a page of a baseline cannot be used; one like it travels whole");
+                    warn_unreadable(&error);
                     based.unset(place);
                 }
             }
         }
+    }
+}
+
+/// Costs bytes, and nothing else: what would have been made of it travels whole.
+fn warn_unreadable(error: &GuestError) {
+    match error {
+        GuestError::Baseline { name, region, page, why, .. } => tracing::warn!(
+            "{region}, page {page} of baseline {name} cannot be read here ({why}): such pages travel whole; `dwcp baseline \
+             verify` names all of them"
+        ),
+        error => tracing::warn!(%error, "pages of a baseline cannot be read here: they travel whole"),
     }
 }
 
@@ -624,10 +635,11 @@ mod tests {
         let guest = Arc::new(Memory::new(layout.clone()));
         for page in 0..4_u64 {
             for word in 0..512 {
-                guest.poke(RegionId(0), page * 4096 + word * 8, page * 0x0101_0101_0101_0101 ^ word << 40);
+                guest.poke(RegionId(0), page * 4096 + word * 8, (page * 0x0101_0101_0101_0101) ^ (word << 40));
             }
         }
-        let source = SourcePages { baselines: [Arc::new(Four(layout)) as Arc<dyn OldPages>].into(), ..pages(guest) };
+        let old: Arc<dyn OldPages> = Arc::new(Four(layout));
+        let source = SourcePages { baselines: [old].into(), ..pages(guest) };
         let whole = Extent::new(RegionId(0), vec![Run { start: 0, count: 4 }]).unwrap();
         for (baseline, effort, pages) in
             [(Some(0), Effort::Balanced, 3), (None, Effort::Balanced, 0), (Some(0), Effort::Fast, 0)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsStream;
 
 use super::conduct::FROM_A_SINK;
@@ -35,6 +35,8 @@ pub(super) struct SourceHands {
     pub(super) kept: BTreeMap<LaneId, Stream>,
     /// Counts the connections of this session.
     pub(super) attempt: u32,
+    /// The last one that was begun.
+    pub(super) dial: Option<AbortHandle>,
 }
 
 pub(super) struct Worker {
@@ -93,6 +95,10 @@ impl Hands for SourceHands {
         None
     }
 
+    fn dials(&self, attempt: u32) -> bool {
+        attempt == self.attempt
+    }
+
     fn hold_lane(&mut self, _: LaneId, _: Stream) -> bool {
         false
     }
@@ -139,8 +145,8 @@ impl SourceHands {
             attempt: self.attempt,
         });
         let dialer = self.shared.dialer.clone();
-        let events = self.events.clone();
-        tokio::spawn(async move {
+        let (events, attempt) = (self.events.clone(), self.attempt);
+        let dial = tokio::spawn(async move {
             let event = match dialer.control(&dialer.capable, resume.as_ref()).await {
                 Ok(made) => Event::ControlMade { stream: Box::new(TlsStream::Client(made.stream)), first: None },
                 Err(error) => {
@@ -148,7 +154,11 @@ impl SourceHands {
                     Event::RedialFailed { session_unknown: session_unknown(&error) }
                 }
             };
-            let _ = events.send(event).await;
+            let _ = events.send(Event::Redialled { attempt, event: Box::new(event) }).await;
         });
+        // One at a time: the sink takes a later attempt for the end of an earlier one. spec: H-6
+        if let Some(earlier) = self.dial.replace(dial.abort_handle()) {
+            earlier.abort();
+        }
     }
 }

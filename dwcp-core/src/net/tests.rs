@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
-use super::driver::{Chores, Driver, EVENTS, Flagged, Hands, Stream};
+use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Hands, Stream};
 use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use super::statistics::{End, Ledger};
 use super::threads::Threads;
@@ -181,6 +181,7 @@ impl Machine for Greedy {
     }
 }
 
+/// Its second dial is the one that counts.
 struct NoHands;
 
 impl Hands for NoHands {
@@ -198,23 +199,68 @@ impl Hands for NoHands {
 
     fn keep(&mut self, _: LaneId, _: Stream) {}
 
+    fn dials(&self, attempt: u32) -> bool {
+        attempt == 2
+    }
+
     async fn stop(&mut self) {}
 }
 
+/// A machine that ends with the first news of a dial.
+#[derive(Default)]
+struct Dialling {
+    over: Option<Output>,
+    progress: Progress,
+}
+
+impl Machine for Dialling {
+    fn handle(&mut self, _: Time, input: Input) {
+        let error = match input {
+            Input::SessionLost => SessionError::PeerRestarted,
+            Input::ControlDown { .. } => SessionError::Cancelled,
+            _ => return,
+        };
+        self.over = Some(Output::Finished(Outcome { owner: Owner::Source, error: Some(error) }));
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.over.take()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+/// The sink knows an earlier attempt no more once it has heard a later one, which is no end of the session. spec: H-6
 #[tokio::test]
-async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_same() {
-    let (hold, released) = blocking::channel();
+async fn only_the_latest_dial_of_the_control_connection_is_believed() {
+    let (_hold, released) = blocking::channel();
     let layout = Layout::new(&[4096]).unwrap();
     let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
+    let driver = driver(Dialling::default(), &guest);
+    for (attempt, session_unknown) in [(1, true), (3, true), (2, false)] {
+        let event = Box::new(Event::RedialFailed { session_unknown });
+        driver.events.send(Event::Redialled { attempt, event }).await.unwrap();
+    }
+    let outcome = driver.run(vec![]).await;
+    assert!(matches!(outcome.error, Some(SessionError::Cancelled)), "{outcome:?}");
+}
+
+fn driver<M: Machine + Send>(machine: M, guest: &Arc<Mute>) -> Driver<M, NoHands> {
     let (events, queue) = tokio::sync::mpsc::channel(EVENTS);
     let flags: Arc<dyn FlagSource> = Arc::new(Constant::v3());
-    let driver = Driver {
-        machine: Greedy { holds: Some(hold), ..Greedy::default() },
+    Driver {
+        machine,
         hands: NoHands,
         control: None,
         generation: 0,
         accuser: Accuser { conduct: Arc::new(Conduct::new(Quarantine::default())), peer: Fingerprint([0; 32]) },
-        chores: Chores::start(Arc::<Mute>::clone(&guest), Records::none(), events.clone()),
+        chores: Chores::start(Arc::<Mute>::clone(guest), Records::none(), events.clone()),
         events,
         queue,
         clock: Clock::start(),
@@ -222,7 +268,15 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
         published: Time::default(),
         flags: Flagged::by(&flags),
         ledger: Ledger::open(Arc::default(), End::Sink, Framing::Extents),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_same() {
+    let (hold, released) = blocking::channel();
+    let layout = Layout::new(&[4096]).unwrap();
+    let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
+    let driver = driver(Greedy { holds: Some(hold), ..Greedy::default() }, &guest);
     let outcome = driver.run(vec![]).await;
     let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {
         panic!("{outcome:?}")

@@ -531,9 +531,11 @@ impl SessionError {
             Self::PeerViolation { code, lane, position, what } | Self::Integrity { code, lane, position, what } => {
                 Some(Frame::Error(ErrorFrame { code: *code, lane: *lane, position: *position, text: what.clone() }))
             }
-            Self::Guest(_) | Self::Record { .. } | Self::LanesUsedUp { .. } => {
-                abort(AbortReason::LocalFailure, self.to_string())
-            }
+            Self::Guest(_)
+            | Self::Record { .. }
+            | Self::LanesUsedUp { .. }
+            | Self::HandoverUnanswered { .. }
+            | Self::NoFramingLeft { .. } => abort(AbortReason::LocalFailure, self.to_string()),
             Self::NotConverging(_) => abort(AbortReason::NotConverging, self.to_string()),
             Self::Cancelled => abort(AbortReason::Cancelled, self.to_string()),
             Self::ShuttingDown => abort(AbortReason::Shutdown, self.to_string()),

@@ -430,6 +430,9 @@ impl Source {
 
     /// A restarted sink holds nothing of a live transfer, and cannot have run before RUN.
     fn session_lost(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.control.up {
+            return Ok(());
+        }
         if self.gave_up() {
             // The new process may still know the transfer by its record. spec: S-8
             self.control.fresh = true;

@@ -466,6 +466,15 @@ fn run_is_said_again_on_every_new_connection() {
     assert!(asked!(bench.after(Duration::from_secs(2)), Output::Redial { fresh: true }));
 }
 
+/// News of a dial that came too late. spec: B-4
+#[test]
+fn a_session_whose_control_connection_is_up_is_not_lost() {
+    let (mut bench, _) = copying();
+    assert!(outcome(&bench.feed(Input::SessionLost)).is_none());
+    bench.feed(Input::ControlDown { clean: false });
+    assert!(outcome(&bench.feed(Input::SessionLost)).is_some());
+}
+
 // spec: S-8
 #[test]
 fn a_source_that_crashed_after_give_up_asks_by_its_record() {
