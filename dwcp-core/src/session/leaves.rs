@@ -20,6 +20,9 @@ use crate::wire::{Digest, FenceEpoch};
 const FAN_OUT: usize = 64;
 const FAN_OUT_U32: u32 = 64;
 const LEAF_WORDS: usize = 4;
+/// What is looked at, and hashed, ahead of time at once: 2^20 pages, and 64 groups of 64 or a few more.
+const AHEAD_WORDS: usize = 256;
+const AHEAD_GROUPS: usize = 64;
 
 /// Domain of inner nodes: a node can never be taken for a leaf or a root.
 const NODE_KEY: [u8; 32] = *b"dwcp/3 tree node, 64 digests\0\0\0\0";
@@ -191,17 +194,32 @@ impl Leaves {
     /// Groups set since the last call, rising.
     fn take_touched(&self) -> Vec<usize> {
         let mut groups = Vec::new();
-        for (index, word) in self.touched.iter().enumerate() {
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut bits = word.swap(0, Ordering::Acquire);
-            while bits != 0 {
-                groups.push(index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0));
-                bits &= bits - 1;
-            }
+        for word in 0..self.touched.len() {
+            self.take_word(word, &mut groups);
         }
         groups
+    }
+
+    /// Some of them, rising: those of the next words of 64 groups from `from` on, until there are a few or the end is reached.
+    /// Where to go on.
+    fn take_some_touched(&self, from: usize, groups: &mut Vec<usize>) -> usize {
+        let end = self.touched.len().min(from + AHEAD_WORDS);
+        for word in from..end {
+            self.take_word(word, groups);
+            if groups.len() >= AHEAD_GROUPS {
+                return word + 1;
+            }
+        }
+        if end == self.touched.len() { 0 } else { end }
+    }
+
+    fn take_word(&self, index: usize, groups: &mut Vec<usize>) {
+        let Some(word) = self.touched.get(index).filter(|word| word.load(Ordering::Relaxed) != 0) else { return };
+        let mut bits = word.swap(0, Ordering::Acquire);
+        while bits != 0 {
+            groups.push(index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0));
+            bits &= bits - 1;
+        }
     }
 }
 
@@ -232,6 +250,8 @@ fn zero_group() -> Box<Group> {
 pub struct Tree {
     layout: Layout,
     regions: Vec<RegionTree>,
+    /// Where [`keep_up`](Self::keep_up) goes on.
+    ahead: usize,
 }
 
 #[derive(Debug)]
@@ -246,7 +266,15 @@ impl Tree {
     /// The tree of all zeros.
     pub fn new(layout: &Layout) -> Self {
         let regions = layout.regions().map(|(_, region)| RegionTree::zero(region.first, region.pages)).collect();
-        Self { layout: layout.clone(), regions }
+        Self { layout: layout.clone(), regions, ahead: 0 }
+    }
+
+    /// Hashes some of what was set, so that [`root`](Self::root) has little left to do: some tens of microseconds at most. What is
+    /// set meanwhile is hashed again.
+    pub fn keep_up(&mut self, leaves: &Leaves) {
+        let mut touched = Vec::new();
+        self.ahead = leaves.take_some_touched(self.ahead, &mut touched);
+        self.rehash(leaves, &touched);
     }
 
     /// The root over all leaves as they are now. No leaf may be set meanwhile.
@@ -284,7 +312,10 @@ impl Tree {
     }
 
     fn update(&mut self, leaves: &Leaves) {
-        let touched = leaves.take_touched();
+        self.rehash(leaves, &leaves.take_touched());
+    }
+
+    fn rehash(&mut self, leaves: &Leaves, touched: &[usize]) {
         for region in &mut self.regions {
             let end = region.first_group + region.levels.first().map_or(0, Vec::len);
             let from = touched.partition_point(|&group| group < region.first_group);
@@ -399,6 +430,32 @@ mod tests {
             bytes.extend_from_slice(&level[0].0);
         }
         Digest(*blake3::keyed_hash(&ROOT_KEY, &bytes).as_bytes())
+    }
+
+    // spec: I-3
+    #[test]
+    fn what_was_hashed_ahead_is_not_hashed_again_unless_it_was_set_again() {
+        // More words of groups than are looked at at once, and a second region.
+        let layout = Layout::new(&[4096 * ((1 << 20) + 70_000), 4096 * 3000]).unwrap();
+        let (leaves, mut tree) = (Leaves::new(&layout), Tree::new(&layout));
+        let second = (1 << 20) + 70_016;
+        let mut state = 7_u64;
+        let mut page = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = u32::try_from(state >> 44).unwrap();
+            if at.is_multiple_of(5) { second + at % 3000 } else { at }
+        };
+        for round in 0..300_u32 {
+            for _ in 0..4 {
+                let page = page();
+                leaves.set(FlatPage(page), leaf(&(page ^ round).to_le_bytes()));
+            }
+            tree.keep_up(&leaves);
+        }
+        let behind = leaves.take_touched();
+        assert!(behind.len() < 16, "{} groups of 1,200 pages are left", behind.len());
+        tree.rehash(&leaves, &behind);
+        assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
     }
 
     // spec: O-9
