@@ -68,6 +68,6 @@ mod tests {
             expected += extent;
         }
         assert_eq!(counters.sum(), expected);
-        assert_eq!((expected.of(Method::Zero).pages, expected.head_bytes), (1 + 13, 3 * 91));
+        assert_eq!((expected.of(Method::Zero).pages, expected.head_bytes), (1 + 14, 3 * 105));
     }
 }
