@@ -378,7 +378,8 @@ fn a_receiver_that_is_killed_goes_on_with_the_baseline_that_it_laid_down() {
     let warm = Warm::at_both();
     let again = |address: &str| warm.with_store(warm.place.receive_at(address), "b");
     let (summary, told) = warm.through_a_kill(again);
-    assert!(figure(&summary, "bytes_wire") < 800 * 4096, "{summary}");
+    // 750 new pages, and again what was on its way to a disk when it was killed; not 2,000 of the baseline.
+    assert!(figure(&summary, "bytes_wire") < 1500 * 4096, "{summary}");
     assert_eq!(told, ["golden"]);
 }
 
