@@ -51,7 +51,8 @@ impl ControlLink {
         self.frames.as_ref().is_some_and(|frames| frames.try_send(frame).is_ok())
     }
 
-    /// Sends what is queued, closes properly, and stops: after it the connection is no more, and counted.
+    /// Sends what is queued, closes properly, and stops: after it the connection is no more, and counted, unless the last frames
+    /// could not go out in time.
     pub(super) async fn close(mut self) {
         self.frames = None;
         if tokio::time::timeout(FAREWELL, &mut self.writer).await.is_ok() {

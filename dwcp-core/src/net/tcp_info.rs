@@ -21,7 +21,7 @@ const TIMESTAMPS: u8 = 1;
 const ETHERNET: u64 = 14;
 const TCP: u64 = 20;
 const TIMESTAMPS_BYTES: u64 = 12;
-/// What the first segment each way has besides: segment size, window scale, SACK.
+/// What the first segment each way has besides, where it has timestamps: segment size, window scale, SACK.
 const SYN_BYTES: u64 = 8;
 
 /// What an interface counts of one connection, bytes, each direction.
@@ -32,7 +32,7 @@ pub(super) struct OnLink {
 }
 
 impl OnLink {
-    /// Of a connection up to now; `None` where the kernel does not tell (before Linux 4.19, or another system).
+    /// Of a connection up to now; `None` where the kernel does not tell (before Linux 4.19).
     pub(super) fn of(stream: &TcpStream) -> Option<Self> {
         // Not the peer's address: a connection that is closed has none any more.
         let ip = match stream.local_addr().ok()?.ip().to_canonical() {

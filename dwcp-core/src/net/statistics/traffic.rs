@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::net::tcp_info::OnLink;
 
-/// Bytes of all connections of an endpoint. Connections that came to nothing are in it.
+/// Bytes of all connections of an endpoint on which TLS was begun. Those that came to nothing then are in it; those that were hung
+/// up on before, and version 1 in clear text, are not.
 ///
 /// `sent` and `received` are what was given to the kernel and taken from it: after encryption, before TCP. The others are
 /// what an Ethernet interface counts of the same connections: with the heads of all segments (bare acknowledgements, too)
 /// and what TCP sent again. They are looked up at the end of a connection and each 4 MiB, so of a connection that lives
-/// they are behind by that much; they are 0 where the kernel does not tell (before Linux 4.19). A segment whose last
-/// acknowledgement comes after the end of its connection is counted by nobody.
+/// they are behind by that much; they are 0 where the kernel does not tell (before Linux 4.19). What is on its
+/// way when a connection is dropped, and its last acknowledgements, are counted by nobody: little after an orderly end, up to
+/// what the kernel had still to send after another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
