@@ -72,6 +72,27 @@ pub(crate) async fn ask(
     credentials: &Credentials,
     report: &Report,
 ) -> Result<Exit, Failure> {
+    let record = hear(place, transfer, to, credentials).await?;
+    Ok(tell_there(&record, to, report))
+}
+
+/// The receiver has it.
+pub(crate) fn tell_there(record: &Record, to: &str, report: &Report) -> Exit {
+    report.say(&format!("{} is at {to} and visible there; the copy here is no longer needed", record.name));
+    report.event("summary", &Ended { verdict: Exit::Ok.word(), owner: "sink", shown: record.into() });
+    Exit::Ok
+}
+
+/// Asks a receiver until it says that it has the guest.
+///
+/// # Errors
+/// It does not: the doubt stays.
+pub(crate) async fn hear(
+    place: &Place,
+    transfer: TransferId,
+    to: &str,
+    credentials: &Credentials,
+) -> Result<Record, Failure> {
     let folder = place.records_folder();
     let record = place.record(&place.records()?, transfer)?;
     let endpoint = identity::endpoint(credentials)?.with_records(&folder)?;
@@ -90,9 +111,7 @@ pub(crate) async fn ask(
         () = tokio::time::sleep(ASK_LIMIT) => return Err(doubt_stays(&record, "the receiver did not answer in time")),
     };
     if outcome.owner == Owner::Sink {
-        report.say(&format!("{} is at {to} and visible there; the copy here is no longer needed", record.name));
-        report.event("summary", &Ended { verdict: Exit::Ok.word(), owner: "sink", shown: (&record).into() });
-        return Ok(Exit::Ok);
+        return Ok(record);
     }
     let why = outcome.error.map_or_else(|| "no reason given".to_owned(), |error| error.to_string());
     Err(doubt_stays(&record, &why))

@@ -1,7 +1,11 @@
 //! What was given up under the same name before: it is asked about, and sent nowhere else meanwhile.
 
+use std::path::PathBuf;
+
+use dwcp_core::guest::{ImageSource, root_of};
 use dwcp_core::net::Records;
 use dwcp_core::session::{Record, Standing};
+use dwcp_core::wire::Digest;
 
 use super::{of_offer_key, resolve_command};
 use crate::cli::SendArgs;
@@ -13,7 +17,8 @@ use crate::state::{self, Shown};
 use crate::words::Words;
 
 /// A transfer of this name whose sender was killed between giving it up and hearing that the receiver has it: the receiver
-/// says what became of it, which is the end of this command. `None`: there is none.
+/// says what became of it. If the image here is still that one, this is the end of the command. `None`: there is something to
+/// send.
 ///
 /// # Errors
 /// The doubt stays, or is about another receiver: two hosts might run it.
@@ -41,7 +46,13 @@ pub(super) async fn settle(args: &SendArgs, report: &Report) -> Result<Option<Ex
                 report.warn(&format!(
                     "{name} was given up to {to} before, as transfer {transfer}, and nobody heard whether it is there: asking"
                 ));
-                resolve::ask(&Place::Source(state_dir), transfer, &args.to, &args.credentials, report).await.map(Some)
+                let place = Place::Source(state_dir.clone());
+                let there = resolve::hear(&place, transfer, &args.to, &args.credentials).await?;
+                if is_another(args.last_image(), there.root).await {
+                    report.warn(&format!("{name} of then is there; the image here is another one, and is sent now"));
+                    continue;
+                }
+                Ok(Some(resolve::tell_there(&there, &args.to, report)))
             }
             other => {
                 let whom = other.as_deref().unwrap_or("another receiver");
@@ -60,6 +71,12 @@ pub(super) async fn settle(args: &SendArgs, report: &Report) -> Result<Option<Ex
         };
     }
     Ok(None)
+}
+
+/// Whether an image is there, and has another root. It is read for that.
+async fn is_another(image: PathBuf, root: Digest) -> bool {
+    let read = move || ImageSource::open(&image).and_then(|image| root_of(&image));
+    matches!(tokio::task::spawn_blocking(read).await, Ok(Ok(found)) if found != root)
 }
 
 /// Another `dwcp send` of this node is at it.

@@ -10,7 +10,7 @@ use dwcp_core::session::{Leaves, Record, Standing};
 use dwcp_core::wire::{FenceEpoch, Name, TransferId};
 use dwcp_core::{Guest, Layout, RegionId};
 
-use crate::operator::{Place, Said, dwcp, noise, run};
+use crate::operator::{Place, Receiver, Said, dwcp, noise, run};
 
 const ID: TransferId = TransferId([0xab; 16]);
 
@@ -105,7 +105,8 @@ fn the_same_words_ask_what_became_of_what_was_given_up_and_send_it_nowhere_else(
     let place = Place::new();
     in_doubt(&place);
     let id = &*ID.to_string();
-    let image = place.sparse("vm.mem");
+    let image = place.path("vm.mem");
+    fs::write(&image, vec![1; 5000]).unwrap();
     let mut receiver = place.listen();
     let key = format!("vm1 {} {}", receiver.address, place.sender);
     assert!(Records::open(place.path("state")).unwrap().offering(&key, ID).unwrap().1.is_some());
@@ -123,6 +124,22 @@ fn the_same_words_ask_what_became_of_what_was_given_up_and_send_it_nowhere_else(
     receiver.lines.until("transfer");
     receiver.stop();
     assert_eq!(place.visible(), ["vm1", "vm2"]);
+}
+
+/// What was given up then is there; who sends something else now must not be told that this is.
+#[test]
+fn another_image_under_the_name_of_a_doubt_is_sent_once_that_is_ended() {
+    let place = Place::new();
+    in_doubt(&place);
+    let receiver = Receiver::start(place.receive().arg("--replace"));
+    let key = format!("vm1 {} {}", receiver.address, place.sender);
+    assert!(Records::open(place.path("state")).unwrap().offering(&key, ID).unwrap().1.is_some());
+    let image = place.sparse("new.mem");
+    let said = run(place.send(&receiver.address, "vm1").arg(&image));
+    assert!(said.code == 0 && said.err.contains("another one, and is sent now"), "{}{}", said.out, said.err);
+    assert!(said.out.contains("verified"), "{}", said.out);
+    receiver.stop();
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
 }
 
 #[test]

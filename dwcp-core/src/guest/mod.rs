@@ -6,6 +6,7 @@ mod image;
 mod mapped;
 mod memory;
 mod old_pages;
+mod root;
 
 #[cfg(feature = "net")]
 pub use self::image::{ImageFolder, ImageSource, ImageStaging, Parked, Rounds, Swept};
@@ -13,6 +14,7 @@ pub use self::image::{ImageFolder, ImageSource, ImageStaging, Parked, Rounds, Sw
 pub use self::mapped::MappedRegion;
 pub use self::memory::Memory;
 pub use self::old_pages::{HeldPages, OldPages};
+pub use self::root::root_of;
 
 use std::fmt;
 

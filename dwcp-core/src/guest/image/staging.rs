@@ -8,9 +8,9 @@ use super::journal::{About, Journal};
 use super::place::{Place, Presence};
 use super::runs::Runs;
 use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{Guest, GuestError, root_of};
 use crate::session::Leaves;
-use crate::session::leaves::{Tree, zero_leaf};
+use crate::session::leaves::zero_leaf;
 use crate::session::page_hash::hash_pages;
 use crate::storage::File;
 use crate::wire::Digest;
@@ -240,20 +240,7 @@ impl ImageStaging {
     /// It is not, or cannot be read.
     pub fn verify(&self) -> Result<(), GuestError> {
         let Some(expected) = self.doubted else { return Ok(()) };
-        let leaves = Leaves::new(&self.layout);
-        let (mut pages, mut found) = (vec![0; MAX_EXTENT_PAGES * PAGE_BYTES], Vec::with_capacity(MAX_EXTENT_PAGES));
-        for (id, region) in self.layout.regions() {
-            for first in (0..region.pages).step_by(MAX_EXTENT_PAGES) {
-                let count = usize::try_from(region.pages - first).unwrap_or(MAX_EXTENT_PAGES).min(MAX_EXTENT_PAGES);
-                let part = pages.get_mut(..count * PAGE_BYTES).unwrap_or_default();
-                self.read(id, first, part)?;
-                found.clear();
-                hash_pages(part, &mut found);
-                let numbers = (first..).map_while(|page| self.layout.flat(id, page));
-                numbers.zip(&found).for_each(|(flat, leaf)| leaves.set(flat, *leaf));
-            }
-        }
-        if Tree::new(&self.layout).root(&leaves) == expected {
+        if root_of(self)? == expected {
             return Ok(());
         }
         Err(self.place.not_staged(self.place.name.as_str()))

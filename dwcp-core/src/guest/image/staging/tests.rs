@@ -9,6 +9,7 @@ use dwcp_hde::is_zero;
 use super::super::folder::{ImageFolder, PARKED_KEPT, Swept};
 use super::super::place::{journal_name, staging_name};
 use super::*;
+use crate::session::leaves::Tree;
 use crate::session::leaves::leaf;
 use crate::session::{Fingerprint, Record, Standing};
 use crate::wire::{FenceEpoch, GuestKind, Name, Offer, TransferId};
