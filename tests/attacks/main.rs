@@ -28,6 +28,7 @@ mod quarantine;
 mod seeds;
 mod sinks;
 mod switch_over;
+mod waiting;
 
 /// The table of `docs/reliability.md` names a test for every attack of the catalogue, or says why there is none.
 #[test]
@@ -41,6 +42,7 @@ fn the_catalogue_is_complete() {
         include_str!("lanes.rs"),
         include_str!("sinks.rs"),
         include_str!("switch_over.rs"),
+        include_str!("waiting.rs"),
     ];
     for number in 1..=20 {
         let id = format!("| B{number:02} |");

@@ -37,6 +37,8 @@ const SUPERSEDE_LIMIT: Duration = Duration::from_secs(5);
 const RETAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Offers that may wait for [`Listener::accept`] in its queue; more wait behind it.
 const OFFERS: usize = 16;
+/// Control connections of a session that nobody has accepted yet, besides the first: an honest source loses few in that time.
+const CLAIMS_WAITING: u32 = 8;
 /// Of one identity: sessions that are alive, waiting ones included.
 const SESSIONS_PER_PEER: usize = 4096;
 
@@ -145,7 +147,23 @@ pub(super) struct Known {
     pub(super) events: mpsc::Sender<Event>,
     /// Nobody has accepted it yet.
     waiting: bool,
+    /// Control connections that its source has made anew meanwhile; each waits in the queue.
+    claims: u32,
     held: watch::Receiver<()>,
+}
+
+impl Known {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+
+    /// Whether a control connection that was made anew may wait, too. spec: H-11
+    pub(super) fn may_come_back(&mut self) -> bool {
+        if self.waiting {
+            self.claims += 1;
+        }
+        self.claims <= CLAIMS_WAITING || !self.waiting
+    }
 }
 
 impl Listener {
@@ -290,7 +308,7 @@ impl First {
         let (events, queue) = mpsc::channel(EVENTS);
         let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
         let (leaves, held) = watch::channel(());
-        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, held };
+        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, claims: 0, held };
         let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
             let own = || NoSeat::Own(other.events.clone(), other.held.clone());

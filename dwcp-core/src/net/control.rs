@@ -1,5 +1,7 @@
 //! Lane 0 after the handshake: a reader and a writer beside the driver.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
@@ -12,12 +14,16 @@ use super::driver::Event;
 use super::handshake::{ReadError, read_one};
 use crate::session::SessionError;
 use crate::session::allowance::{Allowance, Rate};
-use crate::wire::limits::MAX_CONTROL_BYTES;
+use crate::session::sink::HAVE_BATCH;
+use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HAVE_LEAVES};
 use crate::wire::{ErrorCode, Frame, LaneId};
 
 /// Frames that may wait for the socket. A peer that lets so many pile up does not read: its link is
 /// given up, so that the driver never waits for it.
 const QUEUE: usize = 1024;
+/// Leaves in HAVE frames that may wait for it: twice what a sink says before it waits for an answer (8 MiB). One that
+/// answers what it has not read gets no more than these.
+const QUEUE_LEAVES: usize = 2 * HAVE_BATCH * MAX_HAVE_LEAVES;
 /// Bytes gathered into one write.
 const BATCH: usize = 64 * 1024;
 /// How long the last frames may take to go out.
@@ -29,6 +35,8 @@ pub(super) struct ControlLink {
     /// Tells the events of this connection from those of one before.
     pub(super) generation: u64,
     frames: Option<mpsc::Sender<Frame>>,
+    /// Leaves in the frames that wait.
+    leaves: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -42,12 +50,18 @@ impl ControlLink {
         let (read, write) = tokio::io::split(stream);
         let (frames, queue) = mpsc::channel(QUEUE);
         let reader = tokio::spawn(read_frames(read, generation, rate, events));
-        let writer = tokio::spawn(write_frames(write, queue));
-        Self { generation, frames: Some(frames), reader, writer }
+        let leaves = Arc::default();
+        let writer = tokio::spawn(write_frames(write, queue, Arc::clone(&leaves)));
+        Self { generation, frames: Some(frames), leaves, reader, writer }
     }
 
-    /// Queues a frame; false when the link is dead or the peer does not read.
+    /// Queues a frame; false when the link is dead or the peer does not read. spec: R-4
     pub(super) fn send(&self, frame: Frame) -> bool {
+        let leaves = leaves(&frame);
+        if self.leaves.fetch_add(leaves, Ordering::Relaxed) + leaves > QUEUE_LEAVES {
+            tracing::info!("a peer asks for more of what is held without reading it; its connection is given up");
+            return false;
+        }
         self.frames.as_ref().is_some_and(|frames| frames.try_send(frame).is_ok())
     }
 
@@ -103,15 +117,26 @@ async fn read_frames<S: AsyncRead>(read: ReadHalf<S>, generation: u64, rate: Rat
     }
 }
 
-async fn write_frames<S: AsyncWrite>(mut write: WriteHalf<S>, mut queue: mpsc::Receiver<Frame>) {
+/// What a frame carries that was made for it.
+fn leaves(frame: &Frame) -> usize {
+    if let Frame::Have(have) = frame { have.leaves.len() } else { 0 }
+}
+
+async fn write_frames<S: AsyncWrite>(
+    mut write: WriteHalf<S>,
+    mut queue: mpsc::Receiver<Frame>,
+    waiting: Arc<AtomicUsize>,
+) {
     let mut bytes = Vec::new();
     while let Some(frame) = queue.recv().await {
         bytes.clear();
+        let mut written_leaves = leaves(&frame);
         failpoint!(sends, &frame);
         frame.encode(&mut bytes);
         while bytes.len() < BATCH
             && let Ok(frame) = queue.try_recv()
         {
+            written_leaves += leaves(&frame);
             failpoint!(sends, &frame);
             frame.encode(&mut bytes);
         }
@@ -124,7 +149,42 @@ async fn write_frames<S: AsyncWrite>(mut write: WriteHalf<S>, mut queue: mpsc::R
             tracing::debug!(%error, "control connection cannot be written");
             return;
         }
+        waiting.fetch_sub(written_leaves, Ordering::Relaxed);
         failpoint!(sent);
     }
     let _ = write.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::RegionId;
+    use crate::net::conduct::FROM_A_SOURCE;
+    use crate::session::leaves::zero_leaf;
+    use crate::wire::{Have, Ping};
+
+    // spec: R-4
+    #[tokio::test]
+    async fn who_does_not_read_gets_no_more_of_what_is_held() {
+        let (ours, _theirs) = tokio::io::duplex(1024);
+        let (events, _queue) = mpsc::channel(1);
+        let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
+        let have = || Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![zero_leaf(); MAX_HAVE_LEAVES] });
+        let taken = (0..QUEUE).take_while(|_| link.send(have())).count();
+        assert_eq!(taken, 2 * HAVE_BATCH);
+    }
+
+    #[tokio::test]
+    async fn who_reads_is_told_all_that_is_held() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let (events, _queue) = mpsc::channel(1);
+        let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
+        let have = || Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![zero_leaf(); MAX_HAVE_LEAVES] });
+        for batch in 0..8 {
+            assert!((0..HAVE_BATCH).all(|_| link.send(have())), "batch {batch}");
+            assert!(link.send(Frame::Ping(Ping { id: batch })));
+            let mut body = Vec::new();
+            while !matches!(read_one(&mut theirs, MAX_CONTROL_BYTES, &mut body).await, Ok(Some(Frame::Ping(_)))) {}
+        }
+    }
 }

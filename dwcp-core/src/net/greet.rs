@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::accept::{First, Incoming, Sessions};
+use super::accept::{First, Incoming, Known, Sessions};
 use super::dial::{NO_MAC, random};
 use super::driver::{Event, Stream};
 use super::endpoint::{Endpoint, Spoken};
@@ -54,6 +54,9 @@ pub(super) struct Gate {
     /// Offers and questions of one identity that may wait for the embedder.
     pub(super) waiting_per_peer: usize,
 }
+
+/// A session that goes on, and the way to it.
+type Resumed = (SessionId, mpsc::Sender<Event>);
 
 /// What came of a connection that waits no longer.
 type Opened = Option<Box<(First, Frame)>>;
@@ -274,8 +277,8 @@ impl Gate {
         let own = PeerLimits { extent_pages: 256, lanes: self.endpoint.lanes };
         let resumed = match self.resumed(&hello, &channel) {
             Ok(resumed) => resumed,
-            Err(text) => {
-                turn_away(&mut stream, ErrorCode::Unknown, text).await;
+            Err((code, text)) => {
+                turn_away(&mut stream, code, text).await;
                 return None;
             }
         };
@@ -340,15 +343,11 @@ impl Gate {
         None
     }
 
-    /// The session that a hello claims, if its proof is good. spec: H-6
-    fn resumed(
-        &self,
-        hello: &Hello,
-        channel: &Channel,
-    ) -> Result<Option<(SessionId, mpsc::Sender<Event>)>, &'static str> {
+    /// The session that a hello claims, if its proof is good. spec: H-6, H-11
+    fn resumed(&self, hello: &Hello, channel: &Channel) -> Result<Option<Resumed>, (ErrorCode, &'static str)> {
         let Some(claim) = &hello.resume else { return Ok(None) };
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = "this session is not known here";
+        let unknown = (ErrorCode::Unknown, "this session is not known here");
         let known = sessions.get_mut(&claim.session).ok_or(unknown)?;
         let mac = binding::resume_mac(&known.key, &channel.connection_key, claim.session, claim.attempt);
         let fresh = claim.attempt > known.attempt;
@@ -361,6 +360,11 @@ impl Gate {
         if !fresh {
             return Err(unknown);
         }
+        if !known.may_come_back() {
+            drop(sessions);
+            self.turned_away(TurnedAway::OverPeerLimit);
+            return Err((ErrorCode::Local, "this session waits for its receiver's answer; try again later"));
+        }
         known.attempt = claim.attempt;
         Ok(Some((claim.session, known.events.clone())))
     }
@@ -372,6 +376,11 @@ impl Gate {
             let mac = binding::join_mac(&known.key, &channel.connection_key, join.session, join.lane);
             binding::same(mac, join.mac) && known.peer == channel.peer && known.limits.lanes > 0
         });
+        // It was told nothing yet that would let it open a lane. spec: O-4
+        if sound.is_some_and(Known::is_waiting) {
+            let text = "a lane comes after ACCEPT, and its session was not accepted yet";
+            return self.accuse(&mut stream, channel.peer, ErrorCode::Unexpected, text).await;
+        }
         let Some(sound) = sound else {
             // A session that is over is not known, and its lanes may still come.
             if known.is_some() {

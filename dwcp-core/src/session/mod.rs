@@ -26,7 +26,7 @@ pub mod page_hash;
 mod planted;
 mod record;
 mod shadow;
-mod sink;
+pub(crate) mod sink;
 mod source;
 mod stats;
 pub mod verify;

@@ -72,7 +72,7 @@ impl Default for SinkConfig {
 /// its own for each small extent would cost as much as the extent.
 const ACK_EXTENTS: u32 = 4;
 /// HAVE frames between two answers of the source: 4 MiB.
-const HAVE_BATCH: usize = 64;
+pub(crate) const HAVE_BATCH: usize = 64;
 const ACK_DELAY: Duration = Duration::from_millis(2);
 
 /// The end that gets the guest.
@@ -495,14 +495,18 @@ impl Sink {
     }
 
     /// What has come whole is handed over if it can be; the rest is kept for the next process. spec: R-3
-    fn retire(&mut self) -> Result<(), SessionError> {
+    fn retire(&mut self) {
         self.retiring = true;
         if self.state == State::Running && !self.control_up {
             // Who asks later is answered by the record.
             self.finish(Owner::Sink, None);
         }
+    }
+
+    /// A pause that the source takes back is none to wait for: it says the next one to the next process. spec: R-3
+    fn retired(&self) -> Result<(), SessionError> {
         let paused = self.pause.as_ref().is_some_and(|pausing| !pausing.checked);
-        if matches!(self.state, State::Idle | State::Receiving) && !paused {
+        if self.retiring && matches!(self.state, State::Idle | State::Receiving) && !paused {
             return Err(SessionError::ShuttingDown);
         }
         Ok(())
@@ -644,7 +648,7 @@ impl Sink {
             Input::Cancel if self.ran() => {}
             Input::Cancel if self.retiring => return Err(SessionError::ShuttingDown),
             Input::Cancel => return Err(SessionError::Cancelled),
-            Input::Retire => self.retire()?,
+            Input::Retire => self.retire(),
             Input::Superseded { again } => self.superseded(again)?,
             Input::Tick
             | Input::SessionLost
@@ -658,6 +662,7 @@ impl Sink {
             | Input::Compression(_)
             | Input::Bandwidth(_) => {}
         }
+        self.retired()?;
         self.tick(now)
     }
 }

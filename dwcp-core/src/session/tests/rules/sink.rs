@@ -391,6 +391,14 @@ fn a_node_that_shuts_down_parks_what_is_not_whole_and_hands_over_the_rest() {
     let outputs = bench.feed(Input::Cancel);
     assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park), "its time is over");
 
+    // What the pause announced has not come, and the source takes it back: there is nothing to wait for.
+    let mut bench = joined();
+    bench.hear(Frame::Pause(pause(1, &[])));
+    assert!(outcome(&bench.feed(Input::Retire)).is_none());
+    let outputs = bench.feed(applied(0));
+    assert!(frames(&outputs).iter().any(is_shutdown) && asked!(outputs, Output::Park), "{outputs:?}");
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+
     let mut bench = ready();
     assert!(outcome(&bench.feed(Input::Retire)).is_none());
     assert!(asked!(bench.hear(Frame::Run(run(1))), Output::Run));
