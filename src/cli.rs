@@ -262,7 +262,8 @@ Examples:
   dwcp send --v1 amst16 --allow-plaintext-v1 10.0.0.7 --to 10.0.0.7:9876 \\
       --as vm1 vm1.mem
 
-Ctrl-C cancels and leaves everything as it was; a second one leaves at once. Nobody may write to the files until the \
+Ctrl-C cancels and leaves everything here as it was; a second one leaves at once. What is durable at the receiver by then \
+is kept there for a day and does not travel again. Nobody may write to the files until the \
 receiver has them. That is noticed by their times, and nothing is switched over; only stores through a shared mapping \
 (the memory file of a VM that runs) may go unnoticed.
 
@@ -280,7 +281,8 @@ pub(crate) struct SendArgs {
     pub(crate) name: Name,
     /// The image; sparse files stay sparse
     pub(crate) file: Option<PathBuf>,
-    /// A snapshot of the guest, oldest first; may be repeated, and only what differs travels
+    /// A snapshot of the guest, oldest first; may be repeated, and only what differs travels. Begun again after it was cut
+    /// off, the last one is sent alone
     #[arg(long = "round", value_name = "FILE")]
     pub(crate) rounds: Vec<PathBuf>,
     /// Connections besides the control connection, 1 to 64
@@ -445,7 +447,8 @@ Examples:
 At a sender: sending, handing-over (given up, RUN is on its way), cut-off, in-doubt.
 
 At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt (all is here, \
-and its sender must say that it may be used), handed-over (remembered for 7 days).
+and its sender must say that it may be used), visible (it may be used; killed before its sender could hear so), \
+handed-over (remembered for 7 days).
 
 A transfer whose sender was lost counts as receiving for a minute yet; the line tells for how long nothing came."))]
     List(NodeArgs),

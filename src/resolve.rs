@@ -16,6 +16,7 @@ use crate::interrupt::Interrupts;
 use crate::place::Place;
 use crate::report::Report;
 use crate::state::{self, Shown};
+use crate::transfers::survey::is_visible;
 
 /// How long a receiver is asked before it is told that the doubt stays.
 const ASK_LIMIT: Duration = Duration::from_secs(30);
@@ -54,6 +55,11 @@ fn list(place: &Place, report: &Report) -> Result<Exit, Failure> {
         let peer = record.peer;
         let state = match place {
             Place::Source(_) => format!("given up here to {peer}; ask it: dwcp resolve TRANSFER --to HOST:PORT ..."),
+            Place::Sink(dir) if ImageFolder::open(dir).is_ok_and(|folder| is_visible(&folder, record)) => {
+                format!(
+                    "here under its name already; its sender {peer} asks when it is resumed, or: --owner sink --fenced"
+                )
+            }
             Place::Sink(_) => format!("stored here; waits for its sender {peer} to say that it may be used"),
         };
         report.say(&format!("{}  {}  {state}", record.transfer, record.name));

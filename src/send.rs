@@ -32,6 +32,9 @@ pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
 /// to end the transfer.
 pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(3600);
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// `dwcp send`.
 pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -> Exit {
     let started = Instant::now();
@@ -87,7 +90,8 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     let unwanted = outcome.owner == Owner::Source && progress.pages_read == 0 && progress.pages_held == 0;
     forget_unwanted(&endpoint, transfer.id, fresh && unwanted, offering, report);
     let figures = Figures::of(&progress, started.elapsed()).with_dictionary(args.dictionaries.used(&progress));
-    let failure = failure(&args, &watch.transfer, exit, &outcome);
+    let durable = progress.pages_durable.max(progress.pages_held) * PAGE;
+    let failure = failure(&args, &watch.transfer, exit, &outcome, durable);
     match &failure {
         Some(failure) => report.trouble(failure),
         None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
@@ -139,7 +143,7 @@ fn forget_unwanted(endpoint: &Endpoint, id: TransferId, fresh: bool, offering: O
 /// What is sent, in as many sessions as it takes.
 enum Image {
     File(Arc<ImageSource>),
-    /// Each session begins with the first.
+    /// The first session begins with the first, all others send the last alone.
     Rounds(Vec<PathBuf>),
 }
 
@@ -157,9 +161,11 @@ impl Image {
         Ok(Self::File(Arc::new(image)))
     }
 
-    fn guest(&self) -> Result<Arc<dyn Guest>, Failure> {
+    /// What a session sends; `again` if it was not the first of its transfer.
+    fn guest(&self, again: bool) -> Result<Arc<dyn Guest>, Failure> {
         Ok(match self {
             Self::File(image) => Arc::<ImageSource>::clone(image),
+            Self::Rounds(paths) if again => Arc::new(Rounds::open(paths)?.from_the_last()),
             Self::Rounds(paths) => Arc::new(Rounds::open(paths)?),
         })
     }
@@ -197,7 +203,10 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let mut interrupts = Interrupts::watch()?;
     let image = Image::open(args, &state_dir, report)?;
     let fresh = id == first;
-    match dial(args, &image, &endpoint, &transfer, &mut interrupts).await {
+    if !fresh && args.rounds.len() > 1 {
+        report.say("this transfer was begun before: the last --round is sent, and none of those before it");
+    }
+    match dial(args, &image, !fresh, &endpoint, &transfer, &mut interrupts).await {
         Ok(session) => {
             legacy::spoke_v3(&args.to, &state_dir).await;
             Ok(Begun { endpoint, transfer, fresh, offering, image, session, interrupts, warm, keeper })
@@ -227,11 +236,12 @@ fn under_way(args: &SendArgs, key: &str, records: &Records, state_dir: &Path) ->
 async fn dial(
     args: &SendArgs,
     image: &Image,
+    again: bool,
     endpoint: &Endpoint,
     transfer: &Transfer,
     interrupts: &mut Interrupts,
 ) -> Result<Session, Failure> {
-    let guest = image.guest()?;
+    let guest = image.guest(again)?;
     let config = config(args, guest.layout().bytes());
     tokio::select! {
         session = endpoint.send(&args.to, transfer.clone(), guest, config) => Ok(session?),
@@ -297,7 +307,7 @@ async fn dial_again(
             () = tokio::time::sleep(wait) => {}
             () = interrupts.next() => return Err(interrupted()),
         }
-        match dial(args, image, endpoint, transfer, interrupts).await {
+        match dial(args, image, true, endpoint, transfer, interrupts).await {
             Err(failure) if failure.exit == Exit::Unreachable && Instant::now() < deadline => wait = DIAL_WAIT,
             dialled => return dialled,
         }
@@ -534,7 +544,8 @@ fn summarise(
     exit
 }
 
-fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Option<Failure> {
+/// What to say of an end that is none of success, of so many bytes that the receiver said are on its disk.
+fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome, durable: u64) -> Option<Failure> {
     let error = outcome.error.as_ref().map(ToString::to_string);
     Some(match exit {
         Exit::Ok => return None,
@@ -555,6 +566,9 @@ fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Op
         _ => {
             let failure = Failure::new(exit, error.unwrap_or_else(|| "the transfer ended without a reason".into()));
             match exit {
+                Exit::Interrupted | Exit::Unreachable if durable > 0 => {
+                    failure.advise(kept(&args.to, transfer, durable, &args.state_dir))
+                }
                 Exit::Interrupted => {
                     failure.advise("The source is intact, and nothing became visible at the receiver.")
                 }
@@ -568,6 +582,18 @@ fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome) -> Op
             }
         }
     })
+}
+
+/// What of it stays at the receiver, and how it goes on, or away.
+fn kept(to: &str, transfer: &str, durable: u64, state_dir: &Option<PathBuf>) -> String {
+    let state_dir = state::folder(state_dir.clone()).unwrap_or_default();
+    format!(
+        "The source is intact, and nothing became visible at the receiver. {to} keeps {} for a day, which do not travel again: \
+         send it with the same words, or run: dwcp transfers resume {transfer} --state-dir {dir} (to give it up: abort \
+         instead of resume, here and at the receiver)",
+        units::bytes(durable),
+        dir = state_dir.display()
+    )
 }
 
 fn resolve_command(transfer: &str, state_dir: &Path) -> String {

@@ -188,6 +188,30 @@ fn a_killed_sender_goes_on_with_what_is_durable() {
     arrived(&place, receiver, &image);
 }
 
+/// What a later snapshot made durable is not overwritten by an earlier one, to travel a second time.
+#[test]
+fn a_killed_sender_of_snapshots_goes_on_with_the_last() {
+    let place = Place::new();
+    let snapshots = ["t0.mem", "t1.mem"].map(|name| place.path(name));
+    let first = noise(BYTES);
+    fs::write(&snapshots[0], &first).unwrap();
+    fs::write(&snapshots[1], first.iter().map(|byte| byte ^ 0x5a).collect::<Vec<_>>()).unwrap();
+    let receiver = place.listen();
+    let send = |rate| {
+        let mut command = place.send(&receiver.address, "vm1");
+        command.args(["--json", "--effort", "raw", "--bandwidth", rate]);
+        Lines::start(command.arg("--round").arg(&snapshots[0]).arg("--round").arg(&snapshots[1]))
+    };
+    let mut sending = send("16MB");
+    let total = u64::try_from(BYTES).unwrap();
+    while sending.until("progress")["bytes_wire"].as_u64().unwrap() < total * 3 / 2 {}
+    sending.kill();
+    let summary = std::iter::repeat_with(|| send("1GB").until("summary")).find(|summary| summary["verdict"] == "ok");
+    let wire = summary.unwrap()["bytes_wire"].as_u64().unwrap();
+    assert!(wire < total * 3 / 4, "{wire} of {total} travelled again");
+    arrived(&place, receiver, &snapshots[1]);
+}
+
 #[test]
 fn what_was_cut_off_long_ago_goes_while_the_receiver_runs() {
     let place = Place::new();
@@ -217,7 +241,13 @@ fn an_image_that_changed_meanwhile_arrives_as_it_is_now() {
         Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", RATE]).arg(&image));
     until_durable(&place, BYTES / 4);
     sending.interrupt();
-    assert_eq!(sending.until("summary")["verdict"], "interrupted");
+    let summary = sending.until("summary");
+    assert_eq!(summary["verdict"], "interrupted");
+    let advice = summary["advice"].as_str().unwrap();
+    assert!(
+        advice.contains("keeps") && advice.contains("for a day") && advice.contains("transfers resume"),
+        "{advice}"
+    );
     drop(sending);
     // Pages that were durable: one is zeros now, one is another.
     bytes[..4096].fill(0);

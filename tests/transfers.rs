@@ -141,7 +141,7 @@ fn what_was_cut_off_is_told_and_resumed_with_the_words_that_began_it() {
     assert!(source(&place, &["list"]).out.contains("no transfer is known in"));
     let entry = at_sink(&place, "handed-over");
     assert!(entry["transfer"] == *id && (600_000..=604_800).contains(&entry["kept_s"].as_u64().unwrap()), "{entry}");
-    sink(&place, &["abort", &id]).failed(1, &["was handed over"]);
+    sink(&place, &["abort", &id]).failed(1, &["is this receiver's"]);
     sink(&place, &["resume", &id]).failed(1, &["the image is here"]);
     source(&place, &["resume", &id]).failed(1, &["no transfer", &id, "transfers list"]);
     assert!(!fs::read_dir(place.path("state")).unwrap().any(|entry| {
@@ -246,6 +246,35 @@ fn a_doubt_is_told_at_both_ends_and_resumed_by_asking() {
     assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
     assert_eq!(source(&place, &["list", "--json"]).summary()["transfers"], 0);
     at_sink(&place, "handed-over");
+}
+
+/// Killed between the rename and the record: who says that it is in doubt invites an operator to give it back.
+#[test]
+fn an_image_that_is_visible_is_never_called_in_doubt() {
+    let place = Place::new();
+    let mut receive = place.receive();
+    let mut receiver = Receiver::start(receive.env("DWCP_FAILPOINT", "sink.image.durable"));
+    let at = receiver.address.clone();
+    let image = place.sparse("vm.mem");
+    let mut sending = Lines::start(place.send(&at, "vm1").arg("--json").arg(&image));
+    assert!(!receiver.lines.child.wait().unwrap().success());
+    sending.kill();
+    let entry = at_sink(&place, "visible");
+    let id = entry["transfer"].as_str().unwrap();
+    assert_eq!(place.visible(), ["vm1"]);
+    let next = entry["next"].to_string();
+    assert!(next.contains("--owner sink --fenced") && !next.contains("source"), "{next}");
+    let people = run(dwcp().arg("resolve").arg("--dir").arg(place.path("in"))).out;
+    assert!(people.contains("here under its name already"), "{people}");
+    sink(&place, &["abort", id]).failed(1, &["is this receiver's"]);
+    at_source(&place, "in-doubt");
+
+    let receiver = Receiver::start(&mut place.receive_at(&at));
+    let said = source(&place, &["resume", id, "--json"]);
+    assert_eq!((said.code, &said.summary()["owner"]), (0, &"sink".into()), "{}", said.err);
+    receiver.stop();
+    at_sink(&place, "handed-over");
+    assert!(fs::read(&image).unwrap() == fs::read(place.stored("vm1")).unwrap());
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //!                  .offered           cut off          .record gave-up             in doubt
 //!  at a receiver   .part locked       receiving        .record ready + locked      handing over
 //!                  .part and .wal     parked           .record ready               in doubt
+//!                                                      .record ready, final name   visible
 //!                                                      .record ran                 handed over
 //! ```
 
-mod survey;
+pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 
@@ -132,6 +133,7 @@ fn enter(folder: &Path, entry: &Entry) -> Result<(), Failure> {
 fn not_here(entry: &Entry) -> Failure {
     let advice = match entry.state {
         State::HandedOver => "There is nothing to resume: the image is here.".to_owned(),
+        State::Visible => format!("The image is here; its sender asks with: dwcp transfers resume {}", entry.id),
         _ => format!("At its sender run: dwcp transfers resume {} - or the same `dwcp send` again.", entry.id),
     };
     refused(entry, "is resumed by its sender, not by its receiver", &advice)
@@ -164,9 +166,9 @@ fn abort(place: &Place, transfer: TransferId, report: &Report) -> Result<Exit, F
         (State::CutOff, Place::Source(_)) => place.records()?.withdraw(transfer)?,
         (State::Parked, Place::Sink(dir)) => ImageFolder::open(dir)?.abort(transfer)?,
         (State::Sending | State::Receiving, _) => false,
-        (State::HandedOver, _) => {
+        (State::HandedOver | State::Visible, _) => {
             let advice = "The image is its owner's. Remove it like any other file, if it must go.";
-            return Err(refused(&entry, "was handed over: nothing is left to abort", advice));
+            return Err(refused(&entry, "is this receiver's: nothing is left to abort", advice));
         }
         (State::HandingOver, _) => {
             let advice = "Wait until it is; should it stay in doubt, see `dwcp resolve`.";

@@ -31,6 +31,8 @@ pub(super) enum State {
     HandingOver,
     /// Given up by the sender, or promised by the receiver, and no process of this node is at it.
     InDoubt,
+    /// It has its name at the receiver, which was killed before it could note that, or tell its sender.
+    Visible,
     /// It is the receiver's, and both ends know it.
     HandedOver,
 }
@@ -45,6 +47,7 @@ impl State {
             Self::Parked => "parked",
             Self::HandingOver => "handing-over",
             Self::InDoubt => "in-doubt",
+            Self::Visible => "visible",
             Self::HandedOver => "handed-over",
         }
     }
@@ -153,7 +156,8 @@ fn at_source(records: &Records) -> Result<Survey, Failure> {
 
 fn at_sink(dir: &Path, records: &Records) -> Result<Survey, Failure> {
     // Before the records: what is promised or handed over meanwhile has one.
-    let parked = ImageFolder::open(dir)?.parked()?;
+    let folder = ImageFolder::open(dir)?;
+    let parked = folder.parked()?;
     let mut parked: HashMap<_, _> = parked.into_iter().map(|parked| (parked.transfer, parked)).collect();
     let listing = records.list()?;
     let damaged = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
@@ -162,6 +166,7 @@ fn at_sink(dir: &Path, records: &Records) -> Result<Survey, Failure> {
         let busy = parked.remove(&record.transfer).is_some_and(|parked| parked.busy);
         let state = match record.standing {
             Standing::Ready if busy => State::HandingOver,
+            Standing::Ready if is_visible(&folder, record) => State::Visible,
             Standing::Ready => State::InDoubt,
             Standing::Ran => State::HandedOver,
             // Of a sender that was given this folder.
@@ -173,6 +178,11 @@ fn at_sink(dir: &Path, records: &Records) -> Result<Survey, Failure> {
     }
     entries.extend(parked.values().filter(|parked| !damaged(parked.transfer)).map(Entry::of_parked));
     Ok(Survey { entries, damaged: listing.damaged })
+}
+
+/// Whether what was promised has its name already: its sender had given it up.
+pub(crate) fn is_visible(folder: &ImageFolder, record: &Record) -> bool {
+    folder.reopen(record).and_then(|image| image.is_visible()).unwrap_or(false)
 }
 
 /// Seconds from now until then.
@@ -257,6 +267,9 @@ impl Entry {
             (State::InDoubt, End::Sink) => {
                 format!("stored here; waits for its sender {peer} to say that it may be used")
             }
+            (State::Visible, _) => format!(
+                "here under its name, unless somebody else put that file there; its sender {peer} was not heard to know it"
+            ),
             (State::HandedOver, _) => format!("by {peer}; remembered for {}", self.kept()),
         }
     }
@@ -323,6 +336,10 @@ impl Entry {
                 let ask = format!("while `dwcp receive` runs here, at its sender: dwcp transfers resume {id}");
                 vec![ask, fenced(id, &words)]
             }
+            (State::Visible, _) => vec![
+                format!("while `dwcp receive` runs here, at its sender: dwcp transfers resume {id}"),
+                format!("if that never comes back: dwcp resolve {id} {words} --owner sink --fenced"),
+            ],
             (State::HandedOver, _) => vec!["nothing: the image is its owner's".to_owned()],
         }
     }

@@ -43,7 +43,9 @@ impl Waiting {
 async fn b14_a_lane_of_a_session_that_was_not_accepted() {
     let waiting = offered().await;
     let key = waiting.control.key(binding::SESSION_LABEL);
-    let Frame::Error(error) = join(&mut waiting.connect().await, &key, waiting.session, LaneId(1)).await else { panic!() };
+    let Frame::Error(error) = join(&mut waiting.connect().await, &key, waiting.session, LaneId(1)).await else {
+        panic!()
+    };
     assert_eq!(error.code, ErrorCode::Unexpected, "{}", error.text);
     assert_eq!(waiting.node.offences().charged, BTreeMap::from([(Offence::OutOfPlace, 1)]));
     assert_eq!(waiting.node.quarantined().len(), 1);

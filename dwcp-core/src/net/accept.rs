@@ -308,7 +308,8 @@ impl First {
         let (events, queue) = mpsc::channel(EVENTS);
         let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
         let (leaves, held) = watch::channel(());
-        let known = Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, claims: 0, held };
+        let known =
+            Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, claims: 0, held };
         let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
             let own = || NoSeat::Own(other.events.clone(), other.held.clone());

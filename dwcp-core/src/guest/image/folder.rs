@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::journal::{About, Committer, Journal};
+use super::journal::{About, Committer, Journal, room};
 use super::place::{BESIDE, Found, JOURNAL, Place, STAGING, beside_name, journal_name, staging_name, transfer_of};
 use super::staging::ImageStaging;
 use crate::extent::{Layout, PAGE_BYTES};
-use crate::guest::GuestError;
+use crate::guest::{Guest, GuestError};
 use crate::session::{Fingerprint, Record};
 use crate::storage::{Disk, Folder, Kind};
 use crate::wire::{Name, Offer, TransferId};
@@ -103,10 +103,15 @@ impl ImageFolder {
             let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, found.held);
             staging.mark();
             let cleared = staging.clear_others().and_then(|()| self.reserve(staging.file(), &offer.layout));
+            let cleared = cleared.and_then(|()| self.reserve_journal(&staging));
             return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
         }
         place.clear(&about)?;
         let staging = self.create(&offer.name, offer.transfer, offer.layout.clone())?.with_journal(&about)?;
+        if let Err(error) = self.reserve_journal(&staging) {
+            staging.discard();
+            return Err(self.no_room(&offer.name, &offer.layout, error));
+        }
         staging.mark();
         self.names.sync().map_err(|error| self.failed("cannot make durable", error))?;
         Ok(staging)
@@ -265,13 +270,25 @@ impl ImageFolder {
         }
     }
 
+    /// Lest it be the journal for which there is no space in the end.
+    fn reserve_journal(&self, staging: &ImageStaging) -> io::Result<()> {
+        if self.sparse {
+            return Ok(());
+        }
+        match staging.reserve_journal() {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
     fn no_room(&self, name: &Name, layout: &Layout, error: io::Error) -> GuestError {
         if no_space(&error) {
             return GuestError::Other(format!(
-                "no space left in {} for {name}: it needs {} bytes; free as many, or let the receiver take space only \
-                 as pages come (--sparse) if most of the image is zeros",
+                "no space left in {} for {name}: it needs {} bytes, and {} for its journal; free as many, or let the \
+                 receiver take space only as pages come (--sparse) if most of the image is zeros",
                 self.path.display(),
-                layout.bytes()
+                layout.bytes(),
+                room(layout)
             ));
         }
         self.failed(&format!("cannot make a file of {} bytes in", layout.bytes()), error)

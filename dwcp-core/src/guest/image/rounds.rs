@@ -51,6 +51,14 @@ impl Rounds {
         Ok(Self { images, layout, current: AtomicUsize::new(0), begun: AtomicBool::new(false) })
     }
 
+    /// Begins with the last snapshot, which alone is to arrive: for a sender that was cut off, whose receiver may hold pages
+    /// of any of them. Those of an earlier one would take their place, and travel for nothing.
+    #[must_use]
+    pub fn from_the_last(self) -> Self {
+        self.current.store(self.images.len().saturating_sub(1), Ordering::Release);
+        self
+    }
+
     fn current(&self) -> Result<&ImageFile, GuestError> {
         let index = self.current.load(Ordering::Acquire);
         self.images.get(index).ok_or_else(|| GuestError::Other("no snapshot is named".into()))
@@ -153,6 +161,20 @@ mod tests {
         assert_eq!(page(&guest, 65), 1);
         assert_eq!(harvest(&guest), (vec![65], Pending::Unknown));
         assert_eq!(page(&guest, 65), 2);
+        assert_eq!(harvest(&guest), (vec![], Pending::Unknown));
+        guest.pause().unwrap();
+    }
+
+    #[test]
+    fn who_was_cut_off_begins_with_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..3).map(|i| dir.path().join(format!("t{i}.mem"))).collect();
+        for (byte, path) in (7..).zip(&paths) {
+            std::fs::write(path, vec![byte; 3 * PAGE_BYTES]).unwrap();
+        }
+        let guest = Rounds::open(&paths).unwrap().from_the_last();
+        assert_eq!(harvest(&guest), (vec![], Pending::Unknown));
+        assert_eq!(page(&guest, 1), 9);
         assert_eq!(harvest(&guest), (vec![], Pending::Unknown));
         guest.pause().unwrap();
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::folder::no_space;
-use super::journal::{About, Journal};
+use super::journal::{About, Journal, room};
 use super::place::{Place, Presence};
 use super::runs::Runs;
 use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
@@ -89,6 +89,11 @@ impl ImageStaging {
             self.place.staging,
             self.place.folder.place()
         )))
+    }
+
+    /// Takes the space that its journal will need.
+    pub(super) fn reserve_journal(&self) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.reserve(room(&self.layout)))
     }
 
     pub(super) fn with_journal(self, about: &About) -> Result<Self, GuestError> {
@@ -283,18 +288,26 @@ impl ImageStaging {
         before & bit != 0
     }
 
-    /// Bytes of the disk that it takes for certain: space that was reserved may yet have been refused.
+    /// Bytes of the disk that it takes.
     fn used(&self) -> u64 {
-        if self.place.folder.sparse { self.file.stat().map_or(0, |stat| stat.used) } else { 0 }
+        self.file.stat().map_or(0, |stat| stat.used)
     }
 
     fn no_write(&self, error: &io::Error, at: u64) -> GuestError {
         let (place, name) = (self.place.folder.place(), &self.place.name);
         if no_space(error) {
-            let more = self.layout.bytes().saturating_sub(self.used());
-            return GuestError::Other(format!(
-                "no space left in {place}: free {more} bytes, or as many as {name} needs of them, and send it again"
-            ));
+            let again = "and send it again";
+            return GuestError::Other(if self.place.folder.sparse {
+                let more = self.layout.bytes().saturating_sub(self.used());
+                format!("no space left in {place}: free {more} bytes, or as many as {name} needs of them, {again}")
+            } else {
+                // What was reserved may be refused by a file system that copies what it writes.
+                let room = room(&self.layout);
+                format!(
+                    "no space left in {place} beside what was reserved for {name}, for pages of it that came more than \
+                     once: free {room} bytes, {again}"
+                )
+            });
         }
         let what = format!("cannot write {} in {place} at byte {at}", self.place.staging);
         GuestError::io(what, io::Error::from(error.kind()))

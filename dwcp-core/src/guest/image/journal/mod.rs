@@ -34,6 +34,14 @@ const READ_BYTES: usize = 1 << 20;
 /// What a journal may grow by, however short it was.
 const SLACK_BYTES: u64 = 64 << 20;
 
+/// Bytes of a journal for a page: its leaf, and a share of the 27 bytes around the leaves of a run of four.
+const PAGE_SHARE: u64 = 32 + 8;
+
+/// Space that the journal of an image takes when each of its pages comes once, in bytes.
+pub(super) fn room(layout: &Layout) -> u64 {
+    layout.regions().map(|(_, region)| u64::from(region.pages) * PAGE_SHARE).sum()
+}
+
 /// The journal of one staging file.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -54,8 +62,16 @@ impl Journal {
     ) -> io::Result<Self> {
         let paper = Paper { names, transfer };
         let (file, end) = paper.write(about, held)?;
-        let log = Log { paper, file, end, data, limit: limit(end) };
+        let log = Log { paper, file, end, data, limit: limit(end), room: 0 };
         Ok(Self::keep(log, &about.layout, held, committer))
+    }
+
+    /// Takes the disk's space for this many bytes of it.
+    pub(super) fn reserve(&self, room: u64) -> io::Result<()> {
+        let mut log = self.keeper.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.file.reserve(room)?;
+        log.room = room;
+        Ok(())
     }
 
     /// Whose journal a file is.
@@ -251,6 +267,8 @@ struct Log {
     data: Arc<dyn File>,
     /// It is written anew when it is longer than this.
     limit: u64,
+    /// Bytes whose space is taken.
+    room: u64,
 }
 
 impl Log {
@@ -273,6 +291,10 @@ impl Log {
         };
         (self.file, self.end) = self.paper.write(&about, &held)?;
         self.limit = limit(self.end);
+        if self.room > 0 {
+            // It had been refused where the old one stood, or will be told when it is needed.
+            let _ = self.file.reserve(self.room);
+        }
         self.paper.names.sync()
     }
 }

@@ -238,10 +238,41 @@ fn regions_lie_one_after_the_other() {
 #[test]
 fn a_full_disk_says_how_much_to_free() {
     let dir = tempfile::tempdir().unwrap();
-    let staging = create(dir.path(), false).unwrap();
-    let full = io::Error::from(io::ErrorKind::StorageFull);
-    let text = staging.no_write(&full, 0).to_string();
-    assert!(text.contains("no space left in") && text.contains(&BYTES.to_string()), "{text}");
+    let layout = Layout::new(&[BYTES]).unwrap();
+    // With all of the image's space reserved it is the journal's that is missing.
+    for (sparse, bytes) in [(true, BYTES), (false, room(&layout))] {
+        let staging = folder(dir.path()).sparse(sparse).create(&name(), ID, layout.clone()).unwrap();
+        let text = staging.no_write(&io::Error::from(io::ErrorKind::StorageFull), 0).to_string();
+        assert!(text.contains("no space left in") && text.contains(&format!("free {bytes} bytes")), "{text}");
+        staging.discard();
+    }
+}
+
+#[test]
+fn the_space_of_a_journal_is_taken_with_that_of_its_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(&[256 << 20]).unwrap();
+    let offer = Offer {
+        transfer: ID,
+        epoch: FenceEpoch(1),
+        kind: GuestKind::Image,
+        name: name(),
+        dictionaries: Vec::new(),
+        baselines: Vec::new(),
+        layout: layout.clone(),
+    };
+    let used = || dir.path().join(journal_name(ID)).metadata().unwrap().blocks() * 512;
+    for (sparse, least) in [(true, 0), (false, room(&layout))] {
+        let folder = folder(dir.path()).sparse(sparse);
+        let staging = folder.go_on(&offer, Fingerprint([0; 32]), |_| false).unwrap();
+        assert!(used() >= least && (least > 0 || used() < room(&layout)), "sparse {sparse}: {}", used());
+        staging.park();
+        drop(staging);
+        // One that is gone on with has it, too.
+        let staging = folder.go_on(&offer, Fingerprint([0; 32]), |_| false).unwrap();
+        assert!(used() >= least, "sparse {sparse}: {}", used());
+        staging.discard();
+    }
 }
 
 #[test]
