@@ -375,7 +375,7 @@ Examples:
 
 A transfer is in doubt when the source gave its guest up and was not told that the receiver has it. Asking again is \
 always safe. --owner is not: only you can know that the other side will never run it too. Say so with --fenced, and \
-give both sides the same owner."))]
+give both sides the same owner. Each such word is kept in resolved.jsonl beside the records."))]
 pub(crate) struct ResolveArgs {
     /// The transfer to end; without it all are listed
     pub(crate) transfer: Option<TransferId>,

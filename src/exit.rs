@@ -184,6 +184,11 @@ impl From<IdentityError> for Failure {
     }
 }
 
+/// Whether a disk, or somebody's share of it, is full.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
 impl From<RecordsError> for Failure {
     fn from(error: RecordsError) -> Self {
         let failure = Self::new(Exit::Failed, error.to_string());
@@ -191,6 +196,9 @@ impl From<RecordsError> for Failure {
             RecordsError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 failure.advise("Run as the user whose `dwcp` keeps its state there, or give this user the right to it.")
             }
+            RecordsError::Io { source, .. } if is_full(source.kind()) => failure.advise(
+                "Free some space there: a few files of a KiB are written for each transfer. Then run it again.",
+            ),
             _ => failure,
         }
     }

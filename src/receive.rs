@@ -2,6 +2,7 @@ mod warm;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -49,6 +50,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let endpoint = args.dictionaries.of(dual(endpoint, &args.flag)?)?;
     let endpoint = endpoint.with_quarantine(records.join(QUARANTINE))?;
     let mut names = HashMap::new();
+    let dir_id = std::fs::metadata(&args.dir).map(|dir| (dir.dev(), dir.ino())).unwrap_or_default();
     let folder = ImageFolder::open(&args.dir)?.replacing(args.replace).sparse(args.sparse);
     recover(&args.dir, &folder, &endpoint, report, &mut names)?;
     let (endpoint, legacy) = Port::open(&args, endpoint, &folder, &records, report)?;
@@ -63,6 +65,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let mut desk = Desk {
         args,
         report,
+        dir_id,
         names,
         folder,
         records,
@@ -184,6 +187,8 @@ fn recover(
 struct Desk<'a> {
     args: ReceiveArgs,
     report: &'a Report,
+    /// Device and inode of its directory.
+    dir_id: (u64, u64),
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
     folder: ImageFolder,
@@ -382,6 +387,17 @@ impl Desk<'_> {
         }
     }
 
+    /// Images go below an open handle: another directory in the place of ours would never get one.
+    fn still_there(&self) -> Result<(), GuestError> {
+        if std::fs::metadata(&self.args.dir).is_ok_and(|now| (now.dev(), now.ino()) == self.dir_id) {
+            return Ok(());
+        }
+        Err(GuestError::Other(format!(
+            "{} was removed or exchanged while this receiver ran, and nothing can be stored there; it must be started again",
+            self.args.dir.display()
+        )))
+    }
+
     fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
@@ -392,6 +408,7 @@ impl Desk<'_> {
         if self.args.once && !self.is_idle() {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
+        self.still_there()?;
         let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
         if let Some((other, _)) = self.names.iter().find(others) {
             // The id is for this operator's eyes: a peer has no business with another's transfer.

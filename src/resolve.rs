@@ -1,6 +1,8 @@
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::Records;
@@ -14,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::place::Place;
+use crate::receive;
 use crate::report::Report;
 use crate::state::{self, Shown};
 use crate::transfers::survey::is_visible;
@@ -159,8 +162,32 @@ fn end(place: &Place, transfer: TransferId, owner: OwnerArg, replace: bool, repo
     };
     report.say(&text);
     let owner = if owner == OwnerArg::Source { "source" } else { "sink" };
+    if let Err(error) = note(&place.records_folder(), &record, owner) {
+        report.warn(&format!("warning: nobody will find later that this was decided here: {error}"));
+    }
     report.event("summary", &Ended { verdict: Exit::Ok.word(), owner, shown: (&record).into() });
     Ok(Exit::Ok)
+}
+
+/// Decisions of operators, a JSON line each: when both ends were given a guest, or none, they tell by whose word.
+const DECISIONS: &str = "resolved.jsonl";
+
+#[derive(Serialize)]
+struct Decision<'a> {
+    /// Seconds since 1970.
+    at: u64,
+    owner: &'a str,
+    #[serde(flatten)]
+    shown: Shown,
+}
+
+fn note(records: &Path, record: &Record, owner: &str) -> std::io::Result<()> {
+    let at = receive::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut line = serde_json::to_string(&Decision { at, owner, shown: record.into() })?;
+    line.push('\n');
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(records.join(DECISIONS))?;
+    file.write_all(line.as_bytes())?;
+    file.sync_data()
 }
 
 fn at_source(record: &Record, owner: OwnerArg) -> String {

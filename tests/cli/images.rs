@@ -157,3 +157,43 @@ fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
     assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
     receiver.stop();
 }
+
+/// Its state tells what must not run twice: nothing is sent that could not be remembered, and nothing is left lying about.
+#[test]
+fn a_sender_whose_state_cannot_be_kept_says_where_and_leaves_nothing() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(100_000)).unwrap();
+    fs::create_dir_all(place.path("state")).unwrap();
+    let full = "mount -t tmpfs -o size=16k tmpfs \"$0\" && head -c 16k /dev/zero > \"$0/fill\"";
+    let script = format!("{full}; \"$@\"; code=$?; ls -A \"$0\"; exit $code");
+    let can = Command::new("unshare").args(["-Urm", "sh", "-c", full]).arg(place.path("state")).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+        return;
+    }
+    let send = place.send("127.0.0.1:1", "vm1");
+    let mut small = Command::new("unshare");
+    small.args(["-Urm", "sh", "-c", &script]).arg(place.path("state"));
+    let said = run(small.arg(send.get_program()).args(send.get_args()).arg(&image));
+    said.failed(1, &["cannot be kept in", "No space left", "Free some space"]);
+    assert_eq!(said.out, "fill\n", "{}", said.err);
+}
+
+#[test]
+fn a_directory_that_is_exchanged_under_a_receiver_gets_nothing() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(100_000)).unwrap();
+    let receiver = place.listen();
+    fs::rename(place.path("in"), place.path("moved")).unwrap();
+    let send = || run(place.send(&receiver.address, "vm1").arg(&image));
+    send().failed(1, &["was removed or exchanged", "started again"]);
+    fs::create_dir(place.path("in")).unwrap();
+    send().failed(1, &["was removed or exchanged", "started again"]);
+    assert!(!place.path("moved").join("vm1").exists() && place.visible().is_empty());
+    fs::remove_dir(place.path("in")).unwrap();
+    fs::rename(place.path("moved"), place.path("in")).unwrap();
+    assert_eq!(send().code, 0);
+    receiver.stop();
+}

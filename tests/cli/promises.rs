@@ -173,6 +173,13 @@ fn a_doubt_is_ended_by_the_operator_who_fences() {
     assert_eq!(resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).code, 0);
     assert!(place.visible().is_empty());
     resolve_sink(&place, &[id, "--owner", "source", "--fenced"]).failed(1, &["is not in doubt"]);
+    for folder in ["state", "in/.dwcp"] {
+        let words = fs::read_to_string(place.path(folder).join("resolved.jsonl")).unwrap();
+        let words: Vec<serde_json::Value> = words.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told =
+            |word: &serde_json::Value| word["owner"] == "source" && word["transfer"] == *id && word["at"].is_u64();
+        assert!(told(words.last().unwrap()), "{words:?}");
+    }
 }
 
 #[test]

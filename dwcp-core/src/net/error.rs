@@ -166,7 +166,7 @@ pub enum IdentityError {
 #[non_exhaustive]
 pub enum RecordsError {
     /// The system refused.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("what is remembered of transfers cannot be kept in {path}, or read there: {source}", path = .path.display())]
     Io {
         /// Which file or folder.
         path: PathBuf,

@@ -118,8 +118,11 @@ impl Records {
         let at = |source| store.failed(&place, source);
         let file = store.names.create(&place).map_err(at)?;
         let mine = file.lock().map_err(at)?;
-        file.write_at(0, key.as_bytes()).and_then(|()| file.sync()).map_err(at)?;
-        store.names.sync().map_err(at)?;
+        let written = file.write_at(0, key.as_bytes()).and_then(|()| file.sync()).and_then(|()| store.names.sync());
+        if let Err(error) = written {
+            let _ = store.names.remove(&place);
+            return Err(at(error));
+        }
         Ok((fresh, mine.then_some(Offering { _locked: file })))
     }
 
@@ -317,9 +320,13 @@ impl Store {
         let beside = format!("{name}{BESIDE}");
         gone(self.names.remove(&beside))?;
         let file = self.names.create(&beside)?;
-        file.write_at(0, bytes)?;
-        file.sync()?;
-        self.names.replace(&beside, name)
+        let written =
+            file.write_at(0, bytes).and_then(|()| file.sync()).and_then(|()| self.names.replace(&beside, name));
+        if written.is_err() {
+            // A full disk is full enough without what nobody will read.
+            let _ = self.names.remove(&beside);
+        }
+        written
     }
 
     fn failed(&self, name: &str, source: io::Error) -> RecordsError {
