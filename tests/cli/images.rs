@@ -158,6 +158,34 @@ fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
     receiver.stop();
 }
 
+/// What was durable when the disk became full does not travel again.
+#[test]
+fn an_image_that_filled_a_disk_goes_on_when_there_is_room() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(16_000_000)).unwrap();
+    let mount = "mount -t tmpfs -o size=8m tmpfs \"$0\"";
+    let can = Command::new("unshare").args(["-Urm", "sh", "-c", mount]).arg(place.path("in")).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+        return;
+    }
+    let script = format!("{mount}; \"$@\" --once; mount -o remount,size=64m \"$0\" && exec \"$@\"");
+    let receive = place.receive();
+    let mut small = Command::new("unshare");
+    small.args(["-Urm", "sh", "-c", &script]).arg(place.path("in")).arg(receive.get_program()).args(receive.get_args());
+    let mut receiver = Receiver::start(small.arg("--sparse"));
+    let send = |to: &str, rate| run(place.send(to, "vm1").args(["--json", "--bandwidth", rate]).arg(&image));
+    let said = send(&receiver.address, "16MB");
+    said.failed(1, &["no space left", "what is durable stays for a day"]);
+    let next = receiver.lines.until("listening")["address"].as_str().unwrap().to_owned();
+    let said = send(&next, "1GB");
+    assert_eq!(said.code, 0, "{}", said.err);
+    let wire = said.send_summary()["bytes_wire"].as_u64().unwrap();
+    assert!(wire < 14_000_000, "{wire} bytes travelled again");
+    receiver.stop();
+}
+
 /// Its state tells what must not run twice: nothing is sent that could not be remembered, and nothing is left lying about.
 #[test]
 fn a_sender_whose_state_cannot_be_kept_says_where_and_leaves_nothing() {

@@ -69,6 +69,17 @@ enum Failed {
     Page { region: RegionId, page: u32, why: String },
     /// The guest cannot be written.
     Guest(String),
+    /// Nor can it for now.
+    NoSpace(String),
+}
+
+impl From<GuestError> for Failed {
+    fn from(error: GuestError) -> Self {
+        match error {
+            GuestError::NoSpace { what } => Self::NoSpace(what),
+            other => Self::Guest(other.to_string()),
+        }
+    }
 }
 
 impl Laying {
@@ -266,7 +277,7 @@ impl Shared {
         let leaves: Vec<Digest> = pages.map(|page| self.leaves.get(FlatPage(page))).collect();
         bytes.resize(leaves.len() * PAGE_BYTES, 0);
         self.fetch(region, first, bytes)?;
-        self.guest.write(region, first, bytes).map_err(|error| Failed::Guest(error.to_string()))?;
+        self.guest.write(region, first, bytes).map_err(Failed::from)?;
         self.guest.written(region, first, &leaves);
         Ok(())
     }
@@ -292,6 +303,7 @@ impl Shared {
         match self.failed.get() {
             None => Ok(()),
             Some(Failed::Guest(what)) => Err(GuestError::Other(what.clone())),
+            Some(Failed::NoSpace(what)) => Err(GuestError::NoSpace { what: what.clone() }),
             Some(Failed::Page { region, page, why }) => Err(GuestError::Baseline {
                 digest: Digest(self.baseline.digest().0),
                 name: self.baseline.about().name.clone(),

@@ -313,6 +313,12 @@ pub enum GuestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A disk is full. What is durable of an image on its way stays as it is, to be gone on with.
+    #[error("{what}")]
+    NoSpace {
+        /// Where, and how much to free.
+        what: String,
+    },
     /// The guest answers nothing, and so many requests to it wait already.
     #[error(
         "the guest is stuck: {waiting} requests to it wait, and one more was not made; look why it does not answer"

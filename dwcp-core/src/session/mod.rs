@@ -516,6 +516,7 @@ impl SessionError {
                 | Self::Cancelled
                 | Self::ShuttingDown
                 | Self::Superseded
+                | Self::Guest(GuestError::NoSpace { .. })
         )
     }
 

@@ -296,18 +296,16 @@ impl ImageStaging {
     fn no_write(&self, error: &io::Error, at: u64) -> GuestError {
         let (place, name) = (self.place.folder.place(), &self.place.name);
         if no_space(error) {
-            let again = "and send it again";
-            return GuestError::Other(if self.place.folder.sparse {
+            let again = "and send it again: what is durable stays for a day, or until `dwcp transfers abort` here";
+            let what = if self.place.folder.sparse {
                 let more = self.layout.bytes().saturating_sub(self.used());
-                format!("no space left in {place}: free {more} bytes, or as many as {name} needs of them, {again}")
+                format!("no space left in {place}: free {more} bytes, or as many as {name} needs, {again}")
             } else {
                 // What was reserved may be refused by a file system that copies what it writes.
                 let room = room(&self.layout);
-                format!(
-                    "no space left in {place} beside what was reserved for {name}, for pages of it that came more than \
-                     once: free {room} bytes, {again}"
-                )
-            });
+                format!("no space left in {place} beside what {name} has reserved: free {room} bytes, {again}")
+            };
+            return GuestError::NoSpace { what };
         }
         let what = format!("cannot write {} in {place} at byte {at}", self.place.staging);
         GuestError::io(what, io::Error::from(error.kind()))
@@ -426,9 +424,10 @@ impl Guest for ImageStaging {
     }
 
     fn park(&self) {
-        // Without a journal nobody could tell later what it holds.
-        let parked = self.journal.as_ref().is_some_and(|journal| journal.flush().is_ok());
-        if !parked {
+        // Without a journal nobody could tell later what it holds. One that was torn by a full disk tells what it held
+        // before, and none of that was overwritten since.
+        let tells = |journal: &Journal| journal.flush().map_or_else(|error| no_space(&error), |()| true);
+        if !self.journal.as_ref().is_some_and(tells) {
             self.discard();
         }
     }
