@@ -120,20 +120,34 @@ fn a_file_that_changes_while_it_is_sent_is_noticed() {
     assert!(place.visible().is_empty(), "{:?}", place.visible());
 }
 
-/// A disk that is really full, without being root: a small file system in a name space of our own.
+/// Whether this system lets its users mount a small file system in a name space of their own.
+fn may_mount(place: &Place) -> bool {
+    let mut mount = in_a_name_space("mount -t tmpfs -o size=1m tmpfs \"$0\"", &place.path("in"));
+    let can = mount.output().is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+    }
+    can
+}
+
+/// A script whose first word is a folder to mount something on, where nobody else sees it.
+fn in_a_name_space(script: &str, folder: &std::path::Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-c", script]).arg(folder);
+    command
+}
+
+/// A disk that is really full, without being root.
 #[test]
 fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
-    let can = Command::new("unshare").args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+    let place = Place::new();
+    if !may_mount(&place) {
         return;
     }
-    let place = Place::new();
     let image = place.path("vm.mem");
     fs::write(&image, noise(8_000_000)).unwrap();
     let small = |more: &[&str]| {
-        let mut small = Command::new("unshare");
-        small.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\""]).arg(place.path("in"));
+        let mut small = in_a_name_space("mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\"", &place.path("in"));
         let receive = place.receive();
         Receiver::start(small.arg(receive.get_program()).args(receive.get_args()).args(more))
     };
@@ -165,15 +179,13 @@ fn an_image_that_filled_a_disk_goes_on_when_there_is_room() {
     let image = place.path("vm.mem");
     fs::write(&image, noise(16_000_000)).unwrap();
     let mount = "mount -t tmpfs -o size=8m tmpfs \"$0\"";
-    let can = Command::new("unshare").args(["-Urm", "sh", "-c", mount]).arg(place.path("in")).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+    if !may_mount(&place) {
         return;
     }
     let script = format!("{mount}; \"$@\" --once; mount -o remount,size=64m \"$0\" && exec \"$@\"");
     let receive = place.receive();
-    let mut small = Command::new("unshare");
-    small.args(["-Urm", "sh", "-c", &script]).arg(place.path("in")).arg(receive.get_program()).args(receive.get_args());
+    let mut small = in_a_name_space(&script, &place.path("in"));
+    small.arg(receive.get_program()).args(receive.get_args());
     let mut receiver = Receiver::start(small.arg("--sparse"));
     let send = |to: &str, rate| run(place.send(to, "vm1").args(["--json", "--bandwidth", rate]).arg(&image));
     let said = send(&receiver.address, "16MB");
@@ -195,14 +207,11 @@ fn a_sender_whose_state_cannot_be_kept_says_where_and_leaves_nothing() {
     fs::create_dir_all(place.path("state")).unwrap();
     let full = "mount -t tmpfs -o size=16k tmpfs \"$0\" && head -c 16k /dev/zero > \"$0/fill\"";
     let script = format!("{full}; \"$@\"; code=$?; ls -A \"$0\"; exit $code");
-    let can = Command::new("unshare").args(["-Urm", "sh", "-c", full]).arg(place.path("state")).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this system gives no mount name space to its users (unshare -Urm)");
+    if !may_mount(&place) {
         return;
     }
     let send = place.send("127.0.0.1:1", "vm1");
-    let mut small = Command::new("unshare");
-    small.args(["-Urm", "sh", "-c", &script]).arg(place.path("state"));
+    let mut small = in_a_name_space(&script, &place.path("state"));
     let said = run(small.arg(send.get_program()).args(send.get_args()).arg(&image));
     said.failed(1, &["cannot be kept in", "No space left", "Free some space"]);
     assert_eq!(said.out, "fill\n", "{}", said.err);
