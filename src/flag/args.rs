@@ -33,6 +33,8 @@ Examples:
   dwcp flag show --file flags.json
   # what another node does
   dwcp flag show --file flags.json --node node-7 --json
+  # what the receiver of this host makes of it, which remembers what it obeyed
+  dwcp flag show --file flags.json --dir /var/lib/vm
   # and for how many of all nodes it is on
   dwcp flag show --file flags.json --roster nodes.txt
 
@@ -78,6 +80,12 @@ pub(crate) struct ShowArgs {
     /// All nodes, one name a line: tell for how many of them it is on
     #[arg(long, value_name = "FILE")]
     pub(crate) roster: Option<PathBuf>,
+    /// The --dir of a receiver on this host: tell whether it refuses the document as older than what it obeyed before
+    #[arg(long, conflicts_with = "state_dir")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The --state-dir of a sender on this host: likewise
+    #[arg(long)]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
@@ -136,7 +144,7 @@ pub(crate) struct SetArgs {
     /// Write a new document where there is none, or one that cannot be read
     #[arg(long)]
     pub(crate) create: bool,
-    /// The version of a document made with --create; above all that nodes have seen [default: 1]
+    /// The version of a document made with --create; above all that nodes have seen [default: the milliseconds since 1970]
     #[arg(long, value_name = "NUMBER", requires = "create", value_parser = version)]
     pub(crate) at_version: Option<FlagVersion>,
     /// Tell what would change, and change nothing

@@ -1,4 +1,6 @@
-use dwcp_core::flag::{Exact, Flag, FlagDocument, FlagRule, FlagVersion, Flags, Percentage, Roster, Word};
+use std::cmp::Ordering;
+
+use dwcp_core::flag::{Exact, Flag, FlagDocument, FlagRule, FlagVersion, Flags, Percentage, Roster, Threshold, Word};
 use serde::Serialize;
 
 use super::args::SetArgs;
@@ -31,29 +33,46 @@ pub(super) fn edited(old: &FlagRule, args: &SetArgs, roster: Option<&Roster>, by
         rule.include.remove(node);
         rule.exclude.insert(node.clone());
     }
-    // A threshold was computed for one share and one salt.
-    if args.percentage.is_some() || args.salt.is_some() {
-        rule.threshold = None;
-    }
     rule.percentage = args.percentage.unwrap_or(rule.percentage);
+    rule.threshold = if args.salt.is_some() { None } else { kept_threshold(old, rule.percentage) };
     rule.salt = args.salt.clone().unwrap_or(rule.salt);
     let exact = roster.filter(|_| args.exact).map(|roster| roster.exact(args.flag.into(), &rule, rule.percentage));
     if let Some(exact) = exact {
         rule.threshold = Some(exact.threshold);
     }
-    // Who changes something about a flag that stays off says nothing about why it is off.
-    let stays_off = off(old) && off(&rule);
+    // Who changes something about a flag that stays off says nothing about why it is off; nor is what was distrusted
+    // trusted again because a list changes.
+    let stays_off = nobody(old).is_some() && nobody(&rule).is_some();
+    let distrusts = old.reason.discards_applied() && !turns_on(old, &rule);
     rule.reason = match &args.reason {
         Some(reason) => reason.clone(),
-        None if stays_off => rule.reason,
+        None if stays_off || distrusts => rule.reason,
         None => dwcp_core::flag::Reason::default(),
     };
     rule.updated_by = by;
     (rule, exact)
 }
 
-fn off(rule: &FlagRule) -> bool {
-    rule.kill || !rule.enabled
+/// The threshold that `--exact` chose for another share: lowering the share adds no node, and raising it removes none.
+fn kept_threshold(old: &FlagRule, share: Percentage) -> Option<Threshold> {
+    let chosen = old.threshold?;
+    let plain = FlagRule { percentage: share, threshold: None, ..old.clone() }.effective_threshold();
+    let keeps = match share.cmp(&old.percentage) {
+        Ordering::Less => chosen < plain,
+        Ordering::Equal => true,
+        Ordering::Greater => chosen > plain,
+    };
+    keeps.then_some(chosen)
+}
+
+/// Whether a node may be on that was not.
+fn turns_on(old: &FlagRule, new: &FlagRule) -> bool {
+    let off = |rule: &FlagRule| rule.kill || !rule.enabled;
+    off(old) && !off(new)
+        || new.effective_threshold() > old.effective_threshold()
+        || new.salt != old.salt
+        || !new.include.is_subset(&old.include)
+        || !old.exclude.is_subset(&new.exclude)
 }
 
 /// A field of a rule that changed. A list changes by one node at a time.

@@ -14,7 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use dwcp_core::flag::{
-    FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Roster, Why, Word, bucket, is_forced_v1,
+    FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Remembered, Roster, Why, Word, bucket,
+    is_forced_v1, remembered,
 };
 use serde::Serialize;
 
@@ -23,6 +24,7 @@ use self::args::{SetArgs, ShowArgs};
 use self::edit::Change;
 use self::store::{Found, Store};
 use crate::exit::{Exit, Failure};
+use crate::place::Place;
 use crate::report::Report;
 
 /// `dwcp flag`.
@@ -59,12 +61,16 @@ struct ShownSummary<'a> {
     file: String,
     node: &'a str,
     version: u64,
-    /// What the node speaks by this document, and `DWCP_FORCE_V1` as it is here.
+    /// What the node speaks by this document and what it obeyed before, and `DWCP_FORCE_V1` as it is here.
     runs: &'a str,
     compression: bool,
     forced_v1: bool,
     written_s_ago: Option<u64>,
     nodes: Option<usize>,
+    /// The highest version that the node obeyed before, by --dir or --state-dir.
+    obeyed: Option<u64>,
+    /// The node refuses the document, because it obeyed a later one.
+    older: bool,
 }
 
 fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
@@ -86,6 +92,17 @@ fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
     }
     let written = age.map_or_else(|| "in the future, by this clock".to_owned(), |age| format!("{} ago", ago(age)));
     report.say(&format!("{shown}: version {}, written {written}", document.version));
+    let obeyed = obeyed_before(args)?;
+    let older = obeyed.as_ref().is_some_and(|obeyed| obeyed.version > document.version);
+    if let Some(obeyed) = obeyed.as_ref().filter(|_| older) {
+        report.warn(&format!(
+            "warning: this node obeyed version {} before, and refuses version {} as older: while it runs it keeps what it \
+             knows for {} minutes, then runs v1; started anew it runs v1. `dwcp flag set` writes a version that it obeys",
+            obeyed.version,
+            document.version,
+            MAX_STALE.as_secs() / 60
+        ));
+    }
     let forced = is_forced_v1();
     if forced {
         report
@@ -97,14 +114,29 @@ fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
         file: shown.to_string(),
         node: node.as_str(),
         version: document.version.value(),
-        runs: if on(Flag::V3) && !forced { "v3" } else { "v1" },
+        runs: if on(Flag::V3) && !forced && !older { "v3" } else { "v1" },
         compression: on(Flag::Compression),
         forced_v1: forced,
         written_s_ago: age.map(|age| age.as_secs()),
         nodes: roster.map(|roster| roster.nodes().len()),
+        obeyed: obeyed.map(|obeyed| obeyed.version.value()),
+        older,
     };
     report.event("summary", &summary);
     Ok(Exit::Ok)
+}
+
+/// What a node of this host remembers, if one is named.
+fn obeyed_before(args: &ShowArgs) -> Result<Option<Remembered>, Failure> {
+    if args.dir.is_none() && args.state_dir.is_none() {
+        return Ok(None);
+    }
+    let place = Place::named(args.dir.as_deref(), args.state_dir.clone())?;
+    let Some(folder) = place.records()?.folder() else { return Ok(None) };
+    remembered(folder.as_ref()).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{}: {error}", place.records_folder().display()))
+            .advise("No node starts with it; look at that file.")
+    })
 }
 
 fn show_flag(flag: Flag, document: &FlagDocument, node: &NodeName, roster: Option<&Roster>, report: &Report) {
@@ -157,8 +189,9 @@ fn ago(age: Duration) -> String {
 fn damaged(path: &Path, why: &str) -> Failure {
     let minutes = MAX_STALE.as_secs() / 60;
     Failure::new(Exit::Failed, format!("{}: {why}", path.display())).advise(format!(
-        "Nodes keep what they know for {minutes} minutes, then run v1; those started since run v1. Mend it with a higher \
-         version, or write it anew: `dwcp flag set --create --at-version NUMBER ...`."
+        "Nodes keep what they know for {minutes} minutes, then run v1; those started since run v1. Write it anew: \
+         `dwcp flag set --create ...`, which is above all versions that this command ever wrote; name the lists and the share \
+         again."
     ))
 }
 
@@ -212,7 +245,7 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let store = Store::open(&args.file)?;
     let found = store.read()?;
     let fresh = !matches!(found, Found::Document(_));
-    let (mut document, before) = begin(found, args)?;
+    let (mut document, before) = begin(found, args, store::now())?;
     let old = edit::rule_of(&document, flag);
     let by = args.by.clone().unwrap_or_else(user);
     let (rule, exact) = edit::edited(&old, args, roster.as_ref(), by);
@@ -225,6 +258,18 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
             exact.wanted, exact.nodes
         ));
     }
+    if rule.reason.discards_applied() && args.reason.is_none() && !changes.is_empty() {
+        report.warn(&format!(
+            "note: the reason stays {}: transfers that leave version 3 begin from zero; --reason operator takes that back",
+            rule.reason
+        ));
+    }
+    if rule.threshold.is_some() && args.percentage.is_some() && !args.exact {
+        report.warn(
+            "note: the threshold that --exact chose for another share stays, so that no node comes or goes against your word; \
+             for exactly this share use --exact --roster FILE",
+        );
+    }
     let pending = fresh || !changes.is_empty();
     let written = pending && !args.dry_run;
     if written {
@@ -236,7 +281,7 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     if fresh && flag != Flag::V3 {
         report.warn(&format!("note: a new document has {} off: every node that looks at it runs v1", Flag::V3));
     }
-    let version = next(&document, before, !changes.is_empty(), &args.file)?;
+    let version = next(&document, before, !changes.is_empty(), store::now(), &args.file)?;
     document.version = version;
     if written {
         store.replace(&document)?;
@@ -264,8 +309,9 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The document to change, and the version that it has. A new one has none yet.
-fn begin(found: Found, args: &SetArgs) -> Result<(FlagDocument, Option<FlagVersion>), Failure> {
+/// The document to change, and the version that it has. A new one has none yet: nodes may have obeyed one that was lost, and
+/// refuse what is older, so it is numbered by the clock.
+fn begin(found: Found, args: &SetArgs, now: FlagVersion) -> Result<(FlagDocument, Option<FlagVersion>), Failure> {
     let shown = args.file.display();
     match found {
         Found::Document(_) if args.at_version.is_some() => {
@@ -276,9 +322,7 @@ fn begin(found: Found, args: &SetArgs) -> Result<(FlagDocument, Option<FlagVersi
             let version = document.version;
             Ok((*document, Some(version)))
         }
-        Found::Nothing | Found::Damaged(_) if args.create => {
-            Ok((edit::blank(args.at_version.unwrap_or(FlagVersion::FIRST)), None))
-        }
+        Found::Nothing | Found::Damaged(_) if args.create => Ok((edit::blank(args.at_version.unwrap_or(now)), None)),
         Found::Nothing => {
             let what = format!("there is no {shown}, so no node looks at it");
             Err(Failure::new(Exit::Failed, what).advise("Check --file, or make a new document with --create."))
@@ -287,16 +331,19 @@ fn begin(found: Found, args: &SetArgs) -> Result<(FlagDocument, Option<FlagVersi
     }
 }
 
+/// The version of what is written: by the clock, so that it is above all that nodes have obeyed, whatever old document was
+/// put back meanwhile; and above the one before, whatever the clock says.
 fn next(
     document: &FlagDocument,
     before: Option<FlagVersion>,
     changed: bool,
+    now: FlagVersion,
     path: &Path,
 ) -> Result<FlagVersion, Failure> {
     if before.is_none() || !changed {
         return Ok(document.version);
     }
-    document.version.next().ok_or_else(|| {
+    document.version.next().map(|next| next.max(now)).ok_or_else(|| {
         let what = format!("{} has version {}, after which there is none", path.display(), document.version);
         let advice = "Stop the nodes that look at it, write it anew with a small version, and start them again.";
         Failure::new(Exit::Failed, what).advise(advice)

@@ -2,9 +2,9 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use dwcp_core::flag::{FlagDocument, MAX_DOCUMENT_BYTES};
+use dwcp_core::flag::{FlagDocument, FlagVersion, MAX_DOCUMENT_BYTES};
 
 use crate::exit::{Exit, Failure};
 
@@ -15,6 +15,14 @@ pub(super) enum Found {
     Nothing,
     /// Something else, and why it is no document.
     Damaged(String),
+}
+
+/// The version of a document that is written now: milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "versions are numbered by the wall clock")]
+pub(super) fn now() -> FlagVersion {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.ok().and_then(|since| u64::try_from(since.as_millis()).ok());
+    millis.and_then(FlagVersion::new).unwrap_or(FlagVersion::FIRST)
 }
 
 /// Reads a flag document, and says how long ago it was written.

@@ -11,13 +11,13 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
-use super::floor::Scribe;
+use super::floor::{Remembered, Scribe, remembered};
 use super::in_process::Constant;
 use super::keeper::{FlagStats, Keeper, MAX_STALE, Refusal};
 use super::node::NodeName;
 use super::publication::{FlagWatch, Publication};
 use super::snapshot::{FlagSnapshot, Origin};
-use super::{FlagSource, FlagVersion, MAX_DOCUMENT_BYTES, is_forced_v1};
+use super::{FORCE_V1, FlagSource, FlagVersion, MAX_DOCUMENT_BYTES, Reason, forced_distrust, is_forced_v1};
 use crate::session::Time;
 use crate::storage::Folder;
 
@@ -52,7 +52,11 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// As [`FileSource::open`].
 pub fn configured(file: Option<&Path>, node: NodeName, options: FileOptions) -> io::Result<Arc<dyn FlagSource>> {
     if is_forced_v1() {
-        return Ok(Arc::new(Constant::forced_v1()));
+        // It must start, whatever is wrong with its folder.
+        let before = options.remember.and_then(|folder| remembered(folder.as_ref()).ok()?);
+        let said = forced_distrust(std::env::var_os(FORCE_V1).as_deref());
+        let reason = said.or_else(|| before?.distrust).unwrap_or(Reason::Operator);
+        return Ok(Arc::new(Constant::forced_v1_because(reason)));
     }
     match file {
         Some(path) => Ok(Arc::new(FileSource::open(path, node, options)?)),
@@ -68,7 +72,7 @@ pub struct FileOptions {
     /// A version that this node has seen before it was started: none below it is taken.
     pub floor: Option<FlagVersion>,
     /// Where the highest version that was obeyed is kept for the next start, in a file `flag-version`: none below it is
-    /// taken then. Written on a thread of its own, some milliseconds after it is obeyed, and tried again every 250 ms if
+    /// taken then, and until there is a good document a reason to distrust what version 3 applied still holds. Written on a thread of its own, some milliseconds after it is obeyed, and tried again every 250 ms if
     /// that fails. `None`: a restart forgets.
     pub remember: Option<Arc<dyn Folder>>,
 }
@@ -99,13 +103,15 @@ impl FileSource {
     pub fn open(path: impl Into<PathBuf>, node: NodeName, options: FileOptions) -> io::Result<Self> {
         let path = path.into();
         let scribe = options.remember.map(Scribe::open).transpose()?;
-        let floor = options.floor.max(scribe.as_ref().and_then(Scribe::version));
+        let before = scribe.as_ref().and_then(Scribe::before).cloned();
+        let floor = options.floor.max(before.as_ref().map(|before| before.version));
         let (stop, stopped) = mpsc::channel();
         let (readings, heard) = mpsc::sync_channel(1);
         let again = Arc::new(AtomicBool::new(false));
         let looker = Looker { path: path.clone(), known: None, again: Arc::clone(&again) };
         spawn("dwcp-flag-read", move || looker.run(&readings, &stopped))?;
         let keeper = Keeper::new(node, Origin::File(path), options.max_stale, floor);
+        let keeper = keeper.distrusting(before.and_then(|before| before.distrust));
         let (epoch, last) = (Instant::now(), Time::default());
         Self::over(Minder { keeper, heard, again, epoch, last, silence: SILENCE, scribe }, stop)
     }
@@ -165,7 +171,7 @@ impl Minder {
     fn stats(&mut self) -> FlagStats {
         let mut stats = self.keeper.stats();
         if let Some(scribe) = &mut self.scribe {
-            scribe.obeyed(stats.version);
+            scribe.obeyed(Remembered::of(&self.keeper.snapshot()));
             scribe.count(&mut stats);
         }
         stats
@@ -494,6 +500,31 @@ mod tests {
             synced.recv_timeout(LIMIT).unwrap();
         }
         source.stats()
+    }
+
+    #[test]
+    fn a_restart_without_a_document_still_distrusts_what_the_last_one_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let (records, path) = (folder.path().join("records"), folder.path().join("flags.json"));
+        fs::create_dir(&records).unwrap();
+        let options = || {
+            let remember: Arc<dyn Folder> = Arc::new(Disk::open(&records).unwrap());
+            FileOptions { remember: Some(remember), ..FileOptions::default() }
+        };
+        let killed = r#"{"version": 7, "flags": {"dwcp_v3_hde": {"enabled": true, "percentage": 100, "kill": true, "reason": "integrity"}}}"#;
+        replace(&path, killed);
+        let (shelf, synced) = Shelf::open(&records, 0);
+        let source =
+            FileSource::open(&path, node(), FileOptions { remember: Some(shelf), ..FileOptions::default() }).unwrap();
+        assert!(source.snapshot().reason().discards_applied());
+        synced.recv_timeout(LIMIT).unwrap();
+        drop(source);
+        replace(&path, "half");
+        let reborn = FileSource::open(&path, node(), options()).unwrap();
+        assert_eq!((reborn.snapshot().v3(), reborn.snapshot().reason()), (false, &Reason::Integrity));
+        replace(&path, &document(8, true));
+        let mut watch = reborn.watch();
+        until(&mut watch, FlagSnapshot::v3);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::FlagVersion;
 use super::keeper::FlagStats;
+use super::{FlagSnapshot, FlagVersion, Reason};
 use crate::storage::{Folder, read_all};
 
 /// In the folder of records.
@@ -15,68 +15,116 @@ const BESIDE: &str = "flag-version.tmp";
 /// Who holds it may raise the version: several processes may have one folder.
 const LOCK: &str = "flag-version.lock";
 const TITLE: &str = "dwcp flag version 1\nobeyed ";
+/// A second line, where the reason is one to remember.
+const DISTRUST: &str = "distrust ";
 /// No version is longer.
 const MOST_BYTES: u64 = 256;
 /// What could not be written is tried again so often: as often as the file of the document tells that it lives.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// What a node that is started again knows of the document that it obeyed before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Remembered {
+    /// The highest version: nothing older is taken.
+    pub version: FlagVersion,
+    /// Why that took this node off version 3, if what version 3 had applied is not to be trusted.
+    pub distrust: Option<Reason>,
+}
+
+impl Remembered {
+    /// What is obeyed now.
+    pub(super) fn of(obeyed: &FlagSnapshot) -> Option<Self> {
+        let distrust = Some(obeyed.reason().clone()).filter(|reason| !obeyed.v3() && reason.discards_applied());
+        Some(Self { version: obeyed.version()?, distrust })
+    }
+}
+
+/// What the node that keeps its records in this folder remembers. `None`: it never obeyed a document.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn remembered(folder: &dyn Folder) -> io::Result<Option<Remembered>> {
+    read(folder)
+}
+
 /// The highest version of a document that was obeyed, durable: a node that is started again takes nothing older.
 #[derive(Debug)]
 struct Floor {
     folder: Arc<dyn Folder>,
-    version: Option<FlagVersion>,
+    obeyed: Option<Remembered>,
     /// The last write failed: what can be read may not be durable.
     doubtful: bool,
 }
 
 impl Floor {
     fn open(folder: Arc<dyn Folder>) -> io::Result<Self> {
-        let version = read(folder.as_ref())?;
-        Ok(Self { folder, version, doubtful: false })
+        let obeyed = read(folder.as_ref())?;
+        Ok(Self { folder, obeyed, doubtful: false })
+    }
+
+    fn version(&self) -> Option<FlagVersion> {
+        self.obeyed.as_ref().map(|obeyed| obeyed.version)
     }
 
     /// It never falls, whoever raises it at the same time.
-    fn raise(&mut self, least: FlagVersion) -> io::Result<()> {
-        if self.version >= Some(least) {
+    fn raise(&mut self, least: &Remembered) -> io::Result<()> {
+        if self.version() >= Some(least.version) {
             return Ok(());
         }
         let folder = self.folder.as_ref();
         let lock = folder.create(LOCK).or_else(|_| folder.open(LOCK))?;
         lock.wait_lock()?;
         let present = read(folder)?;
-        let version = present.map_or(least, |present| present.max(least));
-        if present != Some(version) || self.doubtful {
+        let newer = present.as_ref().filter(|present| present.version >= least.version);
+        let obeyed = newer.unwrap_or(least).clone();
+        if present.as_ref() != Some(&obeyed) || self.doubtful {
             self.doubtful = true;
-            write(folder, version)?;
+            write(folder, &obeyed)?;
             self.doubtful = false;
         }
-        self.version = Some(version);
+        self.obeyed = Some(obeyed);
         Ok(())
     }
 }
 
-fn read(folder: &dyn Folder) -> io::Result<Option<FlagVersion>> {
+fn read(folder: &dyn Folder) -> io::Result<Option<Remembered>> {
     let bytes = match folder.open(NAME).and_then(|file| read_all(file.as_ref(), MOST_BYTES)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|error| io::Error::new(error.kind(), format!("{NAME} cannot be read: {error}")))?,
     };
-    let text = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(TITLE)?.strip_suffix('\n'));
-    let version = text.and_then(|text| text.parse().ok()).and_then(FlagVersion::new);
     let none = || {
         let what = format!("{NAME} in the folder of records is damaged; remove it to forget which version was obeyed");
         io::Error::new(io::ErrorKind::InvalidData, what)
     };
-    version.map(Some).ok_or_else(none)
+    std::str::from_utf8(&bytes).ok().and_then(parse).map(Some).ok_or_else(none)
+}
+
+fn parse(text: &str) -> Option<Remembered> {
+    let (version, rest) = text.strip_prefix(TITLE)?.split_once('\n')?;
+    let distrust = match rest {
+        "" => None,
+        rest => {
+            let reason: Reason = rest.strip_prefix(DISTRUST)?.strip_suffix('\n')?.parse().ok()?;
+            Some(Some(reason).filter(Reason::discards_applied)?)
+        }
+    };
+    Some(Remembered { version: FlagVersion::new(version.parse().ok()?)?, distrust })
+}
+
+fn render(obeyed: &Remembered) -> String {
+    let distrust = obeyed.distrust.as_ref().map_or(String::new(), |reason| format!("{DISTRUST}{reason}\n"));
+    format!("{TITLE}{}\n{distrust}", obeyed.version.value())
 }
 
 /// Beside its place and renamed: after a crash there is the old one or the new one.
-fn write(folder: &dyn Folder, version: FlagVersion) -> io::Result<()> {
+fn write(folder: &dyn Folder, obeyed: &Remembered) -> io::Result<()> {
     match folder.remove(BESIDE) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = folder.create(BESIDE)?;
-    file.write_at(0, format!("{TITLE}{}\n", version.value()).as_bytes())?;
+    file.write_at(0, render(obeyed).as_bytes())?;
     file.sync()?;
     folder.replace(BESIDE, NAME)?;
     folder.sync()
@@ -87,8 +135,10 @@ fn write(folder: &dyn Folder, version: FlagVersion) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Scribe {
     /// The thread ends when it is dropped.
-    tell: mpsc::Sender<FlagVersion>,
+    tell: mpsc::Sender<Remembered>,
     told: Option<FlagVersion>,
+    /// What was written in an earlier life.
+    before: Option<Remembered>,
     written: Arc<Written>,
 }
 
@@ -103,28 +153,28 @@ impl Scribe {
     pub(super) fn open(folder: Arc<dyn Folder>) -> io::Result<Self> {
         let floor = Floor::open(folder)?;
         let (tell, hear) = mpsc::channel();
-        let told = floor.version;
+        let (told, before) = (floor.version(), floor.obeyed.clone());
         let written = Arc::new(Written { version: Mutex::new(told), failed: AtomicU64::new(0) });
         let theirs = Arc::clone(&written);
         thread::Builder::new().name("dwcp-flag-floor".into()).spawn(move || theirs.keep(floor, &hear))?;
-        Ok(Self { tell, told, written })
+        Ok(Self { tell, told, before, written })
     }
 
-    /// What is durable.
-    pub(super) fn version(&self) -> Option<FlagVersion> {
-        self.written.version()
+    /// What was durable when it was opened.
+    pub(super) fn before(&self) -> Option<&Remembered> {
+        self.before.as_ref()
     }
 
-    /// This one is obeyed. Does not wait.
-    pub(super) fn obeyed(&mut self, version: Option<FlagVersion>) {
-        let Some(version) = version.filter(|version| Some(*version) > self.told) else { return };
-        self.told = Some(version);
+    /// This is obeyed. Does not wait.
+    pub(super) fn obeyed(&mut self, obeyed: Option<Remembered>) {
+        let Some(obeyed) = obeyed.filter(|obeyed| Some(obeyed.version) > self.told) else { return };
+        self.told = Some(obeyed.version);
         // The thread lives as long as this does.
-        let _ = self.tell.send(version);
+        let _ = self.tell.send(obeyed);
     }
 
     pub(super) fn count(&self, stats: &mut FlagStats) {
-        stats.remembered = self.version();
+        stats.remembered = self.written.version();
         stats.unremembered = self.written.failed.load(Ordering::Relaxed);
     }
 }
@@ -134,32 +184,32 @@ impl Written {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, mut floor: Floor, hear: &Receiver<FlagVersion>) {
-        let (mut due, mut warned) = (None, None);
+    fn keep(&self, mut floor: Floor, hear: &Receiver<Remembered>) {
+        let (mut due, mut warned) = (None::<Remembered>, None);
         loop {
             let heard = match due {
                 None => hear.recv().map_err(RecvTimeoutError::from),
                 Some(_) => hear.recv_timeout(AGAIN),
             };
-            let version = match heard {
+            let obeyed = match heard {
                 Ok(first) => Some(hear.try_iter().last().unwrap_or(first)),
-                Err(RecvTimeoutError::Timeout) => due,
+                Err(RecvTimeoutError::Timeout) => due.take(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let Some(version) = version else { continue };
-            due = self.write(&mut floor, version).err().map(|error| {
-                if warned.replace(version) != Some(version) {
-                    warn(version, &error);
+            let Some(obeyed) = obeyed else { continue };
+            due = self.write(&mut floor, &obeyed).err().map(|error| {
+                if warned.replace(obeyed.version) != Some(obeyed.version) {
+                    warn(obeyed.version, &error);
                 }
-                version
+                obeyed
             });
         }
     }
 
-    fn write(&self, floor: &mut Floor, version: FlagVersion) -> io::Result<()> {
-        let raised = floor.raise(version);
+    fn write(&self, floor: &mut Floor, obeyed: &Remembered) -> io::Result<()> {
+        let raised = floor.raise(obeyed);
         match raised {
-            Ok(()) => *self.version.lock().unwrap_or_else(PoisonError::into_inner) = floor.version,
+            Ok(()) => *self.version.lock().unwrap_or_else(PoisonError::into_inner) = floor.version(),
             Err(_) => _ = self.failed.fetch_add(1, Ordering::Relaxed),
         }
         raised
@@ -246,6 +296,10 @@ pub(super) mod tests {
         FlagVersion::new(number).unwrap()
     }
 
+    fn obeyed(number: u64) -> Remembered {
+        Remembered { version: version(number), distrust: None }
+    }
+
     #[test]
     fn what_could_not_be_written_is_tried_again_and_never_taken_for_durable() {
         let folder = tempfile::tempdir().unwrap();
@@ -253,7 +307,7 @@ pub(super) mod tests {
         let mut scribe = Scribe::open(shelf).unwrap();
         let written = Arc::clone(&scribe.written);
         // No other version follows.
-        scribe.obeyed(Some(version(7)));
+        scribe.obeyed(Some(obeyed(7)));
         synced.recv_timeout(Duration::from_secs(60)).unwrap();
         drop(scribe);
         assert_eq!(synced.recv_timeout(Duration::from_secs(60)), Err(RecvTimeoutError::Disconnected));
@@ -265,25 +319,35 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Floor::open(Arc::new(Disk::open(folder.path()).unwrap()));
         let (mut one, mut other) = (open().unwrap(), open().unwrap());
-        assert_eq!(one.version, None);
-        one.raise(version(7)).unwrap();
+        assert_eq!(one.version(), None);
+        one.raise(&obeyed(7)).unwrap();
         // It does not know of the 7 yet.
-        other.raise(version(5)).unwrap();
-        assert_eq!((other.version, open().unwrap().version), (Some(version(7)), Some(version(7))));
-        other.raise(version(9)).unwrap();
-        assert_eq!(open().unwrap().version, Some(version(9)));
+        other.raise(&obeyed(5)).unwrap();
+        assert_eq!((other.version(), open().unwrap().version()), (Some(version(7)), Some(version(7))));
+        other.raise(&obeyed(9)).unwrap();
+        assert_eq!(open().unwrap().version(), Some(version(9)));
         let beside = folder.path().join(BESIDE);
         assert!(!beside.exists());
         // A crash in the middle left half of one.
         fs::write(&beside, "dwcp fl").unwrap();
-        other.raise(version(10)).unwrap();
-        assert_eq!(open().unwrap().version, Some(version(10)));
+        other.raise(&obeyed(10)).unwrap();
+        assert_eq!(open().unwrap().version(), Some(version(10)));
+        // Of the highest version it is remembered why nothing may be trusted, and of the next one that all is well.
+        let distrusted = Remembered { distrust: Some(Reason::Integrity), ..obeyed(11) };
+        other.raise(&distrusted).unwrap();
+        one.raise(&obeyed(10)).unwrap();
+        assert_eq!((open().unwrap().obeyed, one.obeyed.clone()), (Some(distrusted.clone()), Some(distrusted)));
+        one.raise(&obeyed(12)).unwrap();
+        assert_eq!(open().unwrap().obeyed, Some(obeyed(12)));
     }
 
     #[test]
     fn a_damaged_one_is_told_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        for text in ["", "7", "dwcp flag version 1\nobeyed 7", "dwcp flag version 1\nobeyed 0\n", &"7".repeat(300)] {
+        let half = "dwcp flag version 1\nobeyed 7\ndistrust integ\n";
+        for text in
+            ["", "7", "dwcp flag version 1\nobeyed 7", "dwcp flag version 1\nobeyed 0\n", half, &"7".repeat(300)]
+        {
             fs::write(folder.path().join(NAME), text).unwrap();
             let error = Floor::open(Arc::new(Disk::open(folder.path()).unwrap())).unwrap_err();
             assert!(error.to_string().contains(NAME), "{text}: {error}");

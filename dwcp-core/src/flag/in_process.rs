@@ -5,7 +5,7 @@ use super::keeper::{FlagStats, Keeper, Refusal};
 use super::node::NodeName;
 use super::publication::{FlagWatch, Publication};
 use super::snapshot::{FlagSnapshot, Origin};
-use super::{FlagDocument, FlagSource, Why};
+use super::{FlagDocument, FlagSource, Reason, Why};
 use crate::session::Time;
 
 /// A source that never changes.
@@ -20,7 +20,13 @@ impl Constant {
 
     /// Version 1, whatever a document says: what `DWCP_FORCE_V1=1` asks for.
     pub fn forced_v1() -> Self {
-        Self(Publication::new(FlagSnapshot::fixed(false, Why::Forced, Origin::Environment)))
+        Self::forced_v1_because(Reason::Operator)
+    }
+
+    /// The same for a reason: one that [discards what was applied](Reason::discards_applied) does so here, too.
+    pub fn forced_v1_because(reason: Reason) -> Self {
+        let forced = FlagSnapshot::fixed(false, Why::Forced, Origin::Environment);
+        Self(Publication::new(FlagSnapshot { reason, ..forced }))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Keeper {
     max_stale: Duration,
     /// Below it no version is taken, even at the start.
     floor: Option<FlagVersion>,
+    /// Why an earlier life left version 3, if what that applied is not to be trusted.
+    distrust: Option<Reason>,
     good: Option<FlagDocument>,
     failing: Option<Failing>,
     expired: bool,
@@ -150,7 +152,14 @@ impl Keeper {
     /// Of a source that has said nothing yet. A `floor` is a version that this node has seen in an earlier life.
     pub fn new(node: NodeName, origin: Origin, max_stale: Duration, floor: Option<FlagVersion>) -> Self {
         let stats = FlagStats::default();
-        Self { node, origin, max_stale, floor, good: None, failing: None, expired: false, stats }
+        let (distrust, good, failing) = (None, None, None);
+        Self { node, origin, max_stale, floor, distrust, good, failing, expired: false, stats }
+    }
+
+    /// An earlier life of this node was taken off version 3 for this reason, which holds until there is a good document.
+    #[must_use]
+    pub fn distrusting(self, distrust: Option<Reason>) -> Self {
+        Self { distrust, ..self }
     }
 
     /// The source has these bytes now.
@@ -220,7 +229,8 @@ impl Keeper {
         let trouble = self.failing.as_ref().map(|failing| failing.why.clone());
         let Some(good) = &self.good else {
             let none = FlagSnapshot::fixed(false, Why::NoDocument, self.origin.clone());
-            return FlagSnapshot { standing: Standing::Never, trouble, reason: Reason::ours("no-document"), ..none };
+            let reason = self.distrust.clone().unwrap_or_else(|| Reason::ours("no-document"));
+            return FlagSnapshot { standing: Standing::Never, trouble, reason, ..none };
         };
         let obeyed = FlagSnapshot { trouble, ..FlagSnapshot::of(good, &self.node, self.origin.clone()) };
         match (&self.failing, self.expired) {

@@ -32,9 +32,11 @@ use std::sync::Arc;
 
 pub use self::decision::{BUCKETS, Decision, Why, bucket};
 pub use self::document::{DocumentError, FlagDocument, FlagRule, FlagVersion, Flags, HashName, MAX_DOCUMENT_BYTES};
-pub use self::environment::{FORCE_V1, forced_v1, is_forced_v1};
+pub use self::environment::{FORCE_V1, forced_distrust, forced_v1, is_forced_v1};
 #[cfg(feature = "net")]
 pub use self::file::{FileOptions, FileSource, configured};
+#[cfg(feature = "net")]
+pub use self::floor::{Remembered, remembered};
 pub use self::in_process::{Constant, InProcess};
 pub use self::keeper::{FlagStats, Keeper, MAX_STALE, Refusal, RefusalKind};
 pub use self::node::{NodeName, NodeNameError, Word, WordError};
