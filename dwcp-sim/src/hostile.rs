@@ -593,6 +593,8 @@ impl<M: Machine> Driven<M> {
             4 => Input::Retire,
             again @ 5..=6 => Input::Superseded { again: again == 5 },
             7..=12 => Input::Prefer(bytes.wish()),
+            13 => Input::Retracted,
+            14 => Input::RetractFailed { text: "fuzz".into() },
             24 => Input::Compression(bytes.rarely()),
             odd => Input::ControlDown { clean: odd % 8 == 7 },
         }

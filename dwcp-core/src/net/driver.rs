@@ -333,6 +333,7 @@ impl Chores {
             Output::Persist(_) | Output::RaiseFence { .. } => {
                 return Some(Input::PersistFailed { text: stuck.to_string() });
             }
+            Output::Retract(_) => return Some(Input::RetractFailed { text: stuck.to_string() }),
             Output::Resume | Output::Discard | Output::Park | Output::Forget(_) => self.late.push(chore),
             _ => {}
         }
@@ -431,6 +432,7 @@ fn perform(guest: &dyn Guest, records: &Records, chore: Output) -> Option<Input>
         Output::Clear => guest.clear().map(|()| Input::Cleared),
         Output::RaiseFence { peer, least } => return Some(raise(records, peer, least)),
         Output::Persist(record) => return Some(persist(records, &record)),
+        Output::Retract(transfer) => return Some(retract(records, transfer)),
         Output::Forget(transfer) => {
             forget(records, transfer);
             return None;
@@ -469,6 +471,13 @@ fn persist(records: &Records, record: &Record) -> Input {
     match records.store(record) {
         Ok(()) => Input::Persisted,
         Err(error) => Input::PersistFailed { text: error.to_string() },
+    }
+}
+
+fn retract(records: &Records, transfer: TransferId) -> Input {
+    match records.retract(transfer) {
+        Ok(()) => Input::Retracted,
+        Err(error) => Input::RetractFailed { text: error.to_string() },
     }
 }
 

@@ -198,6 +198,18 @@ impl Records {
         self.remove([name(transfer, OFFERED), name(transfer, WORDS), name(transfer, RECORD)])
     }
 
+    /// Removes a record that may have been written in part, for certain. What is offered stays so.
+    ///
+    /// # Errors
+    /// It may be there after a crash.
+    pub fn retract(&self, transfer: TransferId) -> Result<(), RecordsError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        // Not there now may be there after a crash: nobody knows what of the last writes reached the disk.
+        let place = name(transfer, RECORD);
+        let gone = gone(store.names.remove(&place)).and_then(|()| store.names.sync());
+        gone.map_err(|source| store.failed(&place, source))
+    }
+
     /// Removes files, in this order and for good, if they are there.
     fn remove<const N: usize>(&self, places: [String; N]) -> Result<(), RecordsError> {
         let Some(store) = &self.store else { return Ok(()) };

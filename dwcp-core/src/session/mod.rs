@@ -183,6 +183,13 @@ pub enum Input {
         /// What the system said.
         text: String,
     },
+    /// Source: what may have been written of the record that failed is durably gone.
+    Retracted,
+    /// Source: nobody knows whether it is.
+    RetractFailed {
+        /// What the system said.
+        text: String,
+    },
     /// Somebody wants the transfer to end.
     Cancel,
     /// This node shuts down. What is not being switched over ends, and the peer is told why; the rest goes on until
@@ -316,6 +323,9 @@ pub enum Output {
     Persist(Record),
     /// Remove the record of this transfer.
     Forget(TransferId),
+    /// Source: durably remove what may have been written of the record that could not be made durable, and nothing else; answer
+    /// with [`Input::Retracted`] or [`Input::RetractFailed`]. spec: S-5
+    Retract(TransferId),
     /// The session is over. The last output.
     Finished(Outcome),
 }

@@ -658,6 +658,8 @@ impl Sink {
             | Input::Recalled { .. }
             | Input::Paused
             | Input::Devices(_)
+            | Input::Retracted
+            | Input::RetractFailed { .. }
             | Input::Prepared(_)
             | Input::Compression(_)
             | Input::Bandwidth(_) => {}

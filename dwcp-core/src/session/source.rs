@@ -7,7 +7,9 @@
 //!                         └────── link lost: the guest runs again ────┴────────────────┤
 //!                                                                                      v
 //!   Ended <────────── RUNNING ────────── GaveUp <────────── Persisted ────────── GivingUp
-//!     ^                                    │  point of no return: never runs the guest again
+//!     ^                                    │  point of no return:                   │ PersistFailed
+//!     │                                       never runs the guest again             v
+//!     ├─────────────────── Retracted: the guest runs at the source ──────────── Retracting
 //!     └── cancelled, failed, not converging: the guest runs at the source
 //! ```
 
@@ -162,6 +164,8 @@ enum State {
     Draining,
     Sealed,
     GivingUp,
+    /// GIVE_UP could not be made durable; what was written of it has to go before anything else is said or done.
+    Retracting,
     GaveUp,
     Ended,
 }
@@ -234,7 +238,7 @@ impl Source {
 
     /// Whether GIVE_UP may have become durable: this end will never run the guest by itself again.
     pub fn gave_up(&self) -> bool {
-        matches!(self.state, State::GivingUp | State::GaveUp)
+        matches!(self.state, State::GivingUp | State::Retracting | State::GaveUp)
     }
 
     /// Whether extents may be sent.
@@ -320,7 +324,8 @@ impl Source {
 
     /// Ends the session before or after the point of no return. spec: S-6
     fn fail(&mut self, now: Time, error: SessionError) {
-        if self.state == State::Ended {
+        // It ends in a moment, and what it owns then is not known before.
+        if matches!(self.state, State::Ended | State::Retracting) {
             return;
         }
         if self.gave_up() {
@@ -408,7 +413,9 @@ impl Source {
             Input::GuestFailed(error) => return Err(error.into()),
             Input::Persisted => self.persisted(),
             Input::PersistFailed { text } if !self.leave.is_active() => return Err(SessionError::Record { text }),
-            Input::PersistFailed { text } => self.persist_failed(now, text),
+            Input::PersistFailed { text } => self.persist_failed(text),
+            Input::Retracted => self.retracted(now),
+            Input::RetractFailed { text } => self.retract_failed(text),
             Input::Cancel => self.cancel(now),
             Input::Retire if self.gave_up() => {}
             Input::Retire => return Err(SessionError::ShuttingDown),

@@ -59,6 +59,7 @@ enum Event {
     Durable(Side, u32, u64),
     PersistDone(Side, u32, u64),
     Forgotten(Side, u32),
+    Retracted(u32),
     Join(LaneId),
     LaneUp(LaneId, u64),
     Copy(LaneId),
@@ -97,13 +98,22 @@ enum Operation {
     Raise(FenceEpoch),
 }
 
+/// What becomes of a record that is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Kept,
+    /// The disk says that it failed, and has it all the same.
+    KeptInSecret,
+    Lost,
+}
+
 /// What a node's disk holds of the transfer.
 #[derive(Debug, Default)]
 struct Disk {
     durable: Option<String>,
     /// Counts the writes, so that a newer one makes an older event void.
     writing: u64,
-    pending: Option<(u64, String, bool)>,
+    pending: Option<(u64, String, Fate)>,
     done_at: u64,
 }
 
@@ -422,6 +432,7 @@ impl World {
             Event::Durable(side, life, writing) => self.durable(side, life, writing),
             Event::PersistDone(side, life, writing) => self.persist_done(side, life, writing),
             Event::Forgotten(side, life) => self.forgotten(side, life),
+            Event::Retracted(life) => self.retracted(life),
             Event::Join(lane) => self.join(lane),
             Event::LaneUp(lane, credit) => self.lane_up(lane, credit),
             Event::Copy(lane) => self.copy(lane),

@@ -7,7 +7,7 @@ use dwcp_core::session::{Input, Leaves, Machine as _, Outcome, Output, Owner, Re
 use dwcp_core::wire::{ErrorCode, Frame, Offer};
 use dwcp_core::{DirtyMap, Layout};
 
-use super::{Disk, Event, Operation, World, failed_guest};
+use super::{Disk, Event, Fate, Operation, World, failed_guest};
 use crate::guest::leaf;
 use crate::plan::{MS, Planted, Side, When};
 use crate::props::Property;
@@ -44,6 +44,11 @@ impl World {
             Output::SaveDevices => self.queue(Side::Source, Operation::SaveDevices),
             Output::Persist(record) => self.persist(Side::Source, &record),
             Output::Forget(_) => self.forget(Side::Source),
+            Output::Retract(_) => {
+                let wait = self.rng.below(self.plan.disk);
+                let life = self.source.life;
+                self.after(wait, Event::Retracted(life));
+            }
             Output::Finished(outcome) => self.finished(Side::Source, &outcome),
             other => self.violate(Property::NoFalseAccusation, format!("a source asks for {other:?}")),
         }
@@ -320,11 +325,16 @@ impl World {
         });
         let (first, second) = (self.rng.below(self.plan.disk), self.rng.below(self.plan.disk));
         let now = self.now;
+        let stays = self.rng.below(2) == 0;
         let node = self.node(side);
-        let fails = std::mem::take(&mut node.fail_persist);
+        let fate = match std::mem::take(&mut node.fail_persist) {
+            false => Fate::Kept,
+            true if stays => Fate::KeptInSecret,
+            true => Fate::Lost,
+        };
         let slow = std::mem::take(&mut node.slow_persist);
         node.disk.writing += 1;
-        node.disk.pending = Some((node.disk.writing, record.encode(), fails));
+        node.disk.pending = Some((node.disk.writing, record.encode(), fate));
         let start = node.disk.done_at.max(now);
         let (durable_at, done_at) = (start + first + slow / 2, start + first + second + slow);
         node.disk.done_at = done_at;
@@ -336,7 +346,8 @@ impl World {
     pub(super) fn durable(&mut self, side: Side, life: u32, writing: u64) {
         let node = self.node(side);
         if node.life == life
-            && let Some((_, text, false)) = node.disk.pending.as_ref().filter(|pending| pending.0 == writing)
+            && let Some((_, text, Fate::Kept | Fate::KeptInSecret)) =
+                node.disk.pending.as_ref().filter(|pending| pending.0 == writing)
         {
             node.disk.durable = Some(text.clone());
             if side == Side::Source && node.guest.is_running() {
@@ -350,7 +361,7 @@ impl World {
         if node.life != life || node.disk.pending.as_ref().is_none_or(|pending| pending.0 != writing) {
             return;
         }
-        let failed = node.disk.pending.take().is_some_and(|(_, _, fails)| fails);
+        let failed = node.disk.pending.take().is_some_and(|(_, _, fate)| fate != Fate::Kept);
         self.excuses.disk |= failed;
         self.feed(side, if failed { Input::PersistFailed { text: "planned".into() } } else { Input::Persisted });
     }
@@ -362,6 +373,18 @@ impl World {
         node.disk.pending = None;
         let life = node.life;
         self.after(wait, Event::Forgotten(side, life));
+    }
+
+    /// A disk that has just failed may fail again.
+    pub(super) fn retracted(&mut self, life: u32) {
+        if self.source.life != life {
+            return;
+        }
+        if self.rng.below(3) == 0 {
+            return self.feed(Side::Source, Input::RetractFailed { text: "planned".into() });
+        }
+        self.source.disk.durable = None;
+        self.feed(Side::Source, Input::Retracted);
     }
 
     pub(super) fn forgotten(&mut self, side: Side, life: u32) {

@@ -24,6 +24,8 @@ pub(super) struct SwitchOver {
     pub(super) harvested: bool,
     pub(super) devices: Option<Bytes>,
     pub(super) sealed: Option<Sealed>,
+    /// Why GIVE_UP is not durable.
+    unrecorded: String,
     /// What to tell the sink once GIVE_UP is durable.
     pub(super) run: Option<Run>,
 }
@@ -188,12 +190,29 @@ impl Source {
         Err(SessionError::NotConverging(self.verdict(rounds, estimate)))
     }
 
-    /// RUN has not been sent, so the sink cannot run: the guest may go on here.
-    pub(super) fn persist_failed(&mut self, now: Time, text: String) {
+    /// RUN has not been sent, so the sink cannot run. But the record may be there after a crash, and whoever finds it sends RUN:
+    /// the guest stands still until it is gone for certain. spec: S-5
+    pub(super) fn persist_failed(&mut self, text: String) {
         if self.state == State::GivingUp {
+            self.state = State::Retracting;
+            self.switch.unrecorded = text;
+            self.outputs.push_back(Output::Retract(self.offer.transfer));
+        }
+    }
+
+    /// The guest may go on here.
+    pub(super) fn retracted(&mut self, now: Time) {
+        if self.state == State::Retracting {
             self.state = State::Sealed;
-            self.outputs.push_back(Output::Forget(self.offer.transfer));
+            let text = std::mem::take(&mut self.switch.unrecorded);
             self.fail(now, SessionError::Record { text });
+        }
+    }
+
+    /// Nobody runs it: only who reads that disk later knows whether the sink may.
+    pub(super) fn retract_failed(&mut self, text: String) {
+        if self.state == State::Retracting {
+            self.finish(Owner::InDoubt, Some(SessionError::Record { text }));
         }
     }
 }

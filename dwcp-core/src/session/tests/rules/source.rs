@@ -6,7 +6,9 @@ use super::*;
 use crate::guest::{DirtyMap, Pending};
 use crate::session::record::Standing;
 use crate::session::{Dispatch, Encoded, Owner, Record, Source, SourceConfig};
-use crate::wire::{Accept, Ack, Buried, Bury, Digest, Have, Pause, PeerLimits, Ping, Ready, Run, Running};
+use crate::wire::{
+    Abort, AbortReason, Accept, Ack, Buried, Bury, Digest, Have, Pause, PeerLimits, Ping, Ready, Run, Running,
+};
 
 fn config() -> SourceConfig {
     SourceConfig { lanes: 1, ..SourceConfig::default() }
@@ -419,9 +421,37 @@ fn before_give_up_every_failure_leaves_the_guest_at_the_source() {
     }
     let (mut bench, pause) = sealed();
     bench.hear(Frame::Ready(ready(&pause)));
-    let outputs = bench.feed(Input::PersistFailed { text: "full".into() });
+    assert!(!asked!(bench.feed(Input::PersistFailed { text: "full".into() }), Output::Resume));
+    let outputs = bench.feed(Input::Retracted);
     assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
-    assert!(asked!(outputs, Output::Resume) && asked!(outputs, Output::Forget(_)));
+    assert!(asked!(outputs, Output::Resume) && !asked!(outputs, Output::Forget(_)));
+}
+
+/// What a failing disk has of it after all would be found later, by who sends RUN.
+// spec: S-5
+#[test]
+fn a_give_up_that_may_be_on_the_disk_lets_nobody_run_the_guest() {
+    let unrecorded = || {
+        let (mut bench, pause) = sealed();
+        bench.hear(Frame::Ready(ready(&pause)));
+        let outputs = bench.feed(Input::PersistFailed { text: "a sync failed".into() });
+        assert!(asked!(outputs, Output::Retract(_)) && !asked!(outputs, Output::Resume));
+        assert!(outcome(&outputs).is_none() && frames(&outputs).is_empty());
+        bench
+    };
+    // Nothing hurries it.
+    let mut bench = unrecorded();
+    let shutdown = Abort { reason: AbortReason::Cancelled, text: String::new() };
+    for input in [Input::Cancel, Input::Frame(Frame::Abort(shutdown)), Input::ControlDown { clean: false }] {
+        let outputs = bench.feed(input);
+        assert!(outcome(&outputs).is_none() && !asked!(outputs, Output::Resume));
+    }
+    let outputs = bench.feed(Input::Retracted);
+    assert!(asked!(outputs, Output::Resume));
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+    let outputs = unrecorded().feed(Input::RetractFailed { text: "it fails again".into() });
+    assert!(!asked!(outputs, Output::Resume) && frames(&outputs).is_empty());
+    assert_eq!(outcome(&outputs).unwrap().owner, Owner::InDoubt);
 }
 
 // spec: S-6
