@@ -205,6 +205,18 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
+/// A rate in bytes a second as [`Bandwidth`] reads it, in bits and not rounded: `1.6gbit`.
+pub(crate) fn link(bytes: u64) -> String {
+    let bits = u128::from(bytes) * 8;
+    let (unit, divisor) = match bits {
+        0..1_000_000 => ("kbit", 1_000),
+        1_000_000..1_000_000_000 => ("mbit", 1_000_000),
+        _ => ("gbit", 1_000_000_000),
+    };
+    let digits = format!("{}.{:09}", bits / divisor, bits % divisor * 1_000_000_000 / divisor);
+    format!("{}{unit}", digits.trim_end_matches('0').trim_end_matches('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +247,14 @@ mod tests {
         }
         for bad in ["25", "101%", "-1%", "%"] {
             assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_told_can_be_typed() {
+        assert_eq!((link(12_500_000), link(200_000_000), link(32_000)), ("100mbit".into(), "1.6gbit".into(), "256kbit".into()));
+        for bytes in [1, 125, 1600, 16_000_001, 123_456_789_012] {
+            assert_eq!(link(bytes).parse::<Bandwidth>().map(|rate| rate.0.get()), Ok(bytes));
         }
     }
 
