@@ -27,8 +27,9 @@ use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy::Port;
+use crate::pace::Pace;
 use crate::report::{Received, Report};
-use crate::send::{EVENT_EVERY, Step};
+use crate::send::Step;
 use crate::state::{self, Shown};
 use crate::statistics;
 
@@ -40,8 +41,8 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 /// `dwcp receive`.
 pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
     // What keeps images may make the store.
-    let keeper = Keeper::open(&args.keep, &args.baseline)?;
-    let shelf = Shelf::open(&args.baseline)?.map(Arc::new);
+    let keeper = Keeper::open(&args.keep, &args.baseline, report)?;
+    let shelf = Shelf::open(&args.baseline, keeper.is_some(), report)?.map(Arc::new);
     let records = args.dir.join(RECORDS);
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
@@ -394,20 +395,7 @@ impl Desk<'_> {
         }
         let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
         if let Some((other, _)) = self.names.iter().find(others) {
-            // The id is for this operator's eyes: a peer has no business with another's transfer.
-            self.report.warn(&format!(
-                "refused {}: transfer {other} holds that name; if it was promised and its sender will not come \
-                 back, stop this receiver and end it with `dwcp resolve {other} --dir {}`",
-                offer.name,
-                self.args.dir.display()
-            ));
-            return Err(GuestError::Other(format!(
-                "the name {} is taken here by another transfer: one under way, one whose sender was lost less than \
-                 {} s ago, or one that is all here and waits for its sender's word (its operator must end that, see \
-                 `dwcp resolve`); send under another name, or later",
-                offer.name,
-                self.config().orphan_limit.as_secs()
-            )));
+            return Err(self.name_taken(*other, &offer.name));
         }
         let staging = self.folder.go_on(offer, incoming.peer(), |transfer| {
             transfer != offer.transfer && self.names.contains_key(&transfer)
@@ -421,6 +409,44 @@ impl Desk<'_> {
         Ok(Arc::new(staging))
     }
 
+    /// Why a name cannot be had, and for this operator who has it: a peer has no business with another's transfer.
+    fn name_taken(&self, other: TransferId, name: &Name) -> GuestError {
+        let dir = self.args.dir.display();
+        let held = self.held.get(&other);
+        // An offer that is being taken has no session yet, and no record.
+        let promised = held.is_none() && !matches!(self.records.load(other), Ok(None));
+        let (who, what) = if self.names_legacy(other) {
+            ("is what comes over version 1 (--v1)".to_owned(), "for another sender; send under another name".to_owned())
+        } else if promised {
+            (
+                format!(
+                    "is all here and waits for its sender's word: have that sender send it again with the same words; only \
+                     if it will not come back, stop this receiver and run: dwcp resolve {other} --dir {dir}"
+                ),
+                "by another transfer, which is all here and waits for its sender's word; send under another name, or ask \
+                 the operator of the receiver"
+                    .to_owned(),
+            )
+        } else {
+            let from = held.map_or(String::new(), |held| format!(", from {}", held.peer));
+            (
+                format!("is under way here{from}: nothing to do, the name is free when that has ended"),
+                format!(
+                    "by another transfer that is under way, or whose sender was lost less than {} s ago; wait until it has \
+                     ended, or send under another name",
+                    self.config().orphan_limit.as_secs()
+                ),
+            )
+        };
+        self.report.warn(&format!("refused {name}: transfer {other} holds that name; it {who}"));
+        GuestError::Other(format!("the name {name} is taken here {what}"))
+    }
+
+    /// Whether a name is kept for what comes over version 1.
+    fn names_legacy(&self, transfer: TransferId) -> bool {
+        self.legacy.as_ref().is_some_and(|port| port.name().0 == transfer)
+    }
+
     /// With a baseline that both ends have, if there is one.
     fn take(&mut self, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: Peer) {
         let (config, named) = (self.config(), !incoming.offer().baselines.is_empty());
@@ -431,13 +457,16 @@ impl Desk<'_> {
                 return;
             }
             Some(_) => {
-                self.report.say(&format!("note: the sender of {} names no baseline; all pages travel", peer.name));
+                let why = format!("the sender of {} names no baseline", peer.name);
+                warm::tell_none(&peer, &why, self.report);
             }
-            None if named => self.report.say(&format!(
-                "note: the sender of {} names a baseline, and this receiver has no store (--baseline-store); all pages \
-                 travel",
-                peer.name
-            )),
+            None if named => {
+                let why = format!(
+                    "the sender of {} names a baseline, and this receiver has no store (--baseline-store)",
+                    peer.name
+                );
+                warm::tell_none(&peer, &why, self.report);
+            }
             None => {}
         }
         self.follow(incoming.accept(guest, config), peer);
@@ -610,23 +639,6 @@ struct Accepted<'a> {
     bytes: u64,
 }
 
-/// What was told last of a transfer's speed.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    at: Instant,
-    pages: u64,
-}
-
-impl Pace {
-    /// Plain bytes a second since then; now is the next then.
-    fn to(&mut self, pages: u64) -> u64 {
-        let ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let bytes = pages.saturating_sub(self.pages).saturating_mul(4096);
-        *self = Self { at: Instant::now(), pages };
-        bytes.saturating_mul(1000) / ms
-    }
-}
-
 /// Follows one transfer to its end.
 struct Watch {
     report: Report,
@@ -667,7 +679,7 @@ impl Watch {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
-        let mut told = Pace { at: started, pages: 0 };
+        let mut pace = Pace::since(started);
         let mut handovers = Handovers::default();
         let outcome = loop {
             tokio::select! {
@@ -676,8 +688,8 @@ impl Watch {
                     let now = progress.borrow_and_update().clone();
                     bars.sink(&now);
                     handovers.tell(&self.report, &transfer, &now);
-                    if told.at.elapsed() >= EVENT_EVERY {
-                        self.report.event("progress", &Step::at_sink(&transfer, &now, told.to(now.pages_settled)));
+                    if let Some(rate) = pace.due(Instant::now(), now.pages_settled) {
+                        self.report.event("progress", &Step::at_sink(&transfer, &now, rate));
                     }
                 }
                 Some(ends) = superseded.recv() => {

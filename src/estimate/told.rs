@@ -62,9 +62,9 @@ impl Advised {
     fn words(&self) -> Option<String> {
         let budget = self.downtime_ms.map(|ms| format!("--downtime {ms}ms"));
         let link = self.link_bytes_s.map(|bytes| format!("--link {}", units::link(bytes)));
-        let writes = self.dirty_pages_s.map(|pages| {
-            format!("--dirty-rate {pages} ({}/s)", units::bytes(pages.saturating_mul(4096)))
-        });
+        let writes = self
+            .dirty_pages_s
+            .map(|pages| format!("--dirty-rate {pages} ({}/s)", units::bytes(pages.saturating_mul(4096))));
         let options: Vec<_> = [budget, link, writes].into_iter().flatten().collect();
         (!options.is_empty()).then(|| format!("it would fit with {}; each was tried alone", options.join(", or ")))
     }

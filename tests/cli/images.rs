@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::operator::{Place, Receiver, noise, run, slow};
+use crate::operator::{Lines, Place, Receiver, dwcp, figure, noise, run, slow};
 
 fn blocks(path: &Path) -> u64 {
     path.metadata().unwrap().blocks()
@@ -155,5 +155,43 @@ fn a_full_disk_at_the_receiver_is_named_and_leaves_the_source_as_it_was() {
     // Where there is room it is taken, whatever went before.
     let receiver = place.listen();
     assert_eq!(run(place.send(&receiver.address, "vm1").arg(&image)).code, 0);
+    receiver.stop();
+}
+
+/// Nobody has to stop a receiver, and all that it receives, for a name that will be free by itself.
+#[test]
+fn a_name_that_is_taken_is_said_to_be_free_when_the_other_transfer_ends() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let (image, mut slow) = slow(&place, &receiver.address, "vm1");
+    slow.until("progress");
+    let mut second = dwcp();
+    second.args(["send", "--to", &receiver.address, "--as", "vm1", "--trust", &place.receiver, "--identity"]);
+    let said = run(second.arg(place.path("a.id")).arg("--state-dir").arg(place.path("elsewhere")).arg(&image));
+    said.failed(1, &["the name vm1 is taken here by another transfer that is under way", "wait until it has ended"]);
+    slow.kill();
+    receiver.lines.interrupt();
+    let (_, err) = receiver.lines.end();
+    let refused = err.lines().find(|line| line.starts_with("refused vm1: transfer")).unwrap();
+    assert!(refused.contains("is under way here, from sha256:") && refused.contains("nothing to do"), "{refused}");
+    assert!(!refused.contains("stop this receiver"), "{refused}");
+}
+
+/// Lanes find zeros quickly, and that says nothing of what the link lets through afterwards.
+#[test]
+fn the_speed_that_is_told_is_that_of_the_wall_clock() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let image = place.path("vm.mem");
+    fs::write(&image, [vec![0; 100 << 20], noise(5 << 20)].concat()).unwrap();
+    let mut sending =
+        Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", "2MB"]).arg(&image));
+    // All zeros are in the first line; those after it tell of noise at two million bytes a second.
+    for lines in [&mut sending, &mut receiver.lines] {
+        lines.until("progress");
+        let speeds: Vec<_> = (0..3).map(|_| figure(&lines.until("progress"), "mb_s")).collect();
+        assert!(speeds.iter().all(|speed| *speed <= 20), "{speeds:?}");
+    }
+    assert_eq!(sending.until("summary")["verdict"], "ok");
     receiver.stop();
 }

@@ -82,7 +82,8 @@ struct Finding<'a>(&'a Verdict);
 
 impl fmt::Display for Finding<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdict { rounds, dirty_pages, estimate, budget, fixed, dirty_rate, wire_goodput, pause_limit, .. } = *self.0;
+        let Verdict { rounds, dirty_pages, estimate, budget, fixed, dirty_rate, wire_goodput, pause_limit, .. } =
+            *self.0;
         if let Some(limit) = pause_limit {
             return write!(
                 f,
