@@ -1,3 +1,4 @@
+mod names;
 mod warm;
 
 use std::collections::HashMap;
@@ -357,10 +358,10 @@ impl Desk<'_> {
 
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
-            Ok(guest) => {
+            Ok((guest, held)) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
-                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
+                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer(), held, asks: None };
                 tracing::info!(%transfer, %name, peer = %peer.peer, address = %incoming.address(), "accepted");
                 let shown = Accepted {
                     transfer: transfer.to_string(),
@@ -383,7 +384,8 @@ impl Desk<'_> {
         }
     }
 
-    fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
+    /// Where an image is made, and bytes of it that are here from before.
+    fn stage(&self, incoming: &IncomingOffer) -> Result<(Arc<dyn Guest>, u64), GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
             return Err(GuestError::Other(
@@ -406,45 +408,7 @@ impl Desk<'_> {
             self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
             self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
         }
-        Ok(Arc::new(staging))
-    }
-
-    /// Why a name cannot be had, and for this operator who has it: a peer has no business with another's transfer.
-    fn name_taken(&self, other: TransferId, name: &Name) -> GuestError {
-        let dir = self.args.dir.display();
-        let held = self.held.get(&other);
-        // An offer that is being taken has no session yet, and no record.
-        let promised = held.is_none() && !matches!(self.records.load(other), Ok(None));
-        let (who, what) = if self.names_legacy(other) {
-            ("is what comes over version 1 (--v1)".to_owned(), "for another sender; send under another name".to_owned())
-        } else if promised {
-            (
-                format!(
-                    "is all here and waits for its sender's word: have that sender send it again with the same words; only \
-                     if it will not come back, stop this receiver and run: dwcp resolve {other} --dir {dir}"
-                ),
-                "by another transfer, which is all here and waits for its sender's word; send under another name, or ask \
-                 the operator of the receiver"
-                    .to_owned(),
-            )
-        } else {
-            let from = held.map_or(String::new(), |held| format!(", from {}", held.peer));
-            (
-                format!("is under way here{from}: nothing to do, the name is free when that has ended"),
-                format!(
-                    "by another transfer that is under way, or whose sender was lost less than {} s ago; wait until it has \
-                     ended, or send under another name",
-                    self.config().orphan_limit.as_secs()
-                ),
-            )
-        };
-        self.report.warn(&format!("refused {name}: transfer {other} holds that name; it {who}"));
-        GuestError::Other(format!("the name {name} is taken here {what}"))
-    }
-
-    /// Whether a name is kept for what comes over version 1.
-    fn names_legacy(&self, transfer: TransferId) -> bool {
-        self.legacy.as_ref().is_some_and(|port| port.name().0 == transfer)
+        Ok((Arc::new(staging), held))
     }
 
     /// With a baseline that both ends have, if there is one.
@@ -482,8 +446,11 @@ impl Desk<'_> {
     /// A sender that gave up before a crash asks whether its image is here.
     fn asked(&mut self, incoming: IncomingAsk) {
         let record = incoming.record().clone();
-        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer() };
-        if record.standing == Standing::Ran {
+        let (transfer, name) = (record.transfer, record.name.clone());
+        let ran = record.standing == Standing::Ran;
+        let asks = ran.then(|| record.layout.bytes());
+        let peer = Peer { transfer, name, peer: incoming.peer(), held: 0, asks };
+        if ran {
             // The image was handed over; where it is by now is its owner's business.
             if let Ok(layout) = Layout::new(&[1]) {
                 let session = incoming.accept(Arc::new(Memory::new(layout)), self.config());
@@ -629,6 +596,10 @@ struct Peer {
     transfer: TransferId,
     name: Name,
     peer: Fingerprint,
+    /// Bytes that were here before its session began.
+    held: u64,
+    /// Bytes of the guest, when the sender only asks what became of it: the image was handed over before, and may be anywhere by now.
+    asks: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -652,6 +623,8 @@ struct Ended<'a> {
     verdict: &'a str,
     transfer: &'a str,
     name: &'a str,
+    /// Nothing travelled: it was handed over before, and its sender asked what became of it.
+    asked: bool,
     #[serde(flatten)]
     received: Received,
     error: Option<String>,
@@ -705,10 +678,12 @@ impl Watch {
         bars.end();
         let (received, root) = {
             let progress = progress.borrow();
-            (Received::of(&progress, started.elapsed()), progress.root)
+            let received = Received::of(&progress, self.peer.held, started.elapsed());
+            let received = self.peer.asks.map_or(received.clone(), |bytes| received.asked_about(bytes));
+            (received, progress.root)
         };
         let done = self.tell(&transfer, &outcome, received);
-        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink) {
+        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink && self.peer.asks.is_none()) {
             keeper.keep(&transfer, self.dir.join(self.peer.name.as_str()), root, &self.report).await;
         }
         done
@@ -722,7 +697,7 @@ impl Watch {
         let failure = |what: &str, advice: String| {
             self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
         };
-        let at_source = outcome.owner == Owner::Source;
+        let (at_source, asked) = (outcome.owner == Owner::Source, self.peer.asks.is_some());
         let parked = at_source && matches!(outcome.error, Some(SessionError::ShuttingDown));
         let superseded = at_source && matches!(outcome.error, Some(SessionError::Superseded));
         match exit {
@@ -734,6 +709,9 @@ impl Watch {
                 self.report.say(&format!("transfer {transfer} ({name}) is parked: it goes on when this receiver is started again and its sender comes back within a day"));
                 self.report.event("parked", &Parked { transfer: transfer.to_owned() });
             }
+            Exit::Ok if self.peer.asks.is_some() && error.is_none() => self.report.say(&format!(
+                "transfer {transfer} ({name}) was handed over before: its sender asked, and was told so; nothing to do"
+            )),
             Exit::Ok => {
                 let path = self.dir.join(name.as_str());
                 self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
@@ -756,7 +734,8 @@ impl Watch {
                 "Nothing of it became visible here; it is the sender's as before.".into(),
             ),
         }
-        self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
+        self.report
+            .event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), asked, received, error });
         Done { transfer: *id, exit, parked, superseded, spoiled: spoiled(outcome) }
     }
 }

@@ -195,3 +195,36 @@ fn the_speed_that_is_told_is_that_of_the_wall_clock() {
     assert_eq!(sending.until("summary")["verdict"], "ok");
     receiver.stop();
 }
+
+/// What was there from before is no merit of the codec, and both ends tell the same of it.
+#[test]
+fn a_transfer_that_goes_on_tells_what_it_sent_and_what_was_there() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let image = place.path("vm.mem");
+    // Half of each page is noise.
+    fs::write(&image, noise(4 << 20).chunks(2048).flat_map(|half| [half, &[0; 2048]].concat()).collect::<Vec<_>>())
+        .unwrap();
+    let mut first =
+        Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", "1MB"]).arg(&image));
+    while figure(&first.until("progress"), "bytes_durable") == 0 {}
+    first.kill();
+    let said = run(place.send(&receiver.address, "vm1").args(["--json", "--effort", "light"]).arg(&image));
+    let (sent, went_on) = (said.send_summary(), receiver.lines.until("going-on"));
+    let received = loop {
+        let transfer = receiver.lines.until("transfer");
+        if transfer["verdict"] == "ok" {
+            break transfer;
+        }
+    };
+    let held = figure(&went_on, "bytes_held");
+    assert!(
+        held > 0 && held == figure(&sent, "bytes_held") && held == figure(&received, "bytes_held"),
+        "{sent} {received}"
+    );
+    assert_eq!(sent["bytes_wire"], received["bytes_wire"]);
+    for saved in [&sent["saved_pct"], &sent["codec"]["saved_pct"], &sent["codec"]["saved_pct_without_zero"]] {
+        assert!((45.0..55.0).contains(&saved.as_f64().unwrap()), "{sent}");
+    }
+    receiver.stop();
+}
