@@ -228,3 +228,42 @@ fn a_transfer_that_goes_on_tells_what_it_sent_and_what_was_there() {
     }
     receiver.stop();
 }
+
+/// Who reads the lines by a program finds each of their fields explained.
+#[test]
+fn every_field_of_a_transfers_lines_stands_in_their_document() {
+    const DOCUMENT: &str = include_str!("../../docs/json.md");
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (_, mut sending) = slow(&place, &receiver.address, "vm1");
+    let first = [sending.until("progress"), receiver.lines.until("progress")];
+    sending.interrupt();
+    let ended = [sending.until("statistics"), receiver.lines.until("transfer")];
+    receiver.lines.interrupt();
+    let lines = first.into_iter().chain(ended).chain(sending.lines.iter()).chain(receiver.lines.lines.iter());
+    let mut seen = std::collections::BTreeSet::new();
+    for line in lines {
+        seen.insert(line["event"].as_str().unwrap().to_owned());
+        for field in line.as_object().unwrap().keys() {
+            assert!(DOCUMENT.contains(&format!("`{field}`")), "{field} of {line}");
+        }
+    }
+    for event in ["progress", "statistics", "summary", "transfer"] {
+        assert!(seen.contains(event), "{event}: {seen:?}");
+    }
+}
+
+/// The library counts them, and so an operator is told.
+#[test]
+fn who_was_turned_away_is_counted_in_the_statistics_line() {
+    let place = Place::new();
+    let mut receive = dwcp();
+    receive.args(["receive", "--listen", "127.0.0.1:0", "--json", "--trust", &place.receiver, "--identity"]);
+    let mut receiver = Receiver::start(receive.arg(place.path("b.id")).arg("--dir").arg(place.path("in")));
+    let said = run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem")));
+    assert_eq!(said.code, 5, "{}", said.err);
+    receiver.lines.interrupt();
+    let statistics = receiver.lines.until("statistics");
+    assert_eq!(figure(&statistics["turned_away"], "not-authenticated"), 1, "{statistics}");
+    assert_eq!(statistics["offences"], serde_json::json!({}), "it is nobody's offence");
+}
