@@ -44,7 +44,7 @@ pub struct Advice {
 
 /// Advice for a transfer that came out as `estimate`, with what its pages took.
 pub(super) fn advise(
-    guest: &Arc<dyn Guest>,
+    guest: Arc<dyn Guest>,
     config: &EstimateConfig,
     estimate: &Estimate,
     experience: Experience,
@@ -89,15 +89,15 @@ fn fits(estimate: &Estimate, config: &EstimateConfig) -> bool {
 }
 
 /// Transfers that are run over what is known of the pages.
-struct Trials<'a> {
-    guest: &'a Arc<dyn Guest>,
+struct Trials {
+    guest: Arc<dyn Guest>,
     experience: Experience,
 }
 
-impl Trials<'_> {
+impl Trials {
     /// A transfer that comes to nothing at all is none that helps.
     fn helps(&mut self, config: &EstimateConfig) -> bool {
-        let Ok(run) = Run::new(Arc::clone(self.guest), config) else { return false };
+        let Ok(run) = Run::new(Arc::clone(&self.guest), config) else { return false };
         let Ok((estimate, experience)) = run.over(self.experience.clone()).finish() else { return false };
         self.experience = experience;
         fits(&estimate, config)

@@ -96,7 +96,7 @@ pub struct Estimate {
 /// The guest cannot be read, or changes meanwhile.
 pub fn estimate(guest: Arc<dyn Guest>, config: &EstimateConfig) -> Result<Estimate, GuestError> {
     let (mut estimate, experience) = Run::new(Arc::clone(&guest), config)?.finish()?;
-    estimate.advice = advice::advise(&guest, config, &estimate, experience);
+    estimate.advice = advice::advise(guest, config, &estimate, experience);
     Ok(estimate)
 }
 
