@@ -22,8 +22,8 @@ impl Bars {
         Self { multi: multi.clone(), name: name.into(), phase: Phase::Offered, bar: None, rounds: 0 }
     }
 
-    /// Draws what a source is at.
-    pub(crate) fn source(&mut self, progress: &Progress) {
+    /// Draws what a source is at, at so many guest bytes a second.
+    pub(crate) fn source(&mut self, progress: &Progress, rate: u64) {
         let round = progress.rounds.len() + 1;
         let bar = self.bar_of(progress.phase);
         if progress.phase != Phase::Copying {
@@ -37,7 +37,7 @@ impl Bars {
         bar.set_position(bar.length().unwrap_or(pages).saturating_sub(pages));
         bar.set_message(format!(
             "round {round}, {}/s, {} on the wire{}",
-            units::bytes(progress.plain_rate),
+            units::bytes(rate),
             units::bytes(progress.wire_bytes),
             durable(progress)
         ));

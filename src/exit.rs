@@ -83,7 +83,7 @@ impl Exit {
 
     fn of_error(error: &SessionError) -> Self {
         match error {
-            SessionError::Integrity { .. } => Self::Integrity,
+            SessionError::Integrity { .. } | SessionError::Guest(GuestError::Baseline { .. }) => Self::Integrity,
             SessionError::PeerReports(frame) if frame.code.is_integrity() => Self::Integrity,
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,

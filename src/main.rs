@@ -13,6 +13,7 @@ mod identity;
 mod interrupt;
 mod legacy;
 mod methods;
+mod pace;
 mod place;
 mod quarantine;
 mod receive;

@@ -1,3 +1,4 @@
+mod names;
 mod warm;
 
 use std::collections::HashMap;
@@ -28,8 +29,9 @@ use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy::Port;
+use crate::pace::Pace;
 use crate::report::{Received, Report};
-use crate::send::{EVENT_EVERY, Step};
+use crate::send::Step;
 use crate::state::{self, Shown};
 use crate::statistics;
 
@@ -41,8 +43,8 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 /// `dwcp receive`.
 pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Failure> {
     // What keeps images may make the store.
-    let keeper = Keeper::open(&args.keep, &args.baseline)?;
-    let shelf = Shelf::open(&args.baseline)?.map(Arc::new);
+    let keeper = Keeper::open(&args.keep, &args.baseline, report)?;
+    let shelf = Shelf::open(&args.baseline, keeper.is_some(), report)?.map(Arc::new);
     let records = args.dir.join(RECORDS);
     // Held as long as this process lives.
     let _lock = claim(&args.dir, &records)?;
@@ -361,10 +363,10 @@ impl Desk<'_> {
 
     fn offered(&mut self, incoming: IncomingOffer) {
         match self.stage(&incoming) {
-            Ok(guest) => {
+            Ok((guest, held)) => {
                 let offer = incoming.offer();
                 let (transfer, name) = (offer.transfer, offer.name.clone());
-                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer() };
+                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer(), held, asks: None };
                 tracing::info!(%transfer, %name, peer = %peer.peer, address = %incoming.address(), "accepted");
                 let shown = Accepted {
                     transfer: transfer.to_string(),
@@ -398,7 +400,8 @@ impl Desk<'_> {
         )))
     }
 
-    fn stage(&self, incoming: &IncomingOffer) -> Result<Arc<dyn Guest>, GuestError> {
+    /// Where an image is made, and bytes of it that are here from before.
+    fn stage(&self, incoming: &IncomingOffer) -> Result<(Arc<dyn Guest>, u64), GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
             return Err(GuestError::Other(
@@ -411,20 +414,7 @@ impl Desk<'_> {
         self.still_there()?;
         let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
         if let Some((other, _)) = self.names.iter().find(others) {
-            // The id is for this operator's eyes: a peer has no business with another's transfer.
-            self.report.warn(&format!(
-                "refused {}: transfer {other} holds that name; if it was promised and its sender will not come \
-                 back, stop this receiver and end it with `dwcp resolve {other} --dir {}`",
-                offer.name,
-                self.args.dir.display()
-            ));
-            return Err(GuestError::Other(format!(
-                "the name {} is taken here by another transfer: one under way, one whose sender was lost less than \
-                 {} s ago, or one that is all here and waits for its sender's word (its operator must end that, see \
-                 `dwcp resolve`); send under another name, or later",
-                offer.name,
-                self.config().orphan_limit.as_secs()
-            )));
+            return Err(self.name_taken(*other, &offer.name));
         }
         let staging = self.folder.go_on(offer, incoming.peer(), |transfer| {
             transfer != offer.transfer && self.names.contains_key(&transfer)
@@ -435,7 +425,7 @@ impl Desk<'_> {
             self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
             self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
         }
-        Ok(Arc::new(staging))
+        Ok((Arc::new(staging), held))
     }
 
     /// With a baseline that both ends have, if there is one.
@@ -448,13 +438,16 @@ impl Desk<'_> {
                 return;
             }
             Some(_) => {
-                self.report.say(&format!("note: the sender of {} names no baseline; all pages travel", peer.name));
+                let why = format!("the sender of {} names no baseline", peer.name);
+                warm::tell_none(&peer, &why, self.report);
             }
-            None if named => self.report.say(&format!(
-                "note: the sender of {} names a baseline, and this receiver has no store (--baseline-store); all pages \
-                 travel",
-                peer.name
-            )),
+            None if named => {
+                let why = format!(
+                    "the sender of {} names a baseline, and this receiver has no store (--baseline-store)",
+                    peer.name
+                );
+                warm::tell_none(&peer, &why, self.report);
+            }
             None => {}
         }
         self.follow(incoming.accept(guest, config), peer);
@@ -470,8 +463,11 @@ impl Desk<'_> {
     /// A sender that gave up before a crash asks whether its image is here.
     fn asked(&mut self, incoming: IncomingAsk) {
         let record = incoming.record().clone();
-        let peer = Peer { transfer: record.transfer, name: record.name.clone(), peer: incoming.peer() };
-        if record.standing == Standing::Ran {
+        let (transfer, name) = (record.transfer, record.name.clone());
+        let ran = record.standing == Standing::Ran;
+        let asks = ran.then(|| record.layout.bytes());
+        let peer = Peer { transfer, name, peer: incoming.peer(), held: 0, asks };
+        if ran {
             // The image was handed over; where it is by now is its owner's business.
             if let Ok(layout) = Layout::new(&[1]) {
                 let session = incoming.accept(Arc::new(Memory::new(layout)), self.config());
@@ -617,6 +613,10 @@ struct Peer {
     transfer: TransferId,
     name: Name,
     peer: Fingerprint,
+    /// Bytes that were here before its session began.
+    held: u64,
+    /// Bytes of the guest, when the sender only asks what became of it: the image was handed over before, and may be anywhere by now.
+    asks: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -625,23 +625,6 @@ struct Accepted<'a> {
     name: &'a str,
     peer: String,
     bytes: u64,
-}
-
-/// What was told last of a transfer's speed.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    at: Instant,
-    pages: u64,
-}
-
-impl Pace {
-    /// Plain bytes a second since then; now is the next then.
-    fn to(&mut self, pages: u64) -> u64 {
-        let ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let bytes = pages.saturating_sub(self.pages).saturating_mul(4096);
-        *self = Self { at: Instant::now(), pages };
-        bytes.saturating_mul(1000) / ms
-    }
 }
 
 /// Follows one transfer to its end.
@@ -657,6 +640,8 @@ struct Ended<'a> {
     verdict: &'a str,
     transfer: &'a str,
     name: &'a str,
+    /// Nothing travelled: it was handed over before, and its sender asked what became of it.
+    asked: bool,
     #[serde(flatten)]
     received: Received,
     error: Option<String>,
@@ -684,7 +669,7 @@ impl Watch {
         let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
         let mut progress = session.progress();
         let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
-        let mut told = Pace { at: started, pages: 0 };
+        let mut pace = Pace::since(started);
         let mut handovers = Handovers::default();
         let outcome = loop {
             tokio::select! {
@@ -693,8 +678,8 @@ impl Watch {
                     let now = progress.borrow_and_update().clone();
                     bars.sink(&now);
                     handovers.tell(&self.report, &transfer, &now);
-                    if told.at.elapsed() >= EVENT_EVERY {
-                        self.report.event("progress", &Step::at_sink(&transfer, &now, told.to(now.pages_settled)));
+                    if let Some(rate) = pace.due(Instant::now(), now.pages_settled) {
+                        self.report.event("progress", &Step::at_sink(&transfer, &now, rate));
                     }
                 }
                 Some(ends) = superseded.recv() => {
@@ -710,10 +695,12 @@ impl Watch {
         bars.end();
         let (received, root) = {
             let progress = progress.borrow();
-            (Received::of(&progress, started.elapsed()), progress.root)
+            let received = Received::of(&progress, self.peer.held, started.elapsed());
+            let received = self.peer.asks.map_or(received.clone(), |bytes| received.asked_about(bytes));
+            (received, progress.root)
         };
         let done = self.tell(&transfer, &outcome, received);
-        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink) {
+        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink && self.peer.asks.is_none()) {
             keeper.keep(&transfer, self.dir.join(self.peer.name.as_str()), root, &self.report).await;
         }
         done
@@ -727,7 +714,7 @@ impl Watch {
         let failure = |what: &str, advice: String| {
             self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
         };
-        let at_source = outcome.owner == Owner::Source;
+        let (at_source, asked) = (outcome.owner == Owner::Source, self.peer.asks.is_some());
         let parked = at_source && matches!(outcome.error, Some(SessionError::ShuttingDown));
         let superseded = at_source && matches!(outcome.error, Some(SessionError::Superseded));
         match exit {
@@ -739,6 +726,9 @@ impl Watch {
                 self.report.say(&format!("transfer {transfer} ({name}) is parked: it goes on when this receiver is started again and its sender comes back within a day"));
                 self.report.event("parked", &Parked { transfer: transfer.to_owned() });
             }
+            Exit::Ok if self.peer.asks.is_some() && error.is_none() => self.report.say(&format!(
+                "transfer {transfer} ({name}) was handed over before: its sender asked, and was told so; nothing to do"
+            )),
             Exit::Ok => {
                 let path = self.dir.join(name.as_str());
                 self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
@@ -761,7 +751,8 @@ impl Watch {
                 "Nothing of it became visible here; it is the sender's as before.".into(),
             ),
         }
-        self.report.event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), received, error });
+        self.report
+            .event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), asked, received, error });
         Done { transfer: *id, exit, parked, superseded, spoiled: spoiled(outcome) }
     }
 }

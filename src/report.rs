@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use dwcp_core::session::Progress;
-use dwcp_hde::Stats;
+use dwcp_hde::{Method, MethodStats, Stats};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 
@@ -114,6 +114,8 @@ pub(crate) struct Figures {
     resent_pages: Option<u64>,
     bytes_guest: Option<u64>,
     bytes_wire: Option<u64>,
+    /// What the receiver had from before, of an earlier process or session: neither sent nor saved by this one.
+    bytes_held: Option<u64>,
     saved_pct: Option<f64>,
     mb_s: Option<f64>,
     downtime_ms: Option<f64>,
@@ -135,6 +137,7 @@ impl Figures {
     pub(crate) fn of(progress: &Progress, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64().max(1e-6);
         let looked_at = progress.pages_read.saturating_mul(4096);
+        let sent = without_held(progress);
         Self {
             root_source: progress.root.map(|root| root.to_string()),
             root_sink: progress.peer_root.map(|root| root.to_string()),
@@ -143,13 +146,14 @@ impl Figures {
             resent_pages: Some(progress.pages_resent),
             bytes_guest: Some(progress.guest_bytes),
             bytes_wire: Some(progress.wire_bytes),
-            saved_pct: Some(rounded(progress.saved() * 100.0, 10.0)),
+            bytes_held: Some(progress.pages_held.saturating_mul(4096).min(progress.guest_bytes)),
+            saved_pct: Some(rounded(sent.saved() * 100.0, 10.0)),
             mb_s: Some(rounded(approximate(looked_at) / 1e6 / seconds, 10.0)),
             downtime_ms: progress.downtime.map(|downtime| rounded(downtime.as_secs_f64() * 1e3, 1e3)),
             seconds: Some(rounded(seconds, 1e3)),
-            codec: Methods::of(&progress.methods),
+            codec: Methods::of(&sent.methods),
             dictionary: None,
-            methods: progress.methods,
+            methods: sent.methods,
         }
     }
 
@@ -157,13 +161,14 @@ impl Figures {
     pub(crate) fn lines(&self) -> String {
         let downtime = self.downtime_ms.map_or(String::new(), |ms| format!(", last round and switch-over {ms:.0} ms"));
         format!(
-            "  image        {}; {} round(s), {} pages sent again\n  on the wire  {} ({:.1} % saved)\n  \
+            "  image        {}; {} round(s), {} pages sent again\n  on the wire  {} ({:.1} % saved){}\n  \
              time         {:.2} s, {:.0} MB/s{downtime}\n  root         {}, the same at both ends",
             units::bytes(self.bytes_guest.unwrap_or_default()),
             self.rounds.unwrap_or_default(),
             self.resent_pages.unwrap_or_default(),
             units::bytes(self.bytes_wire.unwrap_or_default()),
             self.saved_pct.unwrap_or_default(),
+            from_before(self.bytes_held.unwrap_or_default()),
             self.seconds.unwrap_or_default(),
             self.mb_s.unwrap_or_default(),
             self.root_source.as_deref().unwrap_or("-"),
@@ -183,6 +188,23 @@ impl Figures {
     }
 }
 
+/// A transfer that goes on, as if it had not looked at the pages that the sink had from before: that they do not travel again
+/// is no doing of the codec.
+fn without_held(progress: &Progress) -> Progress {
+    let held = progress.pages_held.min(progress.methods.of(Method::Same).pages);
+    let left_out = Stats::default().with(Method::Same, MethodStats::left_out(held));
+    Progress {
+        pages_read: progress.pages_read.saturating_sub(held),
+        methods: progress.methods.since(&left_out),
+        ..progress.clone()
+    }
+}
+
+/// What stands behind the bytes on the wire, where some of the image was there before.
+fn from_before(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(", beside {} that were there from before", units::bytes(bytes)) }
+}
+
 /// What a sink knows of the same transfer: it sees only what travels.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Received {
@@ -190,26 +212,35 @@ pub(crate) struct Received {
     root_sink: Option<String>,
     bytes_guest: u64,
     bytes_wire: u64,
+    /// What was here from before: it did not travel this time.
+    bytes_held: u64,
     seconds: f64,
 }
 
 impl Received {
-    pub(crate) fn of(progress: &Progress, elapsed: Duration) -> Self {
+    pub(crate) fn of(progress: &Progress, bytes_held: u64, elapsed: Duration) -> Self {
         Self {
             root_source: progress.peer_root.map(|root| root.to_string()),
             root_sink: progress.root.map(|root| root.to_string()),
             bytes_guest: progress.guest_bytes,
             bytes_wire: progress.wire_bytes,
+            bytes_held,
             seconds: rounded(elapsed.as_secs_f64(), 1e3),
         }
+    }
+
+    /// Of a session that only answered a question about a guest of so many bytes.
+    pub(crate) fn asked_about(self, bytes_guest: u64) -> Self {
+        Self { bytes_guest, ..self }
     }
 
     /// The same for people.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{}, {} on the wire, {:.2} s, root {}",
+            "{}, {} on the wire{}, {:.2} s, root {}",
             units::bytes(self.bytes_guest),
             units::bytes(self.bytes_wire),
+            from_before(self.bytes_held),
             self.seconds,
             self.root_sink.as_deref().unwrap_or("-"),
         )

@@ -20,14 +20,13 @@ use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy;
+use crate::pace::Pace;
 use crate::report::{Figures, Report};
 use crate::state;
 use crate::statistics;
 use crate::units;
 use crate::words::Words;
 
-/// Progress lines of `--json` are at least so far apart.
-pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(500);
 /// An image at rest loses nothing while the receiver's disk stores it, so a slow disk is no reason
 /// to end the transfer.
 pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(3600);
@@ -185,7 +184,7 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     state::make(&state_dir)?;
     let mut endpoint = dual(identity::endpoint(&args.credentials)?.with_records(&state_dir)?, &args.flag)?;
     endpoint = args.dictionaries.of(endpoint)?;
-    let keeper = Keeper::open(&args.keep, &args.baseline)?;
+    let keeper = Keeper::open(&args.keep, &args.baseline, report)?;
     let baselines = args.baseline.open()?;
     let warm = Warm { named: baselines.iter().map(|baseline| baseline.about().name.clone()).collect(), told: None };
     endpoint = endpoint.with_baselines(baselines.into_iter().map(|baseline| -> Arc<dyn OldPages> { baseline }));
@@ -396,6 +395,8 @@ pub(crate) struct Step<'a> {
     bytes_wire: u64,
     /// Bytes that the receiver has on its disk, whatever happens to it.
     bytes_durable: u64,
+    /// Of the guest, since the last line: at the source acknowledged ones, zeros and what the sink had included; at the sink
+    /// those that arrived.
     mb_s: u64,
     lanes: u16,
     reconnects: u64,
@@ -405,7 +406,8 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub(crate) fn of(transfer: &'a str, progress: &Progress) -> Self {
+    /// At so many guest bytes a second.
+    pub(crate) fn of(transfer: &'a str, progress: &Progress, rate: u64) -> Self {
         Self {
             transfer,
             phase: format!("{:?}", progress.phase).to_lowercase(),
@@ -413,7 +415,7 @@ impl<'a> Step<'a> {
             pages_left: Some(progress.pages_left),
             bytes_wire: progress.wire_bytes,
             bytes_durable: progress.pages_durable * 4096,
-            mb_s: progress.plain_rate / 1_000_000,
+            mb_s: rate / 1_000_000,
             lanes: progress.lanes,
             reconnects: progress.reconnects,
             version: progress.framing.to_string(),
@@ -423,9 +425,9 @@ impl<'a> Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// What a sink sees of it, at so many plain bytes a second.
+    /// What a sink sees of it.
     pub(crate) fn at_sink(transfer: &'a str, progress: &Progress, rate: u64) -> Self {
-        Self { round: None, pages_left: None, mb_s: rate / 1_000_000, ..Self::of(transfer, progress) }
+        Self { round: None, pages_left: None, ..Self::of(transfer, progress, rate) }
     }
 }
 
@@ -462,7 +464,7 @@ impl Watch<'_> {
         let mut bars = Bars::new(&self.report.bars, self.name.as_str());
         let bytes = progress.borrow().guest_bytes;
         self.report.event("started", &Started { transfer: &self.transfer, name: &self.name, bytes });
-        let mut told = Instant::now();
+        let mut pace = Pace::since(Instant::now());
         let mut handovers = Handovers::default();
         let mut interrupted = false;
         // Since when the receiver has the last word, and was not heard to say it.
@@ -477,16 +479,16 @@ impl Watch<'_> {
                 }
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
-                    bars.source(&now);
+                    let due = pace.due(Instant::now(), now.pages_settled);
+                    bars.source(&now, pace.rate());
                     self.tell_baseline(&now);
                     handovers.tell(self.report, &self.transfer, &now);
                     handing = handing.or_else(|| (now.phase == Phase::Handing).then(Instant::now));
-                    if told.elapsed() >= EVENT_EVERY {
-                        told = Instant::now();
-                        self.report.event("progress", &Step::of(&self.transfer, &now));
+                    if let Some(rate) = due {
+                        self.report.event("progress", &Step::of(&self.transfer, &now, rate));
                     }
                 }
-                () = tokio::time::sleep_until(handing.unwrap_or(told) + self.limit), if handing.is_some() && !interrupted => {
+                () = tokio::time::sleep_until(handing.unwrap_or_else(Instant::now) + self.limit), if handing.is_some() && !interrupted => {
                     interrupted = true;
                     let (name, limit) = (&self.name, self.limit.as_secs());
                     self.report.warn(&format!("the receiver has not said for {limit} s that it has {name}; no longer waiting"));

@@ -40,6 +40,10 @@ struct Shown {
     declined: BTreeMap<&'static str, u64>,
     /// What came to nothing because of versions.
     refused: BTreeMap<&'static str, u64>,
+    /// What peers did that they must not, by what it was.
+    offences: BTreeMap<&'static str, u64>,
+    /// Peers and strangers that were not let in, by why.
+    turned_away: BTreeMap<&'static str, u64>,
     flag: Flags,
     /// Of all connections, handshakes and control included; TCP's own heads are not.
     bytes_sent: u64,
@@ -90,7 +94,7 @@ struct Flags {
 
 impl Shown {
     fn of(statistics: &Statistics, end: End) -> Self {
-        let of_end = at(statistics, end);
+        let (of_end, offences) = (at(statistics, end), &statistics.offences);
         let handovers = of_end.handovers.iter().map(|((to, reason), counts)| Handovers {
             to: to.to_string(),
             reason: reason.word(),
@@ -110,6 +114,8 @@ impl Shown {
             handovers_disputed: of_end.handovers_disputed,
             declined: statistics.declined.iter().map(|(by, count)| (by.word(), *count)).collect(),
             refused: statistics.refused.iter().map(|(why, count)| (why.word(), *count)).collect(),
+            offences: offences.charged.iter().map(|(what, count)| (what.as_str(), *count)).collect(),
+            turned_away: offences.turned_away.iter().map(|(why, count)| (why.as_str(), *count)).collect(),
             flag: Flags::of(&statistics.flag),
             bytes_sent: statistics.traffic.sent,
             bytes_received: statistics.traffic.received,

@@ -24,25 +24,29 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.of(nanos, 1).map(Duration::from_nanos).ok_or_else(wrong)
 }
 
-/// Bytes: a number, or one with KiB, MiB, GiB or TiB.
+/// Bytes: a number with B, KiB, MiB, GiB or TiB. A bare number is refused: who types `--limit 20` does not mean 20 bytes.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong =
-        || format!("`{text}` is no size; write bytes above 0, or a number and KiB, MiB, GiB or TiB, such as 4GiB");
-    let bytes = match text.parse() {
-        Ok(bytes) => Some(bytes),
-        Err(_) => {
-            let (number, unit) = Number::before(text).ok_or_else(wrong)?;
-            let unit = match unit {
-                "KiB" => 1 << 10,
-                "MiB" => 1 << 20,
-                "GiB" => 1 << 30,
-                "TiB" => 1 << 40,
-                _ => return Err(wrong()),
-            };
-            number.of(unit, 1)
-        }
+        || format!("`{text}` is no size; write a number above 0 and B (bytes), KiB, MiB, GiB or TiB, such as 4GiB");
+    let (number, unit) = Number::before(text).ok_or_else(wrong)?;
+    let unit = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
     };
-    bytes.filter(|&bytes| bytes > 0).ok_or_else(wrong)
+    number.of(unit, 1).filter(|&bytes| bytes > 0).ok_or_else(wrong)
+}
+
+/// How long something is to the byte: as [`size`], or a bare number of bytes, as `stat` prints it.
+pub(crate) fn length(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes) if bytes > 0 => Ok(bytes),
+        Ok(_) => Err(format!("`{text}` is no length; write bytes above 0, or a size such as 4GiB")),
+        Err(_) => size(text),
+    }
 }
 
 /// A rate: `100mbit` and `1.5gbit` are bits, `50MB` and `1GB` bytes, per second.
@@ -205,6 +209,18 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
+/// A rate in bytes a second as [`Bandwidth`] reads it, in bits and not rounded: `1.6gbit`.
+pub(crate) fn link(bytes: u64) -> String {
+    let bits = u128::from(bytes) * 8;
+    let (unit, divisor) = match bits {
+        0..1_000_000 => ("kbit", 1_000),
+        1_000_000..1_000_000_000 => ("mbit", 1_000_000),
+        _ => ("gbit", 1_000_000_000),
+    };
+    let digits = format!("{}.{:09}", bits / divisor, bits % divisor * 1_000_000_000 / divisor);
+    format!("{}{unit}", digits.trim_end_matches('0').trim_end_matches('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_that_is_told_can_be_typed() {
+        assert_eq!(
+            (link(12_500_000), link(200_000_000), link(32_000)),
+            ("100mbit".into(), "1.6gbit".into(), "256kbit".into())
+        );
+        for bytes in [1, 125, 1600, 16_000_001, 123_456_789_012] {
+            assert_eq!(link(bytes).parse::<Bandwidth>().map(|rate| rate.0.get()), Ok(bytes));
+        }
+    }
+
+    #[test]
     fn addresses_have_a_port_and_lanes_a_limit() {
         for good in ["host:7070", "10.0.0.1:1", "[::1]:65535", "[fe80::1%eth0]:7070"] {
             assert_eq!(host_port(good).unwrap(), good);
@@ -259,11 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bytes_or_powers_of_two() {
-        assert_eq!((size("4GiB"), size("1234567"), size("64KiB")), (Ok(4 << 30), Ok(1_234_567), Ok(65_536)));
+    fn sizes_have_a_unit_and_lengths_may_be_bytes() {
+        assert_eq!((size("4GiB"), size("1234567B"), size("64KiB")), (Ok(4 << 30), Ok(1_234_567), Ok(65_536)));
         assert_eq!((size("1.5GiB"), size("2TiB")), (Ok(3 << 29), Ok(2 << 40)));
-        for bad in ["", "0", "4GB", "1.5", "0.0001KiB", "GiB", "-1", "17179869184GiB"] {
+        for bad in ["", "0", "20", "1234567", "0B", "0.5B", "4GB", "1.5", "0.0001KiB", "GiB", "-1", "17179869184GiB"] {
             assert!(size(bad).unwrap_err().contains("4GiB"), "{bad}");
+        }
+        assert_eq!((length("1234567"), length("4GiB")), (Ok(1_234_567), Ok(4 << 30)));
+        for bad in ["", "0", "-1", "1.5", "x"] {
+            assert!(length(bad).unwrap_err().contains("4GiB"), "{bad}");
         }
     }
 

@@ -94,12 +94,20 @@ fn a_baseline_is_added_listed_shown_verified_and_collected() {
     run(store.command("show").arg("none")).failed(1, &["no baseline none", "baseline list"]);
     assert_eq!(run(&mut store.command("verify")).code, 0);
 
-    run(store.command("gc").args(["--remove", "golden", "--tenant", "other"])).failed(1, &["no baseline golden"]);
+    run(store.command("gc").args(["--remove", "golden", "--tenant", "other"]))
+        .failed(1, &["no baseline of tenant other", "it has some of: web", "nothing was removed"]);
+    for verb in ["list", "verify"] {
+        run(store.command(verb).args(["--tenant", "other"]))
+            .failed(1, &["no baseline of tenant other", "some of: web"]);
+    }
+    run(store.command("show").args(["none", "--tenant", "web"])).failed(1, &["tenant web has no baseline none"]);
     let swept = run(store.command("gc").args(["--remove", "golden", "--tenant", "web"])).summary();
     assert_eq!(figure(&swept, "removed"), 1);
     assert!(figure(&swept, "bytes_disk") < figure(&swept, "bytes_before"));
     assert_eq!(run(store.command("verify").arg("vm1")).code, 0, "what it shares is still there");
-    let swept = run(store.command("gc").args(["--limit", "1"])).summary();
+    // Somebody who means 20 GiB must not lose all that is there.
+    run(store.command("gc").args(["--limit", "20"])).failed(2, &["`20` is no size", "4GiB"]);
+    let swept = run(store.command("gc").args(["--limit", "1B"])).summary();
     assert_eq!((figure(&swept, "removed"), store.files("").len()), (1, 1));
 }
 

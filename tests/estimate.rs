@@ -200,7 +200,7 @@ fn a_guest_that_writes_converges_or_the_answer_says_what_would_help() {
     let summary = said.summary();
     assert_eq!((&summary["verdict"], &summary["converges"]), (&"not-converged".into(), &false.into()));
     let error = summary["error"].as_str().unwrap();
-    assert!(error.contains("will not converge") && error.contains("a faster link"), "{error}");
+    assert!(error.contains("will not converge") && error.contains("packs to"), "{error}");
     // Two round trips are the least that a switch-over takes.
     let far = estimated(estimate(&[&image], "100mbit").args(["--rtt", "250ms"]));
     let downtime = far["downtime_ms"].as_f64().unwrap();
@@ -213,6 +213,57 @@ fn a_guest_that_writes_converges_or_the_answer_says_what_would_help() {
     );
     let words = run(dwcp().args(["estimate", "--link", "0.1gbit", "--rtt", "250ms", "--downtime", "0.3s"]).arg(&image));
     assert!(words.code == 10 && words.out.contains("--downtime 300 ms: THE BUDGET IS EXCEEDED"), "{}", words.out);
+    assert!(words.out.contains("advice       it would fit with --downtime 650ms"), "{}", words.out);
+}
+
+/// Whatever is advised is an option of the same command, and with it the answer is that the transfer fits.
+#[test]
+fn what_is_advised_to_a_guest_that_writes_too_much_does_help() {
+    let place = Place::new();
+    let image = image(&place);
+    // The guest, the link, the budget, the round trip; and which advice there must be.
+    let shapes = [
+        ("20MiB/s", "10mbit", "100ms", "1ms", 3, [true, true, true]),
+        // All of the image is written in each round, many times.
+        ("500MiB/s", "100mbit", "100ms", "1ms", 3, [true, true, true]),
+        ("3000", "30mbit", "50ms", "10ms", 3, [true, true, true]),
+        // Longer than the ten seconds that a pause may take if nobody says otherwise.
+        ("20MiB/s", "1mbit", "12s", "40ms", 3, [true, true, true]),
+        // Two round trips are longer than the budget: neither a link nor a slower guest helps.
+        ("200", "1gbit", "100ms", "60ms", 10, [true, false, false]),
+        ("50MiB/s", "20mbit", "300ms", "250ms", 10, [true, false, false]),
+    ];
+    for (writes, link, budget, rtt, code, expected) in shapes {
+        let asked = |change: Option<(&str, String)>| {
+            let mut options = vec![("--link", link), ("--dirty-rate", writes), ("--downtime", budget), ("--rtt", rtt)];
+            if let Some((name, value)) = &change {
+                options.retain(|(option, _)| option != name);
+                options.push((name, value));
+            }
+            let mut command = dwcp();
+            command.args(["estimate", "--effort", "light"]).arg(&image);
+            options.into_iter().fold(&mut command, |command, (name, value)| command.args([name, value]));
+            command
+        };
+        let told = run(asked(None).arg("--json"));
+        let (summary, shape) = (told.summary(), format!("{writes} over {link}, {budget}, {rtt}"));
+        assert_eq!((told.code, &summary["converges"]), (code, &false.into()), "{shape}: {summary}");
+        let line = run(&mut asked(None)).out;
+        let line = line.lines().find(|line| line.contains("  advice")).unwrap_or_else(|| panic!("{shape}: {summary}"));
+        let words: Vec<_> = line.split([' ', ',', ';']).collect();
+        for (option, expected) in ["--downtime", "--link", "--dirty-rate"].into_iter().zip(expected) {
+            let at = words.iter().position(|word| *word == option);
+            assert_eq!(at.is_some(), expected, "{shape}: {line}");
+            let Some(at) = at else { continue };
+            let value = words[at + 1].to_owned();
+            let with = run(asked(Some((option, value))).arg("--json"));
+            assert_eq!((with.code, &with.summary()["converges"]), (0, &true.into()), "{shape}: {line}: {}", with.out);
+        }
+        if code == 10 {
+            let error = summary["error"].as_str().unwrap();
+            assert!(summary["verdict"] == "over-budget" && error.contains("round trips and records alone"), "{error}");
+        }
+    }
 }
 
 #[test]

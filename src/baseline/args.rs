@@ -6,11 +6,10 @@ use dwcp_core::wire::Name;
 use crate::exit::{self, Exit};
 use crate::units;
 
-const EXITS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
-const EXITS_OF_VERIFY: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity];
+const EXITS: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity];
 
 #[derive(Debug, Args)]
-#[command(after_help = exit::help(&EXITS_OF_VERIFY, "\
+#[command(after_help = exit::help(&EXITS, "\
 Examples:
   dwcp baseline add --store /var/lib/dwcp/base --key-file base.key \\
       --make-key --tenant web --name golden golden.mem
@@ -59,7 +58,7 @@ Examples:
 The digest is the same at two nodes only for the same pages, tenant and key: by it they know that both hold it."))]
     Show(OneArgs),
     /// Read every page and check it
-    #[command(after_help = exit::help(&EXITS_OF_VERIFY, "\
+    #[command(after_help = exit::help(&EXITS, "\
 Examples:
   dwcp baseline verify --store DIR --key-file base.key
   dwcp baseline verify golden --store DIR --key-file base.key --json

@@ -9,7 +9,7 @@ use dwcp_core::guest::ImageSource;
 use dwcp_core::wire::{Digest, Name};
 use serde::Serialize;
 
-use super::{UseOfBaseline, failure, key};
+use super::{UseOfBaseline, failure, is_of, key, unknown};
 use crate::exit::Failure;
 use crate::report::Report;
 use crate::{state, units};
@@ -44,8 +44,9 @@ struct Kept<'a> {
 }
 
 impl Keeper {
-    /// `None`: nothing is to be kept. Makes the store when there is none: a first transfer may be what fills it.
-    pub(crate) fn open(keep: &KeepBaseline, args: &UseOfBaseline) -> Result<Option<Self>, Failure> {
+    /// `None`: nothing is to be kept. Makes the store when there is none: a first transfer may be what fills it. A tenant that is
+    /// new beside others is told, because it may be misspelt.
+    pub(crate) fn open(keep: &KeepBaseline, args: &UseOfBaseline, report: &Report) -> Result<Option<Self>, Failure> {
         let UseOfBaseline { baseline_store, baseline_key, baseline_tenant, .. } = args;
         let (Some(name), Some(path), Some(key_file), Some(tenant)) =
             (&keep.keep_baseline, baseline_store, baseline_key, baseline_tenant)
@@ -55,6 +56,11 @@ impl Keeper {
         let key = key::load(key_file)?;
         state::make(path)?;
         let store = Arc::new(BaselineStore::make(path, key, Limits::default()).map_err(failure(path))?);
+        let listed = store.list().map_err(failure(path))?.baselines;
+        if !listed.is_empty() && !listed.iter().any(|one| is_of(one, Some(tenant), None)) {
+            let what = unknown(path, Some(tenant), None, &listed).what;
+            report.warn(&format!("note: {what}; what is kept will be the first of that tenant (--baseline-tenant)"));
+        }
         Ok(Some(Self { store, path: path.clone(), tenant: tenant.clone(), name: name.clone() }))
     }
 

@@ -8,9 +8,10 @@ mod shelf;
 mod told;
 mod use_of;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use dwcp_core::baseline::{BaselineError, BaselineStore, Limits, Progress, Summary};
+use dwcp_core::baseline::{About, BaselineError, BaselineStore, Limits, Progress, Summary};
 use dwcp_core::wire::Name;
 use dwcp_core::{Guest, RegionId};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -93,19 +94,63 @@ fn listed(
             "warning: {error}; it is of no use any more: `dwcp baseline gc` removes it, then add its image again"
         ));
     }
+    let (tenant, store) = (of.tenant.as_ref(), of.store.store.as_path());
     let mut baselines = listing.baselines;
-    baselines.retain(|one| of.tenant.as_ref().is_none_or(|tenant| one.about.tenant == *tenant));
-    baselines.retain(|one| name.is_none_or(|name| one.about.name == *name));
-    if let (Some(name), true) = (name, baselines.is_empty()) {
-        let what = format!("there is no baseline {name} in {}", of.store.store.display());
-        return Err(Failure::new(Exit::Failed, what).advise("See `dwcp baseline list`."));
+    if (tenant.is_some() || name.is_some()) && !baselines.iter().any(|one| is_of(one, tenant, name)) {
+        return Err(unknown(store, tenant, name, &baselines).advise(SEE_LIST));
     }
+    baselines.retain(|one| is_of(one, tenant, name));
     Ok((baselines, listing.damaged.len()))
+}
+
+/// What to do when a baseline is not there.
+const SEE_LIST: &str = "See `dwcp baseline list`.";
+
+/// Whether a baseline is of this tenant and has this name, of those that are named.
+fn is_of(one: &Summary, tenant: Option<&Name>, name: Option<&Name>) -> bool {
+    tenant.is_none_or(|tenant| one.about.tenant == *tenant) && name.is_none_or(|name| one.about.name == *name)
+}
+
+/// There is no such baseline in a store that has these: a misspelt tenant is told apart from a misspelt name.
+fn unknown(store: &Path, tenant: Option<&Name>, name: Option<&Name>, all: &[Summary]) -> Failure {
+    let shown = store.display();
+    let of_tenant = all.iter().any(|one| is_of(one, tenant, None));
+    let what = match (tenant, name) {
+        (Some(tenant), Some(name)) if of_tenant => format!("tenant {tenant} has no baseline {name} in {shown}"),
+        (None, Some(name)) => format!("there is no baseline {name} in {shown}"),
+        (Some(tenant), _) => format!("there is no baseline of tenant {tenant} in {shown}; {}", tenants(all)),
+        (None, None) => format!("there is no baseline in {shown}"),
+    };
+    Failure::new(Exit::Failed, what)
+}
+
+/// Whose baselines a store has.
+fn tenants(all: &[Summary]) -> String {
+    let names: BTreeSet<&str> = all.iter().map(|one| one.about.tenant.as_str()).collect();
+    if names.is_empty() {
+        return "it has none of any tenant".to_owned();
+    }
+    format!("it has some of: {}", names.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// Says of what is damaged what to do. How many are.
+fn tell_damaged(baselines: &[Summary], report: &Report) -> usize {
+    let damaged = baselines.iter().filter_map(|one| Some((one, one.damage.as_ref()?)));
+    let mut count = 0;
+    for (one, (file, damage)) in damaged {
+        let About { tenant, name, .. } = &one.about;
+        report.warn(&format!(
+            "warning: {name} of tenant {tenant} is damaged and cannot be used: {file}: {damage}; add its image again"
+        ));
+        count += 1;
+    }
+    count
 }
 
 fn list(args: &OfTenantArgs, report: &Report) -> Result<Exit, Failure> {
     let store = open(&args.store)?;
-    let (baselines, damaged) = listed(&store, args, None, report)?;
+    let (baselines, unreadable) = listed(&store, args, None, report)?;
+    let damaged = unreadable + tell_damaged(&baselines, report);
     if baselines.is_empty() {
         report.say(&format!("there is no baseline in {}", args.store.store.display()));
     }
@@ -118,12 +163,9 @@ fn list(args: &OfTenantArgs, report: &Report) -> Result<Exit, Failure> {
     if !shown.is_empty() {
         report.say(&format!("{} on the disk in all", units::bytes(bytes)));
     }
-    let baselines = shown.len();
-    report.event(
-        "summary",
-        &Told { verdict: Exit::Ok.word(), baselines, damaged, bytes_disk: Some(bytes), damaged_pages: None },
-    );
-    Ok(Exit::Ok)
+    let (baselines, exit, bytes_disk) = (shown.len(), told::exit_of(damaged), Some(bytes));
+    report.event("summary", &Told { verdict: exit.word(), baselines, damaged, bytes_disk, damaged_pages: None });
+    Ok(exit)
 }
 
 fn show(args: &OneArgs, report: &Report) -> Result<Exit, Failure> {
@@ -139,8 +181,12 @@ fn show(args: &OneArgs, report: &Report) -> Result<Exit, Failure> {
     for (what, value) in one.lines() {
         report.say(&format!("{what:<9} {value}"));
     }
-    report.event("summary", &ShownSummary { verdict: Exit::Ok.word(), shown: one });
-    Ok(Exit::Ok)
+    let exit = told::exit_of(usize::from(one.damage.is_some()));
+    report.event("summary", &ShownSummary { verdict: exit.word(), shown: one });
+    if let Some(damage) = &one.damage {
+        report.warn(&format!("warning: it is damaged and cannot be used: {damage}; add its image again"));
+    }
+    Ok(exit)
 }
 
 fn verify(args: &VerifyArgs, report: &Report) -> Result<Exit, Failure> {
@@ -152,7 +198,7 @@ fn verify(args: &VerifyArgs, report: &Report) -> Result<Exit, Failure> {
         damaged += usize::from(pages > 0);
         damaged_pages += pages;
     }
-    let exit = if damaged == 0 { Exit::Ok } else { Exit::Integrity };
+    let exit = told::exit_of(damaged);
     let baselines = baselines.len();
     let damaged_pages = Some(damaged_pages);
     report.event("summary", &Told { verdict: exit.word(), baselines, damaged, bytes_disk: None, damaged_pages });
@@ -204,8 +250,9 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
     let named = |one: &Summary, name: &Name| args.tenant.as_ref() == Some(&one.about.tenant) && one.about.name == *name;
     let listing = store.list().map_err(failure(path))?;
     if let Some(name) = args.remove.iter().find(|name| !listing.baselines.iter().any(|one| named(one, name))) {
-        let what = format!("there is no baseline {name} of that tenant in {}; nothing was removed", path.display());
-        return Err(Failure::new(Exit::Failed, what).advise("See `dwcp baseline list`."));
+        let mut failure = unknown(path, args.tenant.as_ref(), Some(name), &listing.baselines).advise(SEE_LIST);
+        failure.what.push_str("; nothing was removed");
+        return Err(failure);
     }
     warn_busy(&store, path, report)?;
     let mut unwanted = |one: &Summary| args.remove.iter().any(|name| named(one, name));
@@ -232,7 +279,8 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
 fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
     move |error| {
         let shown = store.display();
-        let failure = Failure::new(Exit::Failed, format!("{shown}: {error}"));
+        let exit = if error.is_damage() { Exit::Integrity } else { Exit::Failed };
+        let failure = Failure::new(exit, format!("{shown}: {error}"));
         match error {
             BaselineError::NoStore => failure.advise("Name with --store the directory given to `dwcp baseline add`."),
             BaselineError::WrongKey => failure.advise("Name the key that the store was made with: --key-file, or --baseline-key of send and receive."),

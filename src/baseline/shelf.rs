@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use dwcp_core::baseline::{About, Baseline, BaselineError, BaselineStore, ManifestDigest};
 use dwcp_core::wire::{Digest, Name};
 
-use super::{UseOfBaseline, failure};
+use super::{UseOfBaseline, failure, is_of, unknown};
 use crate::exit::Failure;
+use crate::report::Report;
 
 /// A store as a receiver uses it.
 #[derive(Debug)]
@@ -26,18 +27,23 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     /// `None`: no store was named.
-    pub(crate) fn open(args: &UseOfBaseline) -> Result<Option<Self>, Failure> {
+    ///
+    /// A tenant of whom nothing is there is told: it may come later, and may be misspelt.
+    pub(crate) fn open(args: &UseOfBaseline, keeps: bool, report: &Report) -> Result<Option<Self>, Failure> {
         let Some((store, path)) = args.store()?.zip(args.baseline_store.clone()) else { return Ok(None) };
         let (tenant, names) = (args.baseline_tenant.clone(), args.baseline.clone());
         let listed = store.list().map_err(failure(&path))?.baselines;
-        let of_tenant = |about: &About| tenant.as_ref().is_none_or(|tenant| about.tenant == *tenant);
         for name in &names {
-            if !listed.iter().any(|one| of_tenant(&one.about) && one.about.name == *name) {
-                let what = format!("there is no baseline {name} in {}", path.display());
-                return Err(Failure::new(crate::exit::Exit::Failed, what).advise(
+            if !listed.iter().any(|one| is_of(one, tenant.as_ref(), Some(name))) {
+                return Err(unknown(&path, tenant.as_ref(), Some(name), &listed).advise(
                     "See `dwcp baseline list`, or leave --baseline out: then any that a sender names is taken.",
                 ));
             }
+        }
+        // Who keeps what arrives was told already that the tenant is new.
+        if tenant.is_some() && !keeps && !listed.iter().any(|one| is_of(one, tenant.as_ref(), None)) {
+            let what = unknown(&path, tenant.as_ref(), None, &listed).what;
+            report.warn(&format!("warning: {what}: look at --baseline-tenant, or add baselines for it"));
         }
         let (open, spoiled) = (Mutex::default(), Mutex::default());
         Ok(Some(Self { store, path, tenant, names, open, spoiled }))

@@ -28,6 +28,8 @@ pub(super) struct Shown {
     /// Seconds since 1970.
     made: u64,
     used: u64,
+    /// Null: its packs are all there, as long as they should be. Whether each page is whole tells `verify`.
+    pub(super) damage: Option<String>,
     /// A newer one has its name; it stays for as long as it is in use.
     pub(super) replaced: bool,
 }
@@ -61,6 +63,7 @@ impl Shown {
             bytes_own: summary.own_bytes,
             made: seconds(summary.made),
             used: seconds(summary.used),
+            damage: summary.damage.as_ref().map(|(file, damage)| format!("{file}: {damage}")),
             replaced,
         }
     }
@@ -68,14 +71,23 @@ impl Shown {
     pub(super) fn line(&self) -> String {
         let digest = self.digest.get(..12).unwrap_or_default();
         let replaced = if self.replaced { ", replaced: goes with the next gc" } else { "" };
+        let damaged = if self.damage.is_some() { ", DAMAGED" } else { "" };
         format!(
-            "{}/{}  {digest}  {} as {} on the disk, used {}{replaced}",
+            "{}/{}  {digest}  {} as {} on the disk, used {}{replaced}{damaged}",
             self.tenant,
             self.name,
             units::bytes(self.bytes_guest),
             units::bytes(self.bytes_disk),
             units::ago(self.used),
         )
+    }
+
+    /// Whether it can be used, as far as that shows without reading it.
+    fn state(&self) -> String {
+        match &self.damage {
+            Some(damage) => format!("DAMAGED, {damage}"),
+            None => "all its packs are there; `dwcp baseline verify` reads its pages".into(),
+        }
     }
 
     /// A line each, with its meaning first.
@@ -92,6 +104,7 @@ impl Shown {
             ("on disk", format!("{} bytes, {} of them for this one alone", self.bytes_disk, self.bytes_own)),
             ("made", units::ago(self.made)),
             ("used", units::ago(self.used)),
+            ("state", self.state()),
         ]
     }
 }
@@ -119,6 +132,11 @@ pub(super) struct Told {
     pub(super) bytes_disk: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) damaged_pages: Option<u64>,
+}
+
+/// The end of a command that found damage: what it says and how it ends.
+pub(super) fn exit_of(damaged: usize) -> Exit {
+    if damaged == 0 { Exit::Ok } else { Exit::Integrity }
 }
 
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ use clap::Args;
 use dwcp_core::baseline::{Baseline, BaselineStore, Limits};
 use dwcp_core::wire::Name;
 
-use super::{failure, key};
+use super::{failure, is_of, key, unknown};
 use crate::exit::{Exit, Failure};
 use crate::place::must_be_folder;
 
@@ -49,18 +49,14 @@ impl UseOfBaseline {
 
     fn named(&self, store: &BaselineStore, name: &Name) -> Result<Arc<Baseline>, Failure> {
         let path = self.baseline_store.as_deref().unwrap_or(std::path::Path::new(""));
-        let mut found = store.list().map_err(failure(path))?.baselines;
-        found.retain(|one| one.about.name == *name);
-        found.retain(|one| self.baseline_tenant.as_ref().is_none_or(|tenant| one.about.tenant == *tenant));
+        let (tenant, all) = (self.baseline_tenant.as_ref(), store.list().map_err(failure(path))?.baselines);
+        let mut found: Vec<_> = all.iter().filter(|one| is_of(one, tenant, Some(name))).collect();
         // The newest of a name stands first; one that was replaced stays as long as somebody uses it.
         found.dedup_by(|later, first| later.about.tenant == first.about.tenant);
         match found.as_slice() {
             [one] => Ok(Arc::new(store.look_into(one).map_err(failure(path))?)),
-            [] => {
-                let what = format!("there is no baseline {name} in {}", path.display());
-                Err(Failure::new(Exit::Failed, what)
-                    .advise("See `dwcp baseline list`, or leave --baseline out: then all pages travel."))
-            }
+            [] => Err(unknown(path, tenant, Some(name), &all)
+                .advise("See `dwcp baseline list`, or leave --baseline out: then all pages travel.")),
             several => {
                 let tenants: Vec<_> = several.iter().map(|one| one.about.tenant.as_str()).collect();
                 let what = format!("{name} is the name of baselines of several tenants: {}", tenants.join(", "));

@@ -93,7 +93,7 @@ pub(crate) struct ShowArgs {
 fn size(text: &str) -> Result<usize, String> {
     let bytes = usize::try_from(units::size(text)?).ok();
     let allowed = bytes.filter(|bytes| (MIN_DICTIONARY_BYTES..=MAX_DICTIONARY_BYTES).contains(bytes));
-    allowed.ok_or_else(|| format!("`{text}` is no size of a dictionary; write 256 to 1MiB"))
+    allowed.ok_or_else(|| format!("`{text}` is no size of a dictionary; write 256B to 1MiB"))
 }
 
 /// `--dictionary-store` of `dwcp send` and `dwcp receive`.

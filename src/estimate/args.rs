@@ -9,7 +9,7 @@ use crate::cli::EffortArg;
 use crate::exit::{self, Exit};
 use crate::units::{self, Bandwidth, Percent};
 
-const EXITS: [Exit; 5] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotConverged, Exit::OverBudget];
+const EXITS: [Exit; 6] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotConverged, Exit::Integrity, Exit::OverBudget];
 /// As of `dwcp send`.
 const DOWNTIME: Duration = Duration::from_millis(300);
 

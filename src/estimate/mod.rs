@@ -53,7 +53,8 @@ fn prepare(args: &EstimateArgs) -> Result<(Arc<dyn Guest>, EstimateConfig), Fail
     let source = SourceConfig {
         lanes: args.lanes.get(),
         downtime_budget: args.budget(),
-        pause_limit: if args.dirty_rate.is_some() { defaults.pause_limit } else { STORE_LIMIT },
+        // A long pause is one above the budget, and told as that with its figure; it says nothing of whether rounds shrink.
+        pause_limit: STORE_LIMIT,
         effort: args.effort.policy(),
         // As for `dwcp send`: one image is sent once.
         shadow_bytes: if args.files.len() > 1 { args.shadow.of(guest.layout().bytes()) } else { 0 },

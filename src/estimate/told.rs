@@ -1,6 +1,7 @@
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 
-use dwcp_core::net::Estimate;
+use dwcp_core::net::{Advice, Estimate};
+use dwcp_core::session::Verdict;
 use serde::Serialize;
 
 use super::EstimateArgs;
@@ -37,6 +38,38 @@ enum Limit {
     Latency,
 }
 
+/// What would help a guest that writes, each alone; null where that would not, or where nothing has to.
+#[derive(Serialize)]
+struct Advised {
+    /// For `--downtime`.
+    downtime_ms: Option<u128>,
+    /// For `--link`, in bytes a second.
+    link_bytes_s: Option<u64>,
+    /// For `--dirty-rate`.
+    dirty_pages_s: Option<u64>,
+}
+
+impl Advised {
+    fn of(advice: &Advice) -> Self {
+        Self {
+            downtime_ms: advice.budget.map(|budget| budget.as_millis()),
+            link_bytes_s: advice.link.map(NonZeroU64::get),
+            dirty_pages_s: advice.written_pages,
+        }
+    }
+
+    /// As options of this command.
+    fn words(&self) -> Option<String> {
+        let budget = self.downtime_ms.map(|ms| format!("--downtime {ms}ms"));
+        let link = self.link_bytes_s.map(|bytes| format!("--link {}", units::link(bytes)));
+        let writes = self
+            .dirty_pages_s
+            .map(|pages| format!("--dirty-rate {pages} ({}/s)", units::bytes(pages.saturating_mul(4096))));
+        let options: Vec<_> = [budget, link, writes].into_iter().flatten().collect();
+        (!options.is_empty()).then(|| format!("it would fit with {}; each was tried alone", options.join(", or ")))
+    }
+}
+
 /// The answer; the last line of `--json`.
 #[derive(Serialize)]
 pub(super) struct Told {
@@ -69,6 +102,7 @@ pub(super) struct Told {
     bytes_to_read: u64,
     codec: Methods,
     error: Option<String>,
+    advice: Advised,
     #[serde(skip)]
     exit: Exit,
     #[serde(skip)]
@@ -86,6 +120,7 @@ impl Told {
         };
         let converges = estimate.not_converging.is_none();
         let exit = match progress.downtime {
+            _ if estimate.not_converging.as_ref().is_some_and(Verdict::is_over_budget) => Exit::OverBudget,
             _ if !converges => Exit::NotConverged,
             Some(downtime) if asked.args.has_budget() && downtime > asked.args.budget() => Exit::OverBudget,
             _ => Exit::Ok,
@@ -116,7 +151,8 @@ impl Told {
             bytes_read: estimate.looked_at,
             bytes_to_read: estimate.to_look_at,
             codec: Methods::of(&progress.methods),
-            error: estimate.not_converging.as_ref().map(ToString::to_string),
+            error: estimate.not_converging.as_ref().map(|verdict| verdict.finding().to_string()),
+            advice: Advised::of(&estimate.advice),
             exit,
             text: String::new(),
         };
@@ -155,6 +191,11 @@ impl Told {
             format!("  limit        {}", self.limit_words()),
             format!("  downtime     {}", self.downtime_words(args)),
         ];
+        if matches!(self.exit, Exit::NotConverged | Exit::OverBudget) {
+            let words = self.advice.words();
+            let none = || "no budget, link or rate of writes makes it fit alone; change several of them".into();
+            lines.push(format!("  advice       {}", words.unwrap_or_else(none)));
+        }
         if self.pages_held > 0 {
             lines.push(format!("  baseline     {}", self.baseline_words()));
         }

@@ -58,7 +58,7 @@ pub(crate) struct ReceiveV1Args {
     #[arg(long, value_name = "NAME", required_if_eq_any = [("v1", "amst16"), ("v1", "mst8")])]
     pub(crate) v1_as: Option<Name>,
     /// Bytes of what comes over version 1, which does not say: `4GiB`, or a number
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, value_name = "SIZE", value_parser = units::length)]
     #[arg(required_if_eq_any = [("v1", "amst16"), ("v1", "mst8")])]
     pub(crate) v1_size: Option<u64>,
     /// An older image of the same guest, which peers may send changes of. Without it only full images are taken

@@ -31,15 +31,30 @@ enum Found {
     Failed(BaselineError),
 }
 
+/// Null: no baseline is used, and `why` says so.
 #[derive(Serialize)]
 struct FromBaseline<'a> {
     transfer: String,
     name: &'a str,
-    baseline: &'a str,
-    tenant: &'a str,
-    digest: String,
+    baseline: Option<&'a str>,
+    tenant: Option<&'a str>,
+    digest: Option<String>,
     /// Those that are not here from before.
     pages: u64,
+    why: Option<&'a str>,
+}
+
+/// Says that all pages travel, and why.
+pub(super) fn tell_none(peer: &Peer, why: &str, report: &Report) {
+    report.say(&format!("note: {why}; all pages travel"));
+    event_none(peer, why, report);
+}
+
+fn event_none(peer: &Peer, why: &str, report: &Report) {
+    let Peer { transfer, name, .. } = peer;
+    let (transfer, name) = (transfer.to_string(), name.as_str());
+    let none = FromBaseline { transfer, name, baseline: None, tenant: None, digest: None, pages: 0, why: Some(why) };
+    report.event("baseline", &none);
 }
 
 /// Takes an offer, over a baseline that both ends have, if there is one. May block.
@@ -81,21 +96,24 @@ impl Taken {
                     &FromBaseline {
                         transfer: transfer.to_string(),
                         name: name.as_str(),
-                        baseline: about.name.as_str(),
-                        tenant: about.tenant.as_str(),
-                        digest: baseline.digest().to_string(),
+                        baseline: Some(about.name.as_str()),
+                        tenant: Some(about.tenant.as_str()),
+                        digest: Some(baseline.digest().to_string()),
                         pages: *pages,
+                        why: None,
                     },
                 );
             }
-            Found::None => report.say(&format!(
-                "note: none of the baselines that the sender of {name} names can be used from {}; all pages travel",
-                shelf.path().display()
-            )),
-            Found::Failed(error) => report.warn(&format!(
-                "warning: no baseline of {} can be used for {name}: {error}; all pages travel",
-                shelf.path().display()
-            )),
+            Found::None => {
+                let path = shelf.path().display();
+                let why = format!("none of the baselines that the sender of {name} names can be used from {path}");
+                tell_none(&self.peer, &why, report);
+            }
+            Found::Failed(error) => {
+                let why = format!("no baseline of {} can be used for {name}: {error}", shelf.path().display());
+                report.warn(&format!("warning: {why}; all pages travel"));
+                event_none(&self.peer, &why, report);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::operator::{Place, Receiver, noise, run, slow};
+use crate::operator::{Lines, Place, Receiver, dwcp, figure, noise, run, slow};
 
 fn blocks(path: &Path) -> u64 {
     path.metadata().unwrap().blocks()
@@ -233,4 +233,114 @@ fn a_directory_that_is_exchanged_under_a_receiver_gets_nothing() {
     fs::rename(place.path("moved"), place.path("in")).unwrap();
     assert_eq!(send().code, 0);
     receiver.stop();
+}
+
+/// Nobody has to stop a receiver, and all that it receives, for a name that will be free by itself.
+#[test]
+fn a_name_that_is_taken_is_said_to_be_free_when_the_other_transfer_ends() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let (image, mut slow) = slow(&place, &receiver.address, "vm1");
+    slow.until("progress");
+    let mut second = dwcp();
+    second.args(["send", "--to", &receiver.address, "--as", "vm1", "--trust", &place.receiver, "--identity"]);
+    let said = run(second.arg(place.path("a.id")).arg("--state-dir").arg(place.path("elsewhere")).arg(&image));
+    said.failed(1, &["the name vm1 is taken here by another transfer that is under way", "wait until it has ended"]);
+    slow.kill();
+    receiver.lines.interrupt();
+    let (_, err) = receiver.lines.end();
+    let refused = err.lines().find(|line| line.starts_with("refused vm1: transfer")).unwrap();
+    assert!(refused.contains("is under way here, from sha256:") && refused.contains("nothing to do"), "{refused}");
+    assert!(!refused.contains("stop this receiver"), "{refused}");
+}
+
+/// Lanes find zeros quickly, and that says nothing of what the link lets through afterwards.
+#[test]
+fn the_speed_that_is_told_is_that_of_the_wall_clock() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let image = place.path("vm.mem");
+    fs::write(&image, [vec![0; 100 << 20], noise(5 << 20)].concat()).unwrap();
+    let mut sending =
+        Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", "2MB"]).arg(&image));
+    // All zeros are in the first line; those after it tell of noise at two million bytes a second.
+    for lines in [&mut sending, &mut receiver.lines] {
+        lines.until("progress");
+        let speeds: Vec<_> = (0..3).map(|_| figure(&lines.until("progress"), "mb_s")).collect();
+        assert!(speeds.iter().all(|speed| *speed <= 20), "{speeds:?}");
+    }
+    assert_eq!(sending.until("summary")["verdict"], "ok");
+    receiver.stop();
+}
+
+/// What was there from before is no merit of the codec, and both ends tell the same of it.
+#[test]
+fn a_transfer_that_goes_on_tells_what_it_sent_and_what_was_there() {
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let image = place.path("vm.mem");
+    // Half of each page is noise.
+    fs::write(&image, noise(4 << 20).chunks(2048).flat_map(|half| [half, &[0; 2048]].concat()).collect::<Vec<_>>())
+        .unwrap();
+    let mut first =
+        Lines::start(place.send(&receiver.address, "vm1").args(["--json", "--bandwidth", "1MB"]).arg(&image));
+    while figure(&first.until("progress"), "bytes_durable") == 0 {}
+    first.kill();
+    let said = run(place.send(&receiver.address, "vm1").args(["--json", "--effort", "light"]).arg(&image));
+    let (sent, went_on) = (said.send_summary(), receiver.lines.until("going-on"));
+    let received = loop {
+        let transfer = receiver.lines.until("transfer");
+        if transfer["verdict"] == "ok" {
+            break transfer;
+        }
+    };
+    let held = figure(&went_on, "bytes_held");
+    assert!(
+        held > 0 && held == figure(&sent, "bytes_held") && held == figure(&received, "bytes_held"),
+        "{sent} {received}"
+    );
+    assert_eq!(sent["bytes_wire"], received["bytes_wire"]);
+    for saved in [&sent["saved_pct"], &sent["codec"]["saved_pct"], &sent["codec"]["saved_pct_without_zero"]] {
+        assert!((45.0..55.0).contains(&saved.as_f64().unwrap()), "{sent}");
+    }
+    receiver.stop();
+}
+
+/// Who reads the lines by a program finds each of their fields explained.
+#[test]
+fn every_field_of_a_transfers_lines_stands_in_their_document() {
+    const DOCUMENT: &str = include_str!("../../docs/json.md");
+    let place = Place::new();
+    let mut receiver = place.listen();
+    let (_, mut sending) = slow(&place, &receiver.address, "vm1");
+    let first = [sending.until("progress"), receiver.lines.until("progress")];
+    sending.interrupt();
+    let ended = [sending.until("statistics"), receiver.lines.until("transfer")];
+    receiver.lines.interrupt();
+    let lines = first.into_iter().chain(ended).chain(sending.lines.iter()).chain(receiver.lines.lines.iter());
+    let mut seen = std::collections::BTreeSet::new();
+    for line in lines {
+        seen.insert(line["event"].as_str().unwrap().to_owned());
+        for field in line.as_object().unwrap().keys() {
+            assert!(DOCUMENT.contains(&format!("`{field}`")), "{field} of {line}");
+        }
+    }
+    for event in ["progress", "statistics", "summary", "transfer"] {
+        assert!(seen.contains(event), "{event}: {seen:?}");
+    }
+}
+
+/// The library counts them, and so an operator is told.
+#[test]
+fn who_was_turned_away_is_counted_in_the_statistics_line() {
+    let place = Place::new();
+    let mut receive = dwcp();
+    receive.args(["receive", "--listen", "127.0.0.1:0", "--json", "--trust", &place.receiver, "--identity"]);
+    let mut receiver = Receiver::start(receive.arg(place.path("b.id")).arg("--dir").arg(place.path("in")));
+    let said = run(place.send(&receiver.address, "vm1").arg(place.sparse("vm.mem")));
+    assert_eq!(said.code, 5, "{}", said.err);
+    receiver.lines.interrupt();
+    let statistics = receiver.lines.until("statistics");
+    assert_eq!(figure(&statistics["turned_away"], "not-authenticated"), 1, "{statistics}");
+    assert_eq!(statistics["offences"], serde_json::json!({}), "it is nobody's offence");
 }

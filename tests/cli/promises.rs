@@ -99,6 +99,23 @@ fn a_doubt_is_told_and_ended_by_asking() {
     assert_eq!(place.visible(), ["vm1"]);
 }
 
+/// Of what was handed over before nothing travels again, and nothing is verified again.
+#[test]
+fn a_question_about_what_was_handed_over_is_told_as_a_question() {
+    let place = Place::new();
+    Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp, &place.receiver)).unwrap();
+    Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ran, &place.sender)).unwrap();
+    let mut receiver = place.listen();
+    let identity = place.path("a.id").display().to_string();
+    let ask = ["--to", &receiver.address, "--identity", &identity, "--trust", &place.receiver];
+    let said = resolve(&place, &[&[&*ID.to_string()][..], &ask].concat());
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let told = receiver.lines.until("transfer");
+    assert_eq!((&told["asked"], &told["verdict"]), (&true.into(), &"ok".into()), "{told}");
+    assert_eq!((&told["bytes_guest"], &told["bytes_wire"]), (&5000.into(), &0.into()), "{told}");
+    receiver.stop();
+}
+
 /// As a sender that was killed between giving its image up and hearing that it is there leaves it.
 #[test]
 fn the_same_words_ask_what_became_of_what_was_given_up_and_send_it_nowhere_else() {

@@ -207,6 +207,17 @@ impl Indexed {
         })
     }
 
+    /// Its packs, and how far each must reach.
+    pub(super) fn packs(&self) -> Vec<(Salt, u64)> {
+        let mut ends: Vec<(Salt, u64)> = self.summary.about.packs().iter().map(|salt| (*salt, Pack::first())).collect();
+        for chunk in &self.chunks {
+            if let Some((_, end)) = ends.get_mut(usize::from(chunk.pack)) {
+                *end = chunk.end().unwrap_or(u64::MAX).max(*end);
+            }
+        }
+        ends
+    }
+
     fn manifest_bytes(&self) -> u64 {
         self.summary.bytes - self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
     }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use super::key::{ManifestDigest, Salt, StoreKey, random};
 use super::manifest::{About, Chunk};
 use super::names::{self, FileName, HEADER, ManifestName};
 use super::opened::Baseline;
+use super::pack::Pack;
 use super::sealed::{self, HEAD, Kind};
 use crate::storage::{Disk, File, Folder};
 use crate::wire::{Digest, Name};
@@ -58,6 +60,9 @@ pub struct Summary {
     pub made: SystemTime,
     /// When it was opened last.
     pub used: SystemTime,
+    /// The first of its packs that is missing or too short, and how: it cannot be opened. Packs are looked at, not read, so
+    /// `None` does not say that all its pages are whole.
+    pub damage: Option<(String, Damage)>,
     pub(super) name: ManifestName,
 }
 
@@ -179,16 +184,46 @@ impl BaselineStore {
         Ok(bytes)
     }
 
-    /// All baselines, and what of them is damaged; pages are not read.
+    /// All baselines, and what of them is damaged; that packs are there is looked at, pages are not read.
     ///
     /// # Errors
     /// The folder cannot be read, or has files of a newer version.
     pub fn list(&self) -> Result<Listing, BaselineError> {
         let mut survey = self.survey()?;
         survey.count_own();
+        let mut packs = HashMap::new();
+        for indexed in &mut survey.indexed {
+            indexed.summary.damage = self.pack_damage(indexed, &mut packs)?;
+        }
         let mut baselines: Vec<Summary> = survey.indexed.into_iter().map(|indexed| indexed.summary).collect();
         baselines.sort_by(|a, b| order(&a.about).cmp(&order(&b.about)));
         Ok(Listing { baselines, damaged: survey.damaged })
+    }
+
+    /// What is wrong with the packs of a baseline, as far as that shows without reading them. `seen`: packs that were looked at
+    /// already, and up to where they are there.
+    fn pack_damage(
+        &self,
+        indexed: &Indexed,
+        seen: &mut HashMap<Salt, u64>,
+    ) -> Result<Option<(String, Damage)>, BaselineError> {
+        for (salt, end) in indexed.packs() {
+            if seen.get(&salt).is_some_and(|reaches| *reaches >= end) {
+                continue;
+            }
+            match Pack::open(&*self.folder, &self.key, &salt, end) {
+                Ok(_) => {
+                    seen.insert(salt, end);
+                }
+                Err(BaselineError::Damaged { file, damage }) => {
+                    // A collection that runs meanwhile removes manifests first.
+                    let manifest = indexed.summary.name.file();
+                    return Ok(self.find(&manifest)?.map(|_| (file, damage)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The digest of a tenant's baseline with this root: of what a transfer between two nodes ended with.
@@ -325,7 +360,8 @@ impl BaselineStore {
         let used = self.folder.stat(&name.used()).map_err(looking)?.map_or(stat.modified, |used| used.modified);
         let bytes = stat.bytes + chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
         let (digest, made) = (name.digest, stat.modified);
-        let summary = Summary { digest, about, bytes, own_bytes: bytes, made, used: used.max(made), name };
+        let used = used.max(made);
+        let summary = Summary { digest, about, bytes, own_bytes: bytes, made, used, damage: None, name };
         Ok(Some(Indexed { summary, chunks }))
     }
 

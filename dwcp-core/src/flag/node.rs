@@ -33,9 +33,12 @@ fn visible(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Enough of a text to know it again.
-fn start(text: &str) -> String {
-    text.chars().take(64).collect()
+/// Enough of a text to know it again; what is cut off shows.
+pub(super) fn start(text: &str) -> String {
+    match text.char_indices().nth(64) {
+        Some((cut, _)) => format!("{}...", text.get(..cut).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 impl NodeName {
@@ -126,5 +129,6 @@ mod tests {
         }
         assert!(Word::new("").is_ok() && Word::new(&"w".repeat(64)).is_ok());
         assert!(Word::new(&"w".repeat(65)).is_err() && Word::new("\0").is_err());
+        assert_eq!((start("short"), start(&"w".repeat(65))), ("short".to_owned(), "w".repeat(64) + "..."));
     }
 }

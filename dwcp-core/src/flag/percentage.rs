@@ -5,6 +5,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decision::BUCKETS;
+use super::node::start;
 
 /// A share of all nodes in steps of 0.001 %, 0 to 100.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +91,7 @@ impl FromStr for Percentage {
             let value = whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(fraction)?;
             (value <= BUCKETS).then_some(Self(value))
         };
-        parse().ok_or_else(|| PercentageError(text.chars().take(32).collect()))
+        parse().ok_or_else(|| PercentageError(start(text)))
     }
 }
 

@@ -4,6 +4,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::node::start;
+
 /// Why a flag was changed last. Two reasons say that what version 3 has applied is not to be trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -75,13 +77,13 @@ impl FromStr for Reason {
         let lower = text.to_ascii_lowercase();
         let nearly = |meant: &&str| lower.contains(meant) || lower.len() <= 16 && distance(&lower, meant) <= 2;
         if let Some(meant) = SPECIAL.into_iter().find(nearly) {
-            return Err(ReasonError::Nearly { text: text.chars().take(MOST_BYTES).collect(), meant });
+            return Err(ReasonError::Nearly { text: start(text), meant });
         }
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
         if (1..=MOST_BYTES).contains(&text.len()) && text.bytes().all(plain) {
             Ok(Self::Other(text.to_owned()))
         } else {
-            Err(ReasonError::Text(text.chars().take(MOST_BYTES).collect()))
+            Err(ReasonError::Text(start(text)))
         }
     }
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::clock::Clock;
 use super::conduct::{Accuser, FROM_A_SOURCE};
 use super::control::ControlLink;
 use super::dial::HANDSHAKE_LIMIT;
-use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Stream};
+use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Stream, supersede};
 use super::endpoint::Endpoint;
 use super::error::{EndpointError, RecordsError};
 use super::greet::Gate;
@@ -402,7 +402,8 @@ impl First {
             Ok(seat) => seat,
             Err(NoSeat::TooMany) => return self.too_many().await,
             Err(NoSeat::Own(..) | NoSeat::Anothers) => {
-                let text = "this transfer is under way here in another session; end that, or begin a new transfer";
+                let text = "this transfer is under way here in another session, or that is not wound up yet; wait until it has \
+                            ended, and send it again";
                 return self.refuse(text).await;
             }
         };
@@ -459,11 +460,9 @@ impl First {
             Err(NoSeat::Own(lost, held)) => (lost, held),
             seat => return seat,
         };
-        let (ends, answer) = oneshot::channel();
-        let asked = lost.send(Event::Supersede { again: true, ends }).await;
-        // A session that is over drops the question; one that nobody has accepted yet leaves it unanswered.
-        let answered = tokio::time::timeout(SUPERSEDE_LIMIT, answer).await.map_err(|_| NoSeat::Anothers)?;
-        if asked.is_ok() && !answered.unwrap_or(true) {
+        // One that nobody has accepted yet leaves the question unanswered.
+        let answered = tokio::time::timeout(SUPERSEDE_LIMIT, supersede(&lost, true)).await;
+        if !answered.map_err(|_| NoSeat::Anothers)? {
             return Err(NoSeat::Own(lost, held));
         }
         // Its chores may take a while: what it holds is parked, or thrown away.

@@ -52,6 +52,14 @@ pub(super) enum Event {
     Input(Input),
 }
 
+/// Asks a session for its place, and returns whether it ends for that, or has ended.
+pub(super) async fn supersede(session: &mpsc::Sender<Event>, again: bool) -> bool {
+    let (ends, answer) = oneshot::channel();
+    // A session that is over drops the question, or hands it back: kept here, it would wait for itself.
+    drop(session.send(Event::Supersede { again, ends }).await);
+    answer.await.unwrap_or(true)
+}
+
 /// Events of a session that may wait; workers wait when the driver is behind.
 pub(super) const EVENTS: usize = 256;
 

@@ -49,7 +49,7 @@ mod tls;
 pub use self::accept::{Incoming, IncomingAsk, IncomingOffer, Listener};
 pub use self::endpoint::{Endpoint, Transfer};
 pub use self::error::{EndpointError, IdentityError, RecordsError};
-pub use self::estimate::{Estimate, EstimateConfig, estimate};
+pub use self::estimate::{Advice, Estimate, EstimateConfig, estimate};
 pub use self::identity::{Identity, Trust};
 pub use self::offence::{Offence, Offences, TurnedAway};
 pub use self::openings::{Openings, Sorted, Sorting};

@@ -123,9 +123,10 @@ pub enum TurnedAway {
     DowngradeRefused,
 }
 
-impl fmt::Display for TurnedAway {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl TurnedAway {
+    /// A word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::OverAddressLimit => "over-address-limit",
             Self::MadeRoom => "made-room",
             Self::TimedOut => "timed-out",
@@ -136,7 +137,13 @@ impl fmt::Display for TurnedAway {
             Self::NothingSpoken => "nothing-spoken",
             Self::ClearText => "clear-text",
             Self::DowngradeRefused => "downgrade-refused",
-        })
+        }
+    }
+}
+
+impl fmt::Display for TurnedAway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -1,9 +1,9 @@
 use std::num::NonZeroU64;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::driver::Event;
+use super::driver::{Event, supersede};
 use crate::session::{Input, Outcome, Owner, Progress, SessionError};
 use crate::wire::TransferId;
 
@@ -55,9 +55,7 @@ impl Session {
     ///
     /// Cancel safe: no. Dropped before it returns, the session may end all the same, and its outcome says so.
     pub async fn supersede(&self) -> bool {
-        let (ends, answer) = oneshot::channel();
-        // A session that is over already answers by dropping the question.
-        self.events.send(Event::Supersede { again: false, ends }).await.is_err() || answer.await.unwrap_or(true)
+        supersede(&self.events, false).await
     }
 
     /// Limits all lanes together to so many bytes per second, from now on.

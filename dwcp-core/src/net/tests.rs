@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
-use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Hands, Stream};
+use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Hands, Stream, supersede};
 use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
 use super::statistics::{End, Ledger};
 use super::threads::Threads;
@@ -283,4 +283,20 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
     };
     assert!(error.to_string().contains("look why it does not answer"), "{error}");
     assert_eq!(guest.resumed.load(Ordering::Relaxed), 1);
+}
+
+/// While it winds up nobody answers for it any more: a sender that comes back waits for its end, and not for an answer.
+// spec: O-5
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_over_is_known_to_be_over_at_once() {
+    let (events, queue) = tokio::sync::mpsc::channel(EVENTS);
+    let began = tokio::time::Instant::now();
+    let waits = tokio::time::timeout(HANDSHAKE_LIMIT, supersede(&events, true));
+    let gone = async {
+        tokio::task::yield_now().await;
+        drop(queue);
+    };
+    assert_eq!(tokio::join!(waits, gone).0, Ok(true), "asked before");
+    assert_eq!(tokio::time::timeout(HANDSHAKE_LIMIT, supersede(&events, true)).await, Ok(true), "asked after");
+    assert_eq!(began.elapsed().as_millis(), 0);
 }

@@ -28,6 +28,8 @@ pub struct Verdict {
     pub budget: Duration,
     /// What of the estimate no link makes shorter: round trips and records.
     pub fixed: Duration,
+    /// The guest was paused, and stood still for longer than this: `estimate` is how long. `None`: it was not paused.
+    pub pause_limit: Option<Duration>,
     /// Plain bytes per second that were acknowledged.
     pub goodput: u64,
     /// Bytes per second on the wire that were acknowledged.
@@ -56,22 +58,78 @@ impl Verdict {
         let left = u128::from(self.dirty_pages.max(1)) * 4096;
         u64::try_from(u128::from(plain) * u128::from(self.wire_bytes) / left).unwrap_or(u64::MAX)
     }
+
+    /// Whether the downtime budget is too small for any guest that writes, over any link: round trips and records alone take
+    /// as long.
+    pub fn is_over_budget(&self) -> bool {
+        self.pause_limit.is_none() && self.fixed >= self.budget
+    }
+
+    /// A downtime budget for what is left now, with a quarter to spare: what pages pack to, and the link, are never the same
+    /// twice.
+    pub fn budget_needed(&self) -> Duration {
+        self.estimate.max(self.fixed).saturating_mul(5) / 4
+    }
+
+    /// What was found, without what to do about it: for who knows better than [`Verdict`] can.
+    pub fn finding(&self) -> impl fmt::Display + '_ {
+        Finding(self)
+    }
+}
+
+/// See [`Verdict::finding`].
+struct Finding<'a>(&'a Verdict);
+
+impl fmt::Display for Finding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdict { rounds, dirty_pages, estimate, budget, fixed, dirty_rate, wire_goodput, pause_limit, .. } =
+            *self.0;
+        if let Some(limit) = pause_limit {
+            return write!(
+                f,
+                "the pause took too long and was taken back: the guest stood still for {} ms, and the pause limit is {} ms; \
+                 {dirty_pages} pages were left, and the link takes {}",
+                estimate.as_millis(),
+                limit.as_millis(),
+                Rate(wire_goodput),
+            );
+        }
+        if self.0.is_over_budget() {
+            return write!(
+                f,
+                "over budget: round trips and records alone keep the guest standing still for {} ms, whatever the link \
+                 takes, and the downtime budget is {} ms; after {rounds} rounds {dirty_pages} pages are dirty",
+                fixed.as_millis(),
+                budget.as_millis(),
+            );
+        }
+        write!(
+            f,
+            "will not converge: after {rounds} rounds {dirty_pages} pages are dirty; the guest writes {} or more, which \
+             packs to {} %, and the link takes {}; stopped now it would stand still for {} ms, and the downtime budget is {} ms",
+            Rate(dirty_rate),
+            self.0.packed(100),
+            Rate(wire_goodput),
+            estimate.as_millis(),
+            budget.as_millis(),
+        )
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, dirty_pages, estimate, budget, dirty_rate, wire_goodput, .. } = *self;
-        let percent = self.packed(100);
+        write!(f, "{}; ", self.finding())?;
+        if self.pause_limit.is_some() {
+            return f.write_str("look at the link, which takes less than before the pause, or allow longer pauses");
+        }
+        let budget = self.budget_needed().as_millis() + 1;
+        if self.is_over_budget() {
+            return write!(f, "it would converge with a budget of about {budget} ms, or a peer that is nearer");
+        }
         write!(
             f,
-            "will not converge: after {rounds} rounds {dirty_pages} pages are dirty; the guest writes {}, which pack to \
-             {percent} %, and the link takes {}; stopped now it would stand still for {} ms, and the downtime budget is {} ms; \
-             it would converge with a budget of {} ms, a faster link that takes {} or more, or a guest that writes below {}",
-            Rate(dirty_rate),
-            Rate(wire_goodput),
-            estimate.as_millis(),
-            budget.as_millis(),
-            estimate.as_millis() + 1,
+            "it would converge with a budget of about {budget} ms, with a link that takes {} or more (if the cores of both \
+             hosts keep up), or with a guest that writes less than {}",
             Rate(self.link_needed()),
             Rate(self.dirty_rate_allowed()),
         )
@@ -329,6 +387,7 @@ mod tests {
             estimate: Duration::from_millis(2063),
             budget: Duration::from_millis(315),
             fixed: Duration::from_millis(15),
+            pause_limit: None,
             goodput: 20_000_000,
             wire_goodput: 5_000_000,
             dirty_rate: 40_000_000,
@@ -341,13 +400,27 @@ mod tests {
         assert_eq!(verdict.dirty_rate_allowed(), 10_000_000);
         assert_eq!(
             verdict.to_string(),
-            "will not converge: after 9 rounds 10000 pages are dirty; the guest writes 40.0 MB/s, which pack to 25 %, and the \
-             link takes 5.0 MB/s; stopped now it would stand still for 2063 ms, and the downtime budget is 315 ms; it would \
-             converge with a budget of 2064 ms, a faster link that takes 20.0 MB/s or more, or a guest that writes below 10.0 MB/s"
+            "will not converge: after 9 rounds 10000 pages are dirty; the guest writes 40.0 MB/s or more, which packs to 25 %, \
+             and the link takes 5.0 MB/s; stopped now it would stand still for 2063 ms, and the downtime budget is 315 ms; it would \
+             converge with a budget of about 2579 ms, with a link that takes 20.0 MB/s or more (if the cores of both hosts keep \
+             up), or with a guest that writes less than 10.0 MB/s"
+        );
+        assert_eq!(
+            none.to_string(),
+            "over budget: round trips and records alone keep the guest standing still for 15 ms, whatever the link takes, and \
+             the downtime budget is 10 ms; after 9 rounds 10000 pages are dirty; it would converge with a budget of about \
+             2579 ms, or a peer that is nearer"
+        );
+        let paused = Verdict { pause_limit: Some(Duration::from_secs(2)), ..none };
+        assert_eq!(
+            paused.to_string(),
+            "the pause took too long and was taken back: the guest stood still for 2063 ms, and the pause limit is 2000 ms; \
+             10000 pages were left, and the link takes 5.0 MB/s; look at the link, which takes less than before the pause, or \
+             allow longer pauses"
         );
         let slow = Verdict { dirty_rate: 400_000, wire_goodput: 9999, ..verdict };
         assert!(
-            slow.to_string().contains("writes 400 kB/s, which pack to 25 %, and the link takes 9999 bytes/s"),
+            slow.to_string().contains("writes 400 kB/s or more, which packs to 25 %, and the link takes 9999 bytes/s"),
             "{slow}"
         );
     }

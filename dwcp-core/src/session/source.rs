@@ -70,7 +70,8 @@ pub struct SourceConfig {
     pub on_stall: OnStall,
     /// How long rounds may fail to shrink before that is decided.
     pub stall_patience: Duration,
-    /// Once paused, the guest runs again at the source if the sink is not ready within this.
+    /// Once paused, the guest runs again at the source if the sink is not ready within this: longer than `downtime_budget`,
+    /// which may be exceeded by a little.
     pub pause_limit: Duration,
     /// Without a connection for so long the transfer ends, if the source has not given up.
     pub reconnect_limit: Duration,

@@ -61,9 +61,10 @@ pub struct Progress {
     pub pages_left: u64,
     /// Source: pages that are left for a later round, or for the pause because the guest writes them all the time.
     pub pages_deferred: u64,
-    /// Acknowledged plain bytes per second, lately.
+    /// Source: plain bytes per second that its lanes deliver together while they have something to deliver, zeros included: what
+    /// a pause could count on. Not what came across lately, which is `pages_settled` over time.
     pub plain_rate: u64,
-    /// Acknowledged wire bytes per second, lately.
+    /// The same on the wire.
     pub wire_rate: u64,
     /// Bulk lanes open.
     pub lanes: u16,

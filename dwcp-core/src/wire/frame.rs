@@ -681,9 +681,22 @@ impl ErrorFrame {
 }
 
 /// Text goes last and takes the rest of the body; cut at a character when it is too long.
+/// What says that more was said.
+const MORE: &str = " ...";
+
+/// A text that is too long ends at a word, and shows that it does: half a word looks like the end of what was known.
 fn put_text(text: &str, out: &mut Vec<u8>) {
-    let cut = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    out.put(text.get(..cut).unwrap_or_default().as_bytes());
+    if text.len() <= MAX_TEXT_BYTES {
+        return out.put(text.as_bytes());
+    }
+    let most = MAX_TEXT_BYTES - MORE.len();
+    let kept = (0..=most).rev().find_map(|at| text.get(..at)).unwrap_or_default();
+    let next_is_space = text.get(kept.len()..).is_some_and(|rest| rest.starts_with(' '));
+    // What has no words, such as a path, is cut where it must be.
+    let word = if next_is_space { None } else { kept.rfind(' ').filter(|&at| at >= most / 2) };
+    let kept = word.and_then(|at| kept.get(..at)).unwrap_or(kept);
+    out.put(kept.trim_end_matches([' ', ',', ';', ':']).as_bytes());
+    out.put(MORE.as_bytes());
 }
 
 /// A peer's text ends up in terminals and logs: control characters do not pass. spec: W-8

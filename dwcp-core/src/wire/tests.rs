@@ -305,6 +305,23 @@ fn control_characters_do_not_pass() {
         panic!()
     };
     assert_eq!(abort.text.len(), MAX_TEXT_BYTES, "cut at a character");
+    assert!(abort.text.ends_with("é ..."));
+}
+
+#[test]
+fn a_sentence_that_is_too_long_ends_at_a_word_and_says_so() {
+    let told = |text: String| match round_trip(&Frame::Abort(Abort { reason: AbortReason::Refused, text })) {
+        Frame::Abort(abort) => abort.text,
+        other => panic!("{other:?}"),
+    };
+    let words = |count: usize| "receiver, ".repeat(count);
+    let cut = told(words(40));
+    assert!(cut.len() <= MAX_TEXT_BYTES && cut.ends_with("receiver ..."), "{cut}");
+    assert!(words(40).starts_with(cut.trim_end_matches(" ...")), "{cut}");
+    let fits = "x".repeat(MAX_TEXT_BYTES - 9) + " receiver";
+    assert_eq!(told(fits.clone()), fits);
+    let whole_word = "x".repeat(MAX_TEXT_BYTES - 4) + " more";
+    assert_eq!(told(whole_word), "x".repeat(MAX_TEXT_BYTES - 4) + " ...");
 }
 
 // spec: O-2

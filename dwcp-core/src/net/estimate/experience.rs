@@ -6,6 +6,9 @@ use dwcp_hde::{Effort, Method, MethodStats, Stats};
 
 use super::{scaled, scaled_stats};
 
+/// Pages that stand for all: 4 MiB.
+const ENOUGH: u64 = 1024;
+
 /// What an extent took that was made, or would take.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
@@ -55,7 +58,7 @@ impl Cost {
 }
 
 /// What extents of one effort took.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     effort: Effort,
     seen: Cost,
@@ -66,7 +69,7 @@ struct Known {
 }
 
 /// A part of the image, of which a chunk was made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Part {
     seen: Cost,
     /// Pages that were taken to be alike.
@@ -74,7 +77,7 @@ struct Part {
 }
 
 /// What was learnt from the extents that were made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Experience {
     efforts: Vec<Known>,
     /// What was met itself: extents of the transfer, and pages that are known to be zeros.
@@ -125,6 +128,13 @@ impl Experience {
         let cost = part.seen.share(part.alike, part.seen.solid).since(&before);
         self.met.add(Method::Zero, MethodStats::left_out(pages - solid));
         Some(cost)
+    }
+
+    /// What an extent would take whose pages are like all that were made at its effort, `solid` of them not known to be zeros.
+    /// `None`: too few were made to say.
+    pub(super) fn average(&mut self, effort: Effort, solid: u64) -> Option<Cost> {
+        let known = self.known(effort).filter(|known| known.seen.solid >= ENOUGH)?;
+        Some(known.seen.share(solid, known.seen.solid))
     }
 
     /// The same for pages that the guest has written again: none of them is what the sink holds.

@@ -11,6 +11,7 @@
 //! take the time that the link's figures give them, the sink stores at once, and of a large image only some is read.
 //! Nothing is sent and nothing is written.
 
+mod advice;
 mod experience;
 mod link;
 mod run;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use dwcp_hde::Stats;
 
+pub use self::advice::Advice;
 use self::run::Run;
 use crate::guest::{DirtyMap, Guest, GuestError, OldPages};
 use crate::session::{Progress, SourceConfig, Verdict};
@@ -82,8 +84,10 @@ pub struct Estimate {
     pub looked_at: u64,
     /// Bytes that are not known to be zeros and had to be looked at.
     pub to_look_at: u64,
-    /// It would be given up, with the reason and with what would help.
+    /// It would be given up, with the reason.
     pub not_converging: Option<Verdict>,
+    /// What would help a guest that does not converge, or stands still for longer than its budget; empty for all others.
+    pub advice: Advice,
 }
 
 /// Estimates a transfer of this guest. Blocks for as long as the guest takes to be read and encoded by one core.
@@ -91,7 +95,9 @@ pub struct Estimate {
 /// # Errors
 /// The guest cannot be read, or changes meanwhile.
 pub fn estimate(guest: Arc<dyn Guest>, config: &EstimateConfig) -> Result<Estimate, GuestError> {
-    Run::new(guest, config)?.finish()
+    let (mut estimate, experience) = Run::new(Arc::clone(&guest), config)?.finish()?;
+    estimate.advice = advice::advise(guest, config, &estimate, experience);
+    Ok(estimate)
 }
 
 /// `part` of `whole`, 0..1.

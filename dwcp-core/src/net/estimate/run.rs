@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::advice::Advice;
 use super::experience::{Cost, Experience};
 use super::link::Link;
 use super::sample::Sample;
@@ -99,6 +100,8 @@ pub(super) struct Run<'a> {
     answer_bytes: u64,
     sample: Sample,
     experience: Experience,
+    /// Nothing is encoded of which enough is known.
+    over: bool,
     writer: Writer,
     harvests: u64,
     first_round: Option<Duration>,
@@ -156,6 +159,7 @@ impl<'a> Run<'a> {
             control_bytes: 0,
             answer_bytes: 0,
             experience: Experience::default(),
+            over: false,
             writer: Writer { rate: config.written_pages, harvested: 0, began: None, stopped: None },
             harvests: 0,
             first_round: None,
@@ -166,7 +170,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    pub(super) fn finish(mut self) -> Result<Estimate, GuestError> {
+    /// The same transfer over what another one has learnt of the pages, which need not be encoded again.
+    pub(super) fn over(self, experience: Experience) -> Self {
+        Self { experience, over: true, ..self }
+    }
+
+    /// The answer, and what was learnt of the pages.
+    pub(super) fn finish(mut self) -> Result<(Estimate, Experience), GuestError> {
         self.after(self.config.rtt * DIAL_TRIPS, Event::AtSource(Input::Start));
         while self.outcome.is_none() {
             let next = self.events.first_key_value().map(|((at, _), _)| *at);
@@ -375,6 +385,11 @@ impl<'a> Run<'a> {
             return Ok(cost);
         }
         let solid = self.sample.solid(&self.layout, &dispatch.extent);
+        if self.over
+            && let Some(cost) = self.experience.average(dispatch.effort, solid)
+        {
+            return Ok(cost);
+        }
         let first = self.layout.region(dispatch.extent.region()).map_or(0, |region| region.first);
         let start = dispatch.extent.runs().first().map_or(0, |run| run.start);
         if solid > 0
@@ -470,7 +485,7 @@ impl<'a> Run<'a> {
         self.writer.harvested = written;
     }
 
-    fn told(self) -> Result<Estimate, GuestError> {
+    fn told(self) -> Result<(Estimate, Experience), GuestError> {
         let error = self.outcome.and_then(|outcome| outcome.error);
         let not_converging: Option<Verdict> = match error {
             None => None,
@@ -483,7 +498,7 @@ impl<'a> Run<'a> {
         let progress = Progress { methods: self.experience.methods(), ..self.source.progress().clone() };
         let cores = u128::from(self.config.cores.get());
         let to_look_at = self.config.zeros.as_ref().map_or(0, DirtyMap::count);
-        Ok(Estimate {
+        let estimate = Estimate {
             first_round: self.first_round.unwrap_or(elapsed),
             tls_bytes: self.forth.tls_bytes,
             packet_bytes: self.forth.packet_bytes,
@@ -495,9 +510,11 @@ impl<'a> Run<'a> {
             looked_at: self.experience.read() * 4096,
             to_look_at: (self.layout.pages() - to_look_at) * 4096,
             not_converging,
+            advice: Advice::default(),
             progress,
             elapsed,
-        })
+        };
+        Ok((estimate, self.experience))
     }
 }
 

@@ -131,6 +131,7 @@ impl Source {
             estimate,
             budget: self.config.downtime_budget,
             fixed: self.fixed_downtime(),
+            pause_limit: None,
             goodput,
             wire_goodput,
             dirty_rate: self.round.dirty_rate,

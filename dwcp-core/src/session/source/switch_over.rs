@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::converge::duration_at;
+use super::super::converge::{Verdict, duration_at};
 use super::super::record::{Record, Standing};
 use super::super::stats::Phase;
 use super::super::{Output, Owner, SessionError, Time};
@@ -187,7 +187,8 @@ impl Source {
             return Ok(());
         }
         let rounds = u32::try_from(self.progress.rounds.len()).unwrap_or(u32::MAX);
-        Err(SessionError::NotConverging(self.verdict(rounds, estimate)))
+        let verdict = Verdict { pause_limit: Some(self.config.pause_limit), ..self.verdict(rounds, estimate) };
+        Err(SessionError::NotConverging(verdict))
     }
 
     /// RUN has not been sent, so the sink cannot run. But the record may be there after a crash, and whoever finds it sends RUN:

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::guest::{DirtyMap, Pending};
 use crate::session::record::Standing;
-use crate::session::{Dispatch, Encoded, Owner, Record, Source, SourceConfig};
+use crate::session::{Dispatch, Encoded, Owner, Record, SessionError, Source, SourceConfig};
 use crate::wire::{
     Abort, AbortReason, Accept, Ack, Buried, Bury, Digest, Have, Pause, PeerLimits, Ping, Ready, Run, Running,
 };
@@ -613,4 +613,20 @@ fn a_session_that_needs_no_lane_any_more_goes_on_without_lane_ids() {
     bench.feed(harvested(&[]));
     let pause = pause(&bench.feed(Input::Devices(Bytes::new()))).unwrap();
     assert!(asked!(bench.hear(Frame::Ready(ready(&pause))), Output::Persist(_)));
+}
+
+/// That is no guest which writes too much: more budget, or fewer writes, would not have helped.
+#[test]
+fn a_pause_that_takes_too_long_is_told_as_that() {
+    let mut bench = draining();
+    let limit = SourceConfig::default().pause_limit;
+    // The sink is there all the while.
+    bench.after(limit / 2);
+    bench.hear(ack(LANE, 1));
+    let outputs = bench.after(limit / 2 + Duration::from_millis(1));
+    let outcome = outcome(&outputs).expect("its guest runs again");
+    let Some(SessionError::NotConverging(verdict)) = outcome.error else { panic!("{outcome:?}") };
+    assert_eq!((outcome.owner, verdict.pause_limit), (Owner::Source, Some(limit)));
+    let told = verdict.to_string();
+    assert!(told.contains("pause took too long") && !told.contains("would converge"), "{told}");
 }

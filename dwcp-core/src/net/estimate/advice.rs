@@ -1,0 +1,167 @@
+//! What would make a transfer converge that does not: found by trying, because no formula knows the cores, the effort that
+//! follows the link, and what is written while a round takes as long as it takes.
+//!
+//! ```text
+//!   a transfer that does not converge ──> budget, link or writes changed alone ──> run again over what pages took ──> the least
+//! ```
+//!
+//! Nothing is encoded for that but a few pages at efforts to which the transfer itself did not come.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::experience::Experience;
+use super::run::Run;
+use super::{Estimate, EstimateConfig, scaled};
+use crate::guest::Guest;
+use crate::session::SourceConfig;
+
+/// The search ends when enough is so little more than too little, in parts of it.
+const CLOSE: u64 = 10;
+/// It halves what is between, so that these are plenty for any range.
+const MOST_RUNS: u32 = 16;
+/// Steps from what is enough to what is told, until that is enough as well.
+const MOST_STEPS: u32 = 6;
+/// No guest is stopped for longer.
+const MOST_BUDGET: Duration = Duration::from_secs(3600);
+/// A link that takes more than so many times what the present one does, and more than 800 Gbit/s, is no advice.
+const MOST_FASTER: u64 = 1000;
+const MOST_LINK: u64 = 100_000_000_000;
+
+/// What would make a transfer converge, and fit its budget: each alone, with a fifth to spare or more, because cores are never
+/// as fast twice. `None`: that alone would not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Advice {
+    /// A downtime budget. One above [`SourceConfig::pause_limit`] needs that to be as long.
+    pub budget: Option<Duration>,
+    /// A link of so many bytes a second, counted as [`EstimateConfig::link`].
+    pub link: Option<NonZeroU64>,
+    /// A guest that writes so many pages a second, 1 at least.
+    pub written_pages: Option<u64>,
+}
+
+/// Advice for a transfer that came out as `estimate`, with what its pages took.
+pub(super) fn advise(
+    guest: Arc<dyn Guest>,
+    config: &EstimateConfig,
+    estimate: &Estimate,
+    experience: Experience,
+) -> Advice {
+    if fits(estimate, config) {
+        return Advice::default();
+    }
+    if config.written_pages == 0 {
+        // Nothing is left for the pause, which is as long as it is: no other link of this round trip makes it shorter.
+        let downtime = estimate.progress.downtime.and_then(|downtime| u64::try_from(downtime.as_millis()).ok());
+        return Advice { budget: downtime.map(above).map(Duration::from_millis), ..Advice::default() };
+    }
+    let mut trials = Trials { guest, experience };
+    let link = config.link.get();
+    let most_link = link.saturating_mul(MOST_FASTER).min(MOST_LINK.max(link));
+    let budget = u64::try_from(config.source.downtime_budget.as_millis()).unwrap_or(u64::MAX);
+    let most_budget = u64::try_from(MOST_BUDGET.as_millis()).unwrap_or(u64::MAX);
+    Advice {
+        budget: trials.least(budget, most_budget, |value| with_budget(config, value)).map(Duration::from_millis),
+        link: trials.least(link, most_link, |value| with_link(config, value)).and_then(NonZeroU64::new),
+        written_pages: trials.least(config.written_pages, 1, |value| with_writes(config, value)),
+    }
+}
+
+fn with_budget(config: &EstimateConfig, millis: u64) -> EstimateConfig {
+    let downtime_budget = Duration::from_millis(millis);
+    let pause_limit = config.source.pause_limit.max(downtime_budget);
+    EstimateConfig { source: SourceConfig { downtime_budget, pause_limit, ..config.source.clone() }, ..config.clone() }
+}
+
+fn with_link(config: &EstimateConfig, link: u64) -> EstimateConfig {
+    EstimateConfig { link: NonZeroU64::new(link).unwrap_or(config.link), ..config.clone() }
+}
+
+fn with_writes(config: &EstimateConfig, written_pages: u64) -> EstimateConfig {
+    EstimateConfig { written_pages, ..config.clone() }
+}
+
+fn fits(estimate: &Estimate, config: &EstimateConfig) -> bool {
+    let budget = config.source.downtime_budget;
+    estimate.not_converging.is_none() && estimate.progress.downtime.is_some_and(|downtime| downtime <= budget)
+}
+
+/// Transfers that are run over what is known of the pages.
+struct Trials {
+    guest: Arc<dyn Guest>,
+    experience: Experience,
+}
+
+impl Trials {
+    /// A transfer that comes to nothing at all is none that helps.
+    fn helps(&mut self, config: &EstimateConfig) -> bool {
+        let Ok(run) = Run::new(Arc::clone(&self.guest), config) else { return false };
+        let Ok((estimate, experience)) = run.over(self.experience.clone()).finish() else { return false };
+        self.experience = experience;
+        fits(&estimate, config)
+    }
+
+    /// The value nearest to `fails` that helps, moved on towards `most` for safety and to a round number. Both directions are
+    /// searched: `most` may be the smaller one.
+    fn least(&mut self, fails: u64, most: u64, config: impl Fn(u64) -> EstimateConfig) -> Option<u64> {
+        if fails == most || !self.helps(&config(most)) {
+            return None;
+        }
+        let (mut fails, mut enough) = (fails.max(1), most);
+        for _ in 0..MOST_RUNS {
+            if fails.abs_diff(enough) <= fails.min(enough) / CLOSE {
+                break;
+            }
+            let middle = u64::try_from((u128::from(fails) * u128::from(enough)).isqrt()).unwrap_or(enough);
+            if middle == fails || middle == enough {
+                break;
+            }
+            if self.helps(&config(middle)) { enough = middle } else { fails = middle }
+        }
+        for _ in 0..MOST_STEPS {
+            let told = if most > fails { above(enough).min(most) } else { below(enough).max(most) };
+            if self.helps(&config(told)) {
+                return Some(told);
+            }
+            enough = told;
+        }
+        Some(most)
+    }
+}
+
+/// A quarter more, rounded up to two digits.
+fn above(value: u64) -> u64 {
+    let more = scaled(value, 5, 4).max(value.saturating_add(1));
+    let unit = unit_of(more);
+    more.div_ceil(unit).saturating_mul(unit)
+}
+
+/// A fifth less, rounded down to two digits.
+fn below(value: u64) -> u64 {
+    let less = scaled(value, 4, 5);
+    let unit = unit_of(less);
+    less / unit * unit
+}
+
+/// What the second digit of a number counts.
+fn unit_of(value: u64) -> u64 {
+    let mut unit = 1;
+    while value / unit >= 100 {
+        unit *= 10;
+    }
+    unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_has_two_digits_and_something_to_spare() {
+        assert_eq!((above(1), above(80), above(1234), above(12_500_000)), (2, 100, 1600, 16_000_000));
+        assert_eq!((below(1), below(100), below(1234), below(999)), (0, 80, 980, 790));
+        assert!(above(u64::MAX) > u64::MAX / 2);
+    }
+}
