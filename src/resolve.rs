@@ -1,4 +1,4 @@
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -18,6 +18,7 @@ use crate::interrupt::Interrupts;
 use crate::place::Place;
 use crate::receive;
 use crate::report::Report;
+use crate::send::doubt;
 use crate::state::{self, Shown};
 use crate::transfers::survey::is_visible;
 
@@ -144,8 +145,15 @@ struct Ended<'a> {
 fn end(place: &Place, transfer: TransferId, owner: OwnerArg, replace: bool, report: &Report) -> Result<Exit, Failure> {
     let records = place.records()?;
     let record = place.record(&records, transfer)?;
+    let word = if owner == OwnerArg::Source { "source" } else { "sink" };
+    let decision = |done| note(&place.records_folder(), &record, word, done);
     let text = match place {
         Place::Source(_) => {
+            if doubt::is_at_work(&records, &record)? {
+                let what = format!("a `dwcp send` of this node is handing {} over just now", record.name);
+                return Err(Failure::new(Exit::Failed, what).advise("Stop it first (Ctrl-C), then resolve."));
+            }
+            decision(false)?;
             records.forget(transfer)?;
             at_source(&record, owner)
         }
@@ -157,19 +165,20 @@ fn end(place: &Place, transfer: TransferId, owner: OwnerArg, replace: bool, repo
                 Failure::new(Exit::Failed, format!("`dwcp receive` runs on {}", dir.display()))
                     .advise("Stop it first (Ctrl-C), then resolve, then start it again.")
             })?;
+            decision(false)?;
             at_sink(dir, &records, &record, owner, replace)?
         }
     };
     report.say(&text);
-    let owner = if owner == OwnerArg::Source { "source" } else { "sink" };
-    if let Err(error) = note(&place.records_folder(), &record, owner) {
-        report.warn(&format!("warning: nobody will find later that this was decided here: {error}"));
+    if let Err(failure) = decision(true) {
+        report.warn(&format!("warning: it was done, but {}", failure.what));
     }
-    report.event("summary", &Ended { verdict: Exit::Ok.word(), owner, shown: (&record).into() });
+    report.event("summary", &Ended { verdict: Exit::Ok.word(), owner: word, shown: (&record).into() });
     Ok(Exit::Ok)
 }
 
-/// Decisions of operators, a JSON line each: when both ends were given a guest, or none, they tell by whose word.
+/// Decisions of operators, a JSON line before each is carried out and one after it: when both ends were given a guest, or none,
+/// they tell why.
 const DECISIONS: &str = "resolved.jsonl";
 
 #[derive(Serialize)]
@@ -177,17 +186,26 @@ struct Decision<'a> {
     /// Seconds since 1970.
     at: u64,
     owner: &'a str,
+    done: bool,
     #[serde(flatten)]
     shown: Shown,
 }
 
-fn note(records: &Path, record: &Record, owner: &str) -> std::io::Result<()> {
+fn note(records: &Path, record: &Record, owner: &str, done: bool) -> Result<(), Failure> {
     let at = receive::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut line = serde_json::to_string(&Decision { at, owner, shown: record.into() })?;
-    line.push('\n');
-    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(records.join(DECISIONS))?;
-    file.write_all(line.as_bytes())?;
-    file.sync_data()
+    let path = records.join(DECISIONS);
+    let written = || -> std::io::Result<()> {
+        let mut line = serde_json::to_string(&Decision { at, owner, done, shown: record.into() })?;
+        line.push('\n');
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_data()?;
+        File::open(records)?.sync_all()
+    };
+    written().map_err(|error| {
+        Failure::new(Exit::Failed, format!("the decision cannot be noted in {}: {error}", path.display()))
+            .advise("Nothing is done that leaves no trace: make room there, or give this user the right to it.")
+    })
 }
 
 fn at_source(record: &Record, owner: OwnerArg) -> String {

@@ -1,4 +1,4 @@
-mod doubt;
+pub(crate) mod doubt;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -221,6 +221,11 @@ fn a_doubt_is_told_at_both_ends_and_resumed_by_asking() {
         said.failed(1, &["is being handed over"]);
     }
     source(&place, &["resume", id]).failed(1, &["is under way"]);
+    // Nor is it this operator's word what becomes of it, while the process that gave it up may still hear.
+    let mut resolve = dwcp();
+    resolve.args(["resolve", id, "--owner", "source", "--fenced", "--state-dir"]).arg(place.path("state"));
+    run(&mut resolve).failed(1, &["is handing vm1 over just now", "Stop it first"]);
+    at_source(&place, "handing-over");
 
     sending.kill();
     at_source(&place, "in-doubt");

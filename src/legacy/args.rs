@@ -12,6 +12,9 @@ use super::allowance;
 use crate::exit::{Exit, Failure};
 use crate::units;
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// Version 1, at either end.
 #[derive(Debug, Args)]
 pub(crate) struct LegacyArgs {
@@ -30,7 +33,7 @@ pub(crate) struct LegacyArgs {
     /// Bytes of a block of a disk, as its peer is set: whole pages, to 4 MiB
     #[arg(long, value_name = "SIZE", requires = "v1", default_value = "1MiB", value_parser = units::size)]
     pub(crate) v1_block: u64,
-    /// Bytes of a chunk, as an mst8 peer is set [default: 256KiB for mst8, 64KiB for amst16]
+    /// Bytes of a chunk, as an mst8 peer is set; to receive, whole pages [default: 256KiB for mst8, 64KiB for amst16]
     #[arg(long, value_name = "SIZE", requires = "v1", value_parser = units::size)]
     pub(crate) v1_chunk: Option<u64>,
 }
@@ -85,6 +88,14 @@ impl ReceiveV1Args {
             FormArg::Plain if baseline.is_some() => {
                 Err(Failure::new(Exit::Usage, "a plain image is its bytes as they are, and has no baseline")
                     .advise("Leave out --v1-baseline, or use --v1 amst16 with --v1-form memory or disk."))
+            }
+            FormArg::Plain if u64::from(self.shared.chunk_bytes()) % PAGE != 0 => {
+                let what = format!(
+                    "--v1-chunk {}: a plain image comes in chunks of whole pages here",
+                    self.shared.chunk_bytes()
+                );
+                Err(Failure::new(Exit::Usage, what)
+                    .advise("Set the peer to chunks of a multiple of 4096 bytes, and name that with --v1-chunk."))
             }
             FormArg::Plain => Ok(Form::Plain),
             FormArg::Memory => Ok(Form::Memory(baseline)),

@@ -97,6 +97,8 @@ struct Counts {
     bytes: u64,
     /// How often who spoke version 3 could not be written down.
     spoken_unwritten: u64,
+    /// How often one of them was forgotten to make room for another.
+    spoken_forgotten: u64,
 }
 
 impl Counts {
@@ -276,6 +278,7 @@ impl Port {
             ended: received.ended.iter().map(|(ending, count)| (ending.word(), *count)).collect(),
             bytes: received.bytes,
             spoken_unwritten: self.listener.unwritten(),
+            spoken_forgotten: self.listener.forgotten(),
         };
         shown.warn(&self.report);
         self.report.event("v1-port", &shown);

@@ -80,7 +80,7 @@ async fn is_another(image: PathBuf, root: Digest) -> bool {
 }
 
 /// Another `dwcp send` of this node is at it.
-fn is_at_work(records: &Records, record: &Record) -> Result<bool, Failure> {
+pub(crate) fn is_at_work(records: &Records, record: &Record) -> Result<bool, Failure> {
     Ok(records.offers()?.iter().any(|offered| offered.transfer == record.transfer && offered.busy))
 }
 

@@ -162,9 +162,6 @@ impl Gate {
         failpoint!("sink.accepted");
         let (stream, channel, spoken) = self.authenticate(stream, address).await?;
         failpoint!("sink.authenticated");
-        if let Some(openings) = &self.endpoint.openings {
-            openings.authenticated(address.ip());
-        }
         // In a box: what comes before authentication stays small.
         Box::pin(self.identified(stream, channel, address, spoken)).await
     }
@@ -232,6 +229,10 @@ impl Gate {
             tracing::info!(%peer, %address, "a connection of a quarantined peer was refused");
             turn_away_unread(&mut stream, ErrorCode::Local, "refused here for now; ask its operator").await;
             return None;
+        }
+        // Not of one that is refused: it has no say in what this node remembers.
+        if let Some(openings) = &self.endpoint.openings {
+            openings.authenticated(address.ip());
         }
         self.first_frame(stream, channel, address, spoken).await
     }

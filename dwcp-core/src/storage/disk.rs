@@ -125,6 +125,14 @@ impl File for fs::File {
         Ok(rustix::fs::fallocate(self, flags, at, bytes)?)
     }
 
+    fn blank(&self, at: u64, bytes: u64) -> io::Result<()> {
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        if bytes == 0 {
+            return Ok(());
+        }
+        Ok(rustix::fs::fallocate(self, flags, at, bytes)?)
+    }
+
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(self, FallocateFlags::KEEP_SIZE, 0, bytes)?)
     }

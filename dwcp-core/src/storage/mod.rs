@@ -100,6 +100,14 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     /// As the system says; `Unsupported` where the file system has no holes.
     fn punch(&self, at: u64, bytes: u64) -> io::Result<()>;
 
+    /// Makes zeros of a range and keeps its space, if it has any.
+    ///
+    /// # Errors
+    /// As the system says; `Unsupported` where the file system cannot, which is the default.
+    fn blank(&self, _at: u64, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes the space for so many bytes from the start, without changing any.
     ///
     /// # Errors

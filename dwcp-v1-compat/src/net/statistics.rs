@@ -18,6 +18,9 @@ pub struct Statistics {
     pub silent_now: usize,
     /// How often it could not be written down who spoke v3: zero is good.
     pub spoken_unwritten: u64,
+    /// How often an address that spoke v3 was forgotten to make room for another: zero is good. Those that v1 is allowed with are
+    /// never.
+    pub spoken_forgotten: u64,
     /// v1 transfers in clear text that were received.
     pub received: TransferCounts,
     /// v1 transfers in clear text that were sent.
@@ -34,6 +37,7 @@ impl Statistics {
             port: port.counts(),
             silent_now: port.silent(),
             spoken_unwritten: port.unwritten(),
+            spoken_forgotten: port.forgotten(),
             received: tally.received(),
             sent: tally.sent(),
             defects: tally.defects(),

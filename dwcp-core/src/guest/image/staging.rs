@@ -182,6 +182,22 @@ impl ImageStaging {
         }
     }
 
+    /// Makes zeros of a range whose space was taken with that of the image: it is not given to somebody else meanwhile.
+    fn blank(&self, at: u64, bytes: u64) -> io::Result<()> {
+        if self.place.folder.sparse {
+            return self.zero(at, bytes);
+        }
+        match self.file.blank(at, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            other => return other,
+        }
+        self.zero(at, bytes)?;
+        match self.file.reserve(self.layout.bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
     /// Makes zeros of pages from this one on, whose bytes these are. A page that never was anything else stays a hole, and a few
     /// that were are written, unless all space is to be saved: a hole in the middle of a file takes as long as a hundred pages.
     fn write_zeros(&self, region: RegionId, first: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -370,7 +386,7 @@ impl Guest for ImageStaging {
                 journal.forget(id, 0, region.pages).map_err(|error| self.no_write(&error, at))?;
             }
             let bytes = u64::try_from(inside).unwrap_or(u64::MAX);
-            self.zero(at, bytes).map_err(|error| self.no_write(&error, at))?;
+            self.blank(at, bytes).map_err(|error| self.no_write(&error, at))?;
             for page in 0..region.pages {
                 self.exchange_written(id, page, false);
             }

@@ -74,6 +74,7 @@ pub struct LegacyArrival {
 impl LegacyPort {
     /// For peers that speak as the policy says. `spoken` is told of addresses that speak v3, and asked.
     pub fn new(policy: PlaintextPolicy, spoken: Arc<SpokenV3>) -> (Arc<Self>, LegacyListener) {
+        spoken.protect(policy.allowed());
         let config = GroupsConfig::default();
         let (arrived, arrivals) = mpsc::channel(config.most_groups);
         let table = Table::new(config);
@@ -171,6 +172,11 @@ impl LegacyListener {
     /// How often who spoke v3 could not be written down; see [`SpokenV3::unwritten`].
     pub fn unwritten(&self) -> u64 {
         self.spoken.unwritten()
+    }
+
+    /// How often who spoke v3 was forgotten to make room; see [`SpokenV3::forgotten`].
+    pub fn forgotten(&self) -> u64 {
+        self.spoken.forgotten()
     }
 
     /// Connections that say nothing now, of such addresses: watched for 5 s, or held for a transfer.

@@ -42,6 +42,11 @@ impl PlaintextPolicy {
         Self { downgrade, ..self }
     }
 
+    /// The addresses that were named.
+    pub(super) fn allowed(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.allowed.iter().copied()
+    }
+
     /// As the peers are set.
     pub fn framing(&self) -> Framing {
         self.framing

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 
 use crate::net::TransferError;
 
-/// Addresses remembered at a time; with one more the one that was seen first is forgotten. A fleet has fewer.
+/// Addresses remembered at a time, besides those that are protected; with one more the one that was seen first is forgotten. A
+/// fleet has fewer.
 const MOST: usize = 4096;
 /// Bytes of a file that is read: more than so many addresses have.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -31,11 +32,14 @@ struct Shared {
     /// Somebody will write, and has not looked yet what.
     queued: AtomicBool,
     unwritten: AtomicU64,
+    forgotten: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     addresses: VecDeque<IpAddr>,
+    /// Those that are never forgotten.
+    protected: BTreeSet<IpAddr>,
     /// How often they changed.
     changes: u64,
 }
@@ -60,7 +64,7 @@ impl SpokenV3 {
         }
         let addresses = text.lines().map(str::parse).collect::<Result<VecDeque<IpAddr>, _>>();
         let addresses = addresses.map_err(|error| damaged(error.to_string()))?;
-        let known = Mutex::new(Known { addresses, changes: 0 });
+        let known = Mutex::new(Known { addresses, ..Known::default() });
         Ok(Self(Arc::new(Shared { file: Some(file), known, ..Shared::default() })))
     }
 
@@ -81,6 +85,18 @@ impl SpokenV3 {
             let shared = Arc::clone(&self.0);
             runtime.spawn_blocking(move || shared.write());
         }
+    }
+
+    /// Never forgets these: with them a downgrade would be taken. Whoever has many addresses and a trusted key could make room
+    /// for it otherwise. spec: H-12
+    pub(super) fn protect(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.0.known().protected.extend(addresses);
+    }
+
+    /// How often an address was forgotten to make room for another: a fleet has fewer than are remembered, so somebody has
+    /// many.
+    pub fn forgotten(&self) -> u64 {
+        self.0.forgotten.load(Ordering::Relaxed)
     }
 
     /// Writes what the file lacks, on this thread, and waits for whoever is writing: before the process ends, which may not
@@ -106,8 +122,12 @@ impl Shared {
         if known.addresses.contains(&address) {
             return false;
         }
-        if known.addresses.len() >= MOST {
-            known.addresses.pop_front();
+        let Known { addresses, protected, .. } = &mut *known;
+        if addresses.len() >= MOST + protected.len()
+            && let Some(oldest) = addresses.iter().position(|known| !protected.contains(known))
+        {
+            addresses.remove(oldest);
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         known.addresses.push_back(address);
         known.changes += 1;
@@ -199,6 +219,22 @@ mod tests {
         assert!(spoken.unwritten() >= 1, "the first try failed, and that is counted");
         let again = SpokenV3::open(&file).unwrap();
         assert_eq!([FIRST, SECOND, THIRD].map(|address| again.holds(address)), [true; 3]);
+    }
+
+    /// A trusted peer with many addresses makes room for no downgrade of another.
+    // spec: H-12
+    #[test]
+    fn who_may_speak_version_1_is_never_forgotten_to_have_spoken_3() {
+        let spoken = SpokenV3::default();
+        spoken.protect([FIRST]);
+        spoken.remember(FIRST);
+        spoken.remember(SECOND);
+        for host in 0..=u32::try_from(MOST).unwrap() {
+            spoken.remember(IpAddr::V4((0x7f00_0001 + host).into()));
+        }
+        assert!(spoken.holds(FIRST) && !spoken.holds(SECOND));
+        assert_eq!(spoken.0.known().addresses.len(), MOST + 1);
+        assert_eq!(spoken.forgotten(), 2);
     }
 
     #[test]

@@ -191,6 +191,9 @@ fn what_is_not_to_be_trusted_is_zeros_again_also_after_a_crash() {
     staging.clear().unwrap();
     let bytes = [(0, 5), (0, 6), (1, 9)].map(|(region, page)| byte(&staging, region, page));
     assert_eq!((bytes, staging.durable()), ([0; 3], 0));
+    // What was taken for the image at its offer is not given to somebody else.
+    let space = std::fs::metadata(dir.path().join(&staging.place.staging)).unwrap().blocks() * 512;
+    assert!(space >= staging.layout.bytes(), "{space} bytes are left");
     receive(&staging, 0, 6, 4);
     drop(staging);
     let next = go_on(dir.path(), &offer(2));
