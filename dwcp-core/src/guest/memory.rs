@@ -102,6 +102,12 @@ impl Guest for Memory {
         Ok(())
     }
 
+    /// A word is kept as the number that its bytes are, least significant first: only some hosts have them in this order.
+    fn lend(&self, region: RegionId, first: u32, count: u32) -> Option<&[AtomicU64]> {
+        let bounds = self.layout.region(region).filter(|_| cfg!(target_endian = "little"))?;
+        self.page(bounds, first, usize::try_from(count).ok()?)
+    }
+
     fn harvest(&self, dirty: &mut DirtyMap) -> Result<Pending, GuestError> {
         for (id, region) in self.layout.regions() {
             let first = usize::try_from(region.first / 64).unwrap_or(usize::MAX);

@@ -16,6 +16,7 @@ mod connect;
 mod error;
 mod in_order;
 mod landing;
+mod lent;
 mod migrate;
 mod pages;
 mod payload;
@@ -23,6 +24,7 @@ mod port;
 mod receive;
 mod send;
 mod session;
+mod side_by_side;
 mod spool;
 mod statistics;
 mod tally;
@@ -31,6 +33,7 @@ mod undo;
 pub use self::connect::{accept, dial, tune};
 pub use self::error::TransferError;
 pub use self::landing::{BytesLanding, FileLanding, GuestLanding, Landing};
+pub use self::lent::Lent;
 pub use self::migrate::{
     Baseline, DiskOptions, DiskReceived, MigrateOptions, receive_disk, receive_memory, send_disk, send_memory,
 };
