@@ -155,6 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lent_are_the_words_of_the_pages() {
+        let guest = Memory::new(Layout::new(&[4096 * 3, 4096 * 2]).unwrap());
+        guest.poke(RegionId(1), 4096 + 8, 7);
+        let lent = guest.lend(RegionId(1), 1, 1).unwrap();
+        assert_eq!((lent.len(), lent[1].load(Ordering::Relaxed)), (WORDS, 7));
+        assert!(guest.lend(RegionId(1), 1, 2).is_none() && guest.lend(RegionId(2), 0, 1).is_none());
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let guest = Memory::new(Layout::new(&[4096 * 4]).unwrap());
         let pages: Vec<u8> = (0..2 * PAGE_BYTES).map(|i| u8::try_from(i % 251).unwrap()).collect();

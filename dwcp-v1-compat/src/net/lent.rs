@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 use super::port::Member;
 
-/// Parts that one call writes at most: a header and a chunk each, of some chunks.
-const MOST_PARTS: usize = 16;
+/// Parts that one call writes at most: a header and data each, of a mebibyte in v1's chunks.
+const MOST_PARTS: usize = 32;
 
 /// Bytes of memory that is lent. Never a `&[u8]`: others may have it, too, and the kernel looks at it as another process
 /// would.
@@ -86,7 +86,7 @@ pub(super) fn poll_read(
     })
 }
 
-/// Writes parts in their order, the first sixteen of them. Returns how many bytes.
+/// Writes parts in their order, the first [`MOST_PARTS`] of them. Returns how many bytes.
 pub(super) fn poll_write<'a>(
     socket: &TcpStream,
     cx: &mut Context<'_>,
@@ -135,5 +135,19 @@ fn poll(
             (None, Err(error)) => return Poll::Ready(Err(error)),
             (None, Ok(())) => return Poll::Ready(Ok(0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_lent_than_there_is() {
+        let words = [const { AtomicU64::new(0) }; 2];
+        assert_eq!(Lent::new(&words, 3, 13).unwrap().len(), 13);
+        assert!(Lent::new(&words, 3, 14).is_none() && Lent::new(&words, 16, 1).is_none());
+        assert!(Lent::new(&words, usize::MAX, 2).is_none());
+        assert!(Lent::new(&words, 0, 0).is_none());
     }
 }

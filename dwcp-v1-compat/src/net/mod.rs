@@ -10,7 +10,9 @@
 //! share ([`LegacyPort`], [`DualListener`]) and before anybody dials.
 //!
 //! A message is driven by one task, which owns its machine; payload is read and written on that task, so the calls of
-//! [`Payload`] and [`Landing`] may take as long as a page cache does. Migration has a thread of its own.
+//! [`Payload`] and [`Landing`] may take as long as a page cache does. Migration has a thread of its own. A guest that lends its
+//! memory ([`dwcp_core::Guest::lend`]) is not copied from or to: sockets have it, and at the sink each connection is read by a
+//! task of its own.
 
 mod connect;
 mod error;

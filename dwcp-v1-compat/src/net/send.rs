@@ -20,6 +20,8 @@ use crate::wire::limits::MIN_PROGRESS;
 const HELD: usize = 16 << 20;
 /// What a connection holds at most: v1's default chunk of mst8.
 const PART: usize = 256 * 1024;
+/// What one call gives to a socket at most of memory that is lent: each call ends with a segment that is not full.
+const LENT: u64 = 1 << 20;
 
 /// How a message is sent.
 #[derive(Clone, Debug)]
@@ -92,8 +94,10 @@ where
     let outgoing = Outgoing::new(options.framing, total, options.chunk_bytes, count, Time::default())?;
     let chunks = outgoing.chunks();
     let part = PART.min(HELD / streams.len().max(1));
+    // A message that is short has a share for each connection.
+    let lent = usize::try_from(LENT.min(total / u64::from(count.max(1)))).unwrap_or(part).max(part);
     let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
-    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, turn: 0, start: Instant::now() };
+    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, lent, turn: 0, start: Instant::now() };
     let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: total };
     sending.run(payload, options.stall, pace).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
@@ -201,7 +205,9 @@ struct Sending<S> {
     lanes: Vec<Lane<S>>,
     /// Of the chunk that is begun.
     header: Vec<u8>,
+    /// Bytes that a connection is given at a time, and such that are lent.
     part: usize,
+    lent: usize,
     /// Which connection is asked first, so that each has its turn.
     turn: usize,
     start: Instant,
@@ -272,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
         }
         lane.empty();
         let lends = socket(&lane.stream).is_some();
-        let mut room = self.part;
+        let mut room = if lends { self.lent } else { self.part };
         while room > 0 {
             if lane.left == 0 {
                 let Some(chunk) = self.outgoing.next(lane.number, now)? else { break };
