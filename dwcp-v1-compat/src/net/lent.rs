@@ -5,6 +5,7 @@
 )]
 
 use std::any::{Any, TypeId};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
@@ -20,7 +21,7 @@ const MOST_PARTS: usize = 32;
 
 /// Bytes of memory that is lent. Never a `&[u8]`: others may have it, too, and the kernel looks at it as another process
 /// would.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Lent<'a> {
     words: &'a [AtomicU64],
     skip: usize,
@@ -48,8 +49,14 @@ impl<'a> Lent<'a> {
     }
 }
 
+impl fmt::Debug for Lent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lent({} bytes)", self.bytes)
+    }
+}
+
 /// What is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
     Ours(&'a [u8]),
     Lent(Lent<'a>),

@@ -238,8 +238,8 @@ impl Taking {
         while !bytes.is_empty() {
             let taken = self.incoming.take(now, id, bytes)?;
             if let Some(total) = self.incoming.total().filter(|_| !self.begun) {
-                self.begun = true;
                 landing.begin(total)?;
+                self.begun = true;
             }
             if let Some(piece) = taken.piece {
                 let bytes = bytes.get(piece.range.clone()).unwrap_or_default();
