@@ -530,7 +530,8 @@ async fn who_falls_silent_is_given_up_and_who_stays_when_all_is_there_is_not_wai
         let writing = tokio::spawn(async move { holding(address, &streams).await });
         let options = ReceiveOptions { deadlines, ..amst16() };
         let mut landing = GuestLanding::new(Arc::clone(&sink) as Arc<dyn Guest>).unwrap();
-        let received = receive(Arrivals::listen(listener, LOCAL), &mut landing, &options).await;
+        let taking = receive(Arrivals::listen(listener, LOCAL), &mut landing, &options);
+        let received = tokio::time::timeout(SOON, taking).await.unwrap();
         drop(writing.await.unwrap());
         assert_eq!(received.map(|received| received.closed).ok(), fine.then_some(false));
         assert_eq!(options.tally.defects().of(DefectKind::Silent), u64::from(!fine));

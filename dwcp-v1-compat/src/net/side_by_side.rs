@@ -27,7 +27,7 @@ use super::lent::{poll_read, socket};
 use super::pages::lend_flat;
 use super::receive::{Arrivals, Taking, arrival};
 use super::tally::Tally;
-use crate::message::{ConnectionId, Received, Status};
+use crate::message::{ConnectionId, Received};
 
 /// What a reader holds of headers, of chunks that came again, and of regions that are not lent: 256 readers hold 16 MiB.
 const HELD: usize = 64 * 1024;
@@ -51,7 +51,7 @@ where
         message: Mutex::new(Message { taking, landing }),
         guest,
         open: RwLock::new(true),
-        whole: Notify::new(),
+        sooner: Notify::new(),
         start: Instant::now(),
     });
     // Dropped last, when no reader is asked to go on any more.
@@ -86,7 +86,7 @@ where
         tokio::select! {
             biased;
             Some(read) = readers.join_next() => read.unwrap_or(Err(TransferError::Cancelled))?,
-            () = shared.whole.notified() => {}
+            () = shared.sooner.notified() => {}
             stream = arrival(&mut more) => match stream {
                 Some(stream) => arrived(stream, &mut readers),
                 None => more = None,
@@ -107,8 +107,8 @@ struct Shared {
     guest: Arc<dyn Guest>,
     /// Held while the guest is written to.
     open: RwLock<bool>,
-    /// All bytes are there: from now on other deadlines count.
-    whole: Notify,
+    /// Another deadline counts, an earlier one: the first byte has come, or the last.
+    sooner: Notify,
     start: Instant,
 }
 
@@ -155,6 +155,7 @@ impl Shared {
             }
             let now = self.now();
             let Message { taking, landing } = &mut *self.lock();
+            let due = taking.incoming.deadline();
             match came {
                 Ok(Came { placed: 0, held: 0 }) => return Ok(taking.incoming.fin(now, id)?),
                 Err(_) => return Ok(taking.incoming.lost(now, id)?),
@@ -163,8 +164,8 @@ impl Shared {
                     taking.put(now, id, buffer.get(..held).unwrap_or_default(), landing)?;
                 }
             }
-            if taking.incoming.status() != Status::Open {
-                self.whole.notify_one();
+            if taking.incoming.deadline() < due {
+                self.sooner.notify_one();
             }
         }
     }
