@@ -135,6 +135,15 @@ fn forget_peak() {
     std::fs::write("/proc/self/clear_refs", "5").expect("/proc/self/clear_refs");
 }
 
+/// One congestion control for a copy and for v1's path: what it makes of loopback is not what is compared. `DWCP_BENCH_CC`
+/// names another one; empty, it is the system's.
+fn pin(socket: &impl std::os::fd::AsFd) {
+    let name = std::env::var("DWCP_BENCH_CC").unwrap_or_else(|_| "cubic".into());
+    if !name.is_empty() {
+        socket2::SockRef::from(socket).set_tcp_congestion(name.as_bytes()).expect("a congestion control");
+    }
+}
+
 fn parts(total: usize, connections: u16) -> Vec<std::ops::Range<usize>> {
     let part = total.div_ceil(connections.into()).next_multiple_of(PIECE);
     (0..usize::from(connections)).map(|at| (at * part).min(total)..((at + 1) * part).min(total)).collect()
@@ -170,6 +179,7 @@ fn copy_out(role: &Role) -> Used {
         for range in parts(memory.len(), role.connections) {
             let part = &memory[range];
             let mut socket = TcpStream::connect(&role.address).expect("a connection");
+            pin(&socket);
             socket.set_nodelay(true).expect("nodelay");
             scope.spawn(move || {
                 part.chunks(PIECE).for_each(|piece| socket.write_all(piece).expect("bytes"));
@@ -218,6 +228,7 @@ async fn v1_source(role: &Role) -> Used {
         send_memory(Arc::clone(&guest), options, move || dial(to, connections, SOON)).await
     } else {
         let streams = dial(to, connections, SOON).await.expect("connections");
+        streams.iter().for_each(pin);
         send(streams, &mut GuestPayload(Arc::clone(&guest)), &options).await
     };
     assert!(sent.expect("it is sent").closed);

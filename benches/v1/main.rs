@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench v1                       loopback, then 1 Gbit/s (two namespaces; root, else skipped)
 //! options: --json  --size-mib 256  --connections 4  --reps 5  --pages DIR  --link loopback|1gbit
+//!          --plain                             only the row `plain bytes`
 //! ```
 //!
 //! `v1` is the memory of a guest in one packet of tier 0 over amst16: compressed into a file, then sent. `v1 in TLS` is a
@@ -45,6 +46,8 @@ pub struct Options {
     reps: usize,
     pages: Option<PathBuf>,
     links: Vec<&'static str>,
+    /// Nothing but the row `plain bytes`.
+    plain: bool,
 }
 
 fn main() {
@@ -70,6 +73,7 @@ fn parse(words: &[String]) -> Options {
         connections: u16::try_from(number("--connections", 4)).expect("connections"),
         reps: number("--reps", 5),
         pages: after("--pages").map(PathBuf::from),
+        plain: words.iter().any(|word| word == "--plain"),
         links: match after("--link") {
             None => vec!["loopback", "1gbit"],
             Some("1gbit") => vec!["1gbit"],

@@ -12,6 +12,9 @@ use crate::{Options, WAYS, cases};
 const PAIRS: usize = 9;
 
 pub fn all(options: &Options) -> Vec<Value> {
+    if options.plain {
+        return vec![plain(options)];
+    }
     let mut rows = Vec::new();
     for &link in &options.links {
         let shaped = link == "1gbit";

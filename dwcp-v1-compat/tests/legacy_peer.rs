@@ -20,7 +20,7 @@ use dwcp_core::wire::{Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout, RegionId};
 use dwcp_v1_compat::message::{Assurance, Deadlines, DefectKind, Shape};
 use dwcp_v1_compat::net::{
-    Arrivals, Baseline, BytesLanding, DiskOptions, FileLanding, FilePayload, GuestLanding, GuestPayload,
+    Arrivals, Baseline, BytesLanding, DiskOptions, FileLanding, FilePayload, GuestLanding, GuestPayload, Landing,
     MigrateOptions, Payload, ReceiveOptions, SendOptions, Tally, TransferEnding, TransferError, accept, dial, receive,
     receive_disk, receive_memory, send, send_disk, send_memory,
 };
@@ -454,4 +454,113 @@ async fn a_peer_that_drops_the_message_is_no_success() {
     assert!(matches!(error, TransferError::Lost { connection: 0, .. }), "{error}");
     assert!(!guest.paused.load(Ordering::SeqCst), "it runs at its source");
     peer.await.unwrap();
+}
+
+/// Memory of two regions, the last of which ends within a page.
+const LENT: [u64; 2] = [5 * 4096, 300 * 4096 + 100];
+
+/// Streams that a peer writes and then holds for as long as it is wanted.
+async fn holding(address: SocketAddr, streams: &[Vec<u8>]) -> Vec<tokio::net::TcpStream> {
+    use tokio::io::AsyncWriteExt;
+    let mut held = Vec::new();
+    for bytes in streams {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        held.push(stream);
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_bytes_go_between_sockets_and_memory_that_is_lent() {
+    let data = payload(305 * 4096 + 100);
+    for chunk in [65_536, 4096, 1001] {
+        let sink = memory(&LENT, &[]);
+        let (listener, address) = listener().await;
+        let writer = legacy::dial_and_write(address, legacy::amst16_streams(&data, chunk, 5));
+        let mut landing = GuestLanding::new(Arc::clone(&sink) as Arc<dyn Guest>).unwrap();
+        assert!(landing.lender().is_some());
+        let received = receive(Arrivals::listen(listener, LOCAL), &mut landing, &amst16()).await.unwrap();
+        writer.join().unwrap();
+        assert!(bytes_of(&sink) == data, "chunks of {chunk}");
+        assert_eq!((received.bytes, received.connections, received.closed), (data.len() as u64, 5, true));
+
+        let (address, reader) = legacy::amst16_listen_and_read(5);
+        let streams = dial(address, 5, SOON).await.unwrap();
+        let options = SendOptions { chunk_bytes: chunk as u32, ..SendOptions::new(Framing::Amst16) };
+        let mut lent = GuestPayload(Arc::clone(&sink) as Arc<dyn Guest>);
+        let sent = send(streams, &mut lent, &options).await.unwrap();
+        assert_eq!((sent.bytes, sent.closed), (data.len() as u64, true));
+        assert!(reader.join().unwrap() == data, "chunks of {chunk}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_come_again_are_compared_with_memory_that_is_lent() {
+    let data = payload(305 * 4096 + 100);
+    let mut others = data.clone();
+    others[3 * 65_536 + 7] ^= 1;
+    for (again, fine) in [(&data, true), (&others, false)] {
+        let sink = memory(&LENT, &[]);
+        let (listener, address) = listener().await;
+        let mut streams = legacy::amst16_streams(&data, 65_536, 1);
+        streams[0].extend(legacy::amst16_chunk(again, 65_536, 3));
+        let writing = tokio::spawn(async move { drop(holding(address, &streams).await) });
+        let mut landing = GuestLanding::new(Arc::clone(&sink) as Arc<dyn Guest>).unwrap();
+        let arrivals = Arrivals::fixed(accept(&listener, LOCAL, 1, SOON).await.unwrap());
+        let options = amst16();
+        let received = receive(arrivals, &mut landing, &options).await;
+        writing.await.unwrap();
+        assert_eq!(received.map(|received| received.duplicates).ok(), fine.then_some(1));
+        assert_eq!(options.tally.defects().of(DefectKind::Duplicate), u64::from(!fine));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_falls_silent_is_given_up_and_who_stays_when_all_is_there_is_not_waited_for() {
+    let data = payload(305 * 4096 + 100);
+    let soon = Duration::from_millis(200);
+    let deadlines = Deadlines { silence: soon, linger: soon, ..Deadlines::default() };
+    let whole = legacy::amst16_streams(&data, 65_536, 3);
+    let mut part = whole.clone();
+    part[1].truncate(100_000);
+    for (streams, fine) in [(whole, true), (part, false)] {
+        let sink = memory(&LENT, &[]);
+        let (listener, address) = listener().await;
+        let writing = tokio::spawn(async move { holding(address, &streams).await });
+        let options = ReceiveOptions { deadlines, ..amst16() };
+        let mut landing = GuestLanding::new(Arc::clone(&sink) as Arc<dyn Guest>).unwrap();
+        let taking = receive(Arrivals::listen(listener, LOCAL), &mut landing, &options);
+        let received = tokio::time::timeout(SOON, taking).await.unwrap();
+        drop(writing.await.unwrap());
+        assert_eq!(received.map(|received| received.closed).ok(), fine.then_some(false));
+        assert_eq!(options.tally.defects().of(DefectKind::Silent), u64::from(!fine));
+        assert!(!fine || bytes_of(&sink) == data);
+    }
+}
+
+/// A reader that was told to end may be in the middle of a read, on another thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_writes_to_memory_that_was_lent_after_the_message_was_cancelled() {
+    let data = payload(305 * 4096 + 100);
+    for _ in 0..20 {
+        let sink = memory(&LENT, &[]);
+        let (listener, address) = listener().await;
+        let streams = legacy::amst16_streams(&data, 65_536, 4);
+        let writing = tokio::spawn(async move { holding(address, &streams).await });
+        let guest = Arc::clone(&sink) as Arc<dyn Guest>;
+        let taking = tokio::spawn(async move {
+            let mut landing = GuestLanding::new(guest).unwrap();
+            receive(Arrivals::listen(listener, LOCAL), &mut landing, &amst16()).await
+        });
+        while sink.peek(RegionId(0), 0) == Some(0) {
+            tokio::task::yield_now().await;
+        }
+        taking.abort();
+        assert!(taking.await.unwrap_err().is_cancelled());
+        sink.clear().unwrap();
+        writing.abort();
+        let _ = writing.await;
+        assert!(bytes_of(&sink).iter().all(|byte| *byte == 0));
+    }
 }

@@ -102,6 +102,12 @@ impl Guest for Memory {
         Ok(())
     }
 
+    /// A word is kept as the number that its bytes are, least significant first: only some hosts have them in this order.
+    fn lend(&self, region: RegionId, first: u32, count: u32) -> Option<&[AtomicU64]> {
+        let bounds = self.layout.region(region).filter(|_| cfg!(target_endian = "little"))?;
+        self.page(bounds, first, usize::try_from(count).ok()?)
+    }
+
     fn harvest(&self, dirty: &mut DirtyMap) -> Result<Pending, GuestError> {
         for (id, region) in self.layout.regions() {
             let first = usize::try_from(region.first / 64).unwrap_or(usize::MAX);
@@ -146,6 +152,15 @@ mod tests {
         assert_eq!(page[16], 7);
         assert_eq!(page.iter().map(|&byte| u32::from(byte)).sum::<u32>(), 7);
         assert!(guest.read(RegionId(1), 65, &mut page).is_err());
+    }
+
+    #[test]
+    fn what_is_lent_are_the_words_of_the_pages() {
+        let guest = Memory::new(Layout::new(&[4096 * 3, 4096 * 2]).unwrap());
+        guest.poke(RegionId(1), 4096 + 8, 7);
+        let lent = guest.lend(RegionId(1), 1, 1).unwrap();
+        assert_eq!((lent.len(), lent[1].load(Ordering::Relaxed)), (WORDS, 7));
+        assert!(guest.lend(RegionId(1), 1, 2).is_none() && guest.lend(RegionId(2), 0, 1).is_none());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub use self::old_pages::{HeldPages, OldPages};
 pub use self::root::root_of;
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use crate::extent::{FlatPage, Layout, PAGE_BYTES, RegionId};
 use crate::wire::{Digest, Name};
@@ -58,6 +59,14 @@ pub trait Guest: Send + Sync + 'static {
     fn write(&self, region: RegionId, first: u32, from: &[u8]) -> Result<(), GuestError> {
         let _ = (region, first, from);
         Err(GuestError::Unsupported { operation: "write" })
+    }
+
+    /// Its own memory of `count` pages of one region from page `first` on, for whoever moves their bytes without a copy, in
+    /// place of [`read`](Guest::read) at a source whose guest is paused, or of [`write`](Guest::write) at a sink. The bytes of
+    /// the words are those of the pages, as they lie in memory. `None`, which is the default: it has no such memory, or must be
+    /// told of what is read and written. A region is lent whole or not at all.
+    fn lend(&self, _region: RegionId, _first: u32, _count: u32) -> Option<&[AtomicU64]> {
+        None
     }
 
     /// Moves the set of pages written since the last harvest into `dirty`, clearing it here.

@@ -173,6 +173,16 @@ struct Connection {
     at: u64,
 }
 
+impl Connection {
+    /// So many bytes of its chunk have come. Returns whether that is all of it.
+    fn advance(&mut self, current: Current, here: usize) -> bool {
+        let left = current.left - u32::try_from(here).unwrap_or(current.left);
+        self.at += number(here);
+        self.current = (left > 0).then(|| Current { at: current.at + number(here), left, ..current });
+        left == 0
+    }
+}
+
 /// Takes one message from connections in any order. Memory is two bits a chunk and 48 bytes a connection.
 #[derive(Debug)]
 pub struct Incoming {
@@ -264,17 +274,42 @@ impl Incoming {
     /// How many bytes may be read from a connection now. None: its next chunk lies beyond the window. Any number: whatever
     /// comes has its place, there being no window.
     pub fn wanted(&self, connection: ConnectionId) -> usize {
-        let header = self.config.shape.framing().header_bytes();
-        let Some(known) = self.connections.get(&connection) else { return 0 };
-        if self.config.window.is_none() {
+        if self.config.window.is_none() && self.connections.contains_key(&connection) {
             return usize::MAX;
         }
-        match &known.current {
-            None => header - known.head.have().min(header),
-            Some(current) if self.is_beyond(current) => 0,
+        self.to_next(connection)
+    }
+
+    /// How many bytes of a connection are no data of another chunk than the one it carries: the rest of that one and the header
+    /// behind it, or of a header. None where its chunk lies beyond the window.
+    pub fn to_next(&self, connection: ConnectionId) -> usize {
+        let header = self.config.shape.framing().header_bytes();
+        match self.connections.get(&connection) {
+            None => 0,
+            Some(Connection { current: None, head, .. }) => header - head.have().min(header),
+            Some(Connection { current: Some(current), .. }) if self.is_beyond(current) => 0,
             // The header behind it comes with the same read.
-            Some(current) => usize::try_from(current.left).unwrap_or(usize::MAX).saturating_add(header),
+            Some(Connection { current: Some(current), .. }) => size(current.left).saturating_add(header),
         }
+    }
+
+    /// Where the next bytes of a connection belong, and how many: for a caller that reads them straight into their place. `None`
+    /// when a header is next, or a chunk that must be compared or may not come yet.
+    pub fn place(&self, connection: ConnectionId) -> Option<(u64, usize)> {
+        let current = self.connections.get(&connection)?.current.as_ref()?;
+        (!current.again && !self.is_beyond(current)).then(|| (current.at, size(current.left)))
+    }
+
+    /// So many bytes of a connection are in the [`place`](Self::place) where they belong.
+    pub fn placed(&mut self, now: Time, connection: ConnectionId, bytes: usize) {
+        let Some(known) = self.connections.get_mut(&connection) else { return };
+        let Some(current) = known.current else { return };
+        let here = bytes.min(size(current.left));
+        self.missing -= number(here);
+        if known.advance(current, here) {
+            self.table.hold(current.id);
+        }
+        self.heard(now, here);
     }
 
     fn is_beyond(&self, current: &Current) -> bool {
@@ -295,20 +330,19 @@ impl Incoming {
         self.connections.insert(connection, known);
         let taken = taken?;
         if taken.used > 0 {
-            if !self.spoken {
-                self.further = now;
-            }
-            (self.spoken, self.last) = (true, now);
-        }
-        if let Some(piece) = taken.piece.as_ref().filter(|piece| !piece.again) {
-            self.gain(now, number(piece.range.len()));
+            self.heard(now, taken.piece.as_ref().filter(|piece| !piece.again).map_or(0, |piece| piece.range.len()));
         }
         Ok(taken)
     }
 
-    fn gain(&mut self, now: Time, bytes: u64) {
-        self.gained += bytes;
-        if self.gained >= MIN_PROGRESS || self.is_whole() {
+    /// The peer has spoken, and so many bytes are new.
+    fn heard(&mut self, now: Time, new: usize) {
+        if !self.spoken {
+            self.further = now;
+        }
+        (self.spoken, self.last) = (true, now);
+        self.gained += number(new);
+        if new > 0 && (self.gained >= MIN_PROGRESS || self.is_whole()) {
             (self.further, self.gained) = (now, 0);
         }
     }
@@ -337,18 +371,15 @@ impl Incoming {
             }
         };
         let used = bytes.len() - rest.len();
-        let here = usize::try_from(current.left).unwrap_or(usize::MAX).min(rest.len());
+        let here = size(current.left).min(rest.len());
         if here == 0 || self.is_beyond(&current) {
             return Ok(Taken { used, piece: None });
         }
-        known.at += number(here);
-        let left = current.left - u32::try_from(here).unwrap_or(current.left);
         let piece = Piece { range: used..used + here, at: current.at, again: current.again, id: current.id };
-        known.current = (left > 0).then(|| Current { at: current.at + number(here), left, ..current });
         if !current.again {
             self.missing -= number(here);
         }
-        if left == 0 {
+        if known.advance(current, here) {
             self.table.hold(current.id);
         }
         Ok(Taken { used: used + here, piece: Some(piece) })
@@ -544,6 +575,10 @@ impl Incoming {
             },
         })
     }
+}
+
+fn size(bytes: u32) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn number(bytes: usize) -> u64 {

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use dwcp_core::{Guest, PAGE_BYTES};
+use dwcp_core::{Guest, PAGE_BYTES, RegionId};
 
 use super::error::TransferError;
 use super::pages::{PageWriter, is_aligned, read_flat};
@@ -29,6 +29,12 @@ pub trait Landing: Send {
     /// # Errors
     /// They cannot be written.
     fn put(&mut self, at: u64, bytes: &[u8]) -> Result<(), TransferError>;
+
+    /// The guest whose plain bytes the message is, if it [lends](Guest::lend) its memory. Then a message over sockets is not
+    /// put here: each connection is read by a task of its own, straight into the guest.
+    fn lender(&self) -> Option<Arc<dyn Guest>> {
+        None
+    }
 
     /// Whether these bytes, all of which were put before, are still the same. Not asked where there is a
     /// [`window`](Self::window).
@@ -189,6 +195,11 @@ impl Landing for GuestLanding {
             self.begun.insert(end, tail.to_vec());
         }
         Ok(())
+    }
+
+    fn lender(&self) -> Option<Arc<dyn Guest>> {
+        let guest = self.pages.shared();
+        guest.lend(RegionId(0), 0, 1).is_some().then(|| Arc::clone(guest))
     }
 
     fn same(&mut self, at: u64, bytes: &[u8]) -> Result<bool, TransferError> {

@@ -10,12 +10,15 @@
 //! share ([`LegacyPort`], [`DualListener`]) and before anybody dials.
 //!
 //! A message is driven by one task, which owns its machine; payload is read and written on that task, so the calls of
-//! [`Payload`] and [`Landing`] may take as long as a page cache does. Migration has a thread of its own.
+//! [`Payload`] and [`Landing`] may take as long as a page cache does. Migration has a thread of its own. A guest that lends its
+//! memory ([`dwcp_core::Guest::lend`]) is not copied from or to: sockets have it, and at the sink each connection is read by a
+//! task of its own.
 
 mod connect;
 mod error;
 mod in_order;
 mod landing;
+mod lent;
 mod migrate;
 mod pages;
 mod payload;
@@ -23,6 +26,7 @@ mod port;
 mod receive;
 mod send;
 mod session;
+mod side_by_side;
 mod spool;
 mod statistics;
 mod tally;
@@ -31,6 +35,7 @@ mod undo;
 pub use self::connect::{accept, dial, tune};
 pub use self::error::TransferError;
 pub use self::landing::{BytesLanding, FileLanding, GuestLanding, Landing};
+pub use self::lent::Lent;
 pub use self::migrate::{
     Baseline, DiskOptions, DiskReceived, MigrateOptions, receive_disk, receive_memory, send_disk, send_memory,
 };

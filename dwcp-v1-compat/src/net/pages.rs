@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dwcp_core::{Guest, Layout, PAGE_BYTES, RegionId};
 
 use super::error::TransferError;
+use super::lent::Lent;
 
 const PAGE: u64 = 4096;
 /// Pages that are read or written at a time.
@@ -74,6 +75,14 @@ pub(super) fn read_flat(guest: &dyn Guest, mut at: u64, mut into: &mut [u8]) -> 
     Ok(())
 }
 
+/// Bytes of the row from anywhere, where they lie: up to so many, and not beyond a region.
+pub(super) fn lend_flat(guest: &dyn Guest, at: u64, bytes: usize) -> Option<Lent<'_>> {
+    let Place { region, offset, left } = locate(guest.layout(), at)?;
+    let (skip, bytes) = (size(offset % PAGE), bytes.min(size(left)));
+    let pages = u32::try_from((skip + bytes).div_ceil(PAGE_BYTES)).ok()?;
+    Lent::new(guest.lend(region, page(offset).ok()?, pages)?, skip, bytes)
+}
+
 /// Writes bytes of the row in order, from the start of a page on. Holds 1 MiB at most.
 pub(super) struct PageWriter {
     guest: Arc<dyn Guest>,
@@ -89,6 +98,10 @@ impl PageWriter {
 
     pub(super) fn guest(&self) -> &dyn Guest {
         self.guest.as_ref()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<dyn Guest> {
+        &self.guest
     }
 
     /// From here on.

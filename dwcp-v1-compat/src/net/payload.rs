@@ -5,7 +5,8 @@ use std::sync::Arc;
 use dwcp_core::Guest;
 
 use super::error::TransferError;
-use super::pages::read_flat;
+use super::lent::Lent;
+use super::pages::{lend_flat, read_flat};
 
 /// The bytes of a message that is sent. They must not change meanwhile: v1 would not notice.
 pub trait Payload: Send {
@@ -17,6 +18,12 @@ pub trait Payload: Send {
     /// # Errors
     /// They cannot be read.
     fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<(), TransferError>;
+
+    /// Up to `bytes` bytes from `at` on, where they lie. `None`: they must be read.
+    fn lend(&self, at: u64, bytes: usize) -> Option<Lent<'_>> {
+        let _ = (at, bytes);
+        None
+    }
 }
 
 /// All of a file.
@@ -72,6 +79,10 @@ impl Payload for GuestPayload {
 
     fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<(), TransferError> {
         read_flat(self.0.as_ref(), at, into)
+    }
+
+    fn lend(&self, at: u64, bytes: usize) -> Option<Lent<'_>> {
+        lend_flat(self.0.as_ref(), at, bytes)
     }
 }
 

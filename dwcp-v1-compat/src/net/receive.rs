@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::TransferError;
 use super::landing::Landing;
+use super::lent::is_socket;
+use super::side_by_side::side_by_side;
 use super::tally::{Direction, Tally};
 use crate::message::{ConnectionId, Deadlines, Incoming, IncomingConfig, Received, Shape, Status};
 
@@ -58,7 +60,7 @@ pub async fn receive<S>(
     options: &ReceiveOptions,
 ) -> Result<Received, TransferError>
 where
-    S: AsyncRead + Unpin + Send,
+    S: AsyncRead + Unpin + Send + 'static,
 {
     let collected = collect(arrivals, landing, options);
     options.tally.counting(Direction::Received, collected, |received| received.bytes).await
@@ -71,14 +73,21 @@ pub(super) async fn collect<S>(
     options: &ReceiveOptions,
 ) -> Result<Received, TransferError>
 where
-    S: AsyncRead + Unpin + Send,
+    S: AsyncRead + Unpin + Send + 'static,
 {
     let ReceiveOptions { shape, most_connections, deadlines, ref tally } = *options;
     let config = IncomingConfig { shape, most_connections, window: landing.window(), deadlines };
     let incoming = Incoming::new(config, Time::default()).map_err(TransferError::Config)?;
-    let Arrivals { ready, more } = arrivals;
-    let mut taking = Taking { incoming, open: Vec::new(), next: 0, turn: 0, start: Instant::now(), begun: false };
-    let done = taking.run(ready, more, landing, tally).await;
+    let taking = Taking::new(incoming);
+    let lender = landing.lender().filter(|_| is_socket::<S>());
+    let done = match lender {
+        Some(guest) => side_by_side(arrivals, taking, guest, tally).await,
+        None => {
+            let Arrivals { ready, more } = arrivals;
+            let mut all = InTurns { taking, open: Vec::new(), next: 0, turn: 0, start: Instant::now() };
+            all.run(ready, more, landing, tally).await
+        }
+    };
     done.inspect_err(|error| {
         if let TransferError::Defect(defect) = error {
             tally.defect(defect.kind());
@@ -93,19 +102,18 @@ enum Event<S> {
     Tick,
 }
 
-struct Taking<S> {
-    incoming: Incoming,
+/// One task, which reads all connections in turns.
+struct InTurns<S> {
+    taking: Taking,
     open: Vec<(ConnectionId, S)>,
     /// The next connection's number.
     next: u32,
     /// Which connection is asked first, so that each has its turn.
     turn: usize,
     start: Instant,
-    /// The landing knows the length.
-    begun: bool,
 }
 
-impl<S: AsyncRead + Unpin + Send> Taking<S> {
+impl<S: AsyncRead + Unpin + Send> InTurns<S> {
     async fn run(
         &mut self,
         ready: Vec<S>,
@@ -118,10 +126,10 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
             self.arrived(stream, tally);
         }
         loop {
-            if let Some(received) = self.incoming.received() {
+            if let Some(received) = self.taking.incoming.received() {
                 return Ok(received);
             }
-            let due = self.start + self.incoming.deadline().since_epoch();
+            let due = self.taking.due(self.start);
             let next = async {
                 tokio::select! {
                     stream = arrival(&mut more) => Event::Arrived(stream),
@@ -139,15 +147,33 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
                 Event::Arrived(Some(stream)) => self.arrived(stream, tally),
                 Event::Arrived(None) => more = None,
                 Event::Read(index, read) => {
-                    self.read(now, index, read, &buffer, landing)?;
-                    self.incoming.away(self.now().since(now));
+                    let read = read.map(|length| buffer.get(..length).unwrap_or_default());
+                    self.read(now, index, read, landing)?;
+                    self.taking.incoming.away(self.now().since(now));
                 }
-                Event::Tick => {
-                    if self.incoming.tick(now)? == Status::Done && self.incoming.received().is_none() {
-                        return Err(TransferError::Config("a message ended that had no length"));
-                    }
-                }
+                Event::Tick => self.taking.tick(now)?,
             }
+        }
+    }
+
+    fn read(
+        &mut self,
+        now: Time,
+        index: usize,
+        read: Option<&[u8]>,
+        landing: &mut dyn Landing,
+    ) -> Result<(), TransferError> {
+        let Some(id) = self.open.get(index).map(|(id, _)| *id) else { return Ok(()) };
+        match read {
+            Some([]) => {
+                self.open.swap_remove(index);
+                Ok(self.taking.incoming.fin(now, id)?)
+            }
+            None => {
+                self.open.swap_remove(index);
+                Ok(self.taking.incoming.lost(now, id)?)
+            }
+            Some(bytes) => self.taking.put(now, id, bytes, landing),
         }
     }
 
@@ -158,7 +184,7 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
     /// One too many is hung up on: whoever it is, the message goes on without it.
     fn arrived(&mut self, stream: S, tally: &Tally) {
         let id = ConnectionId(self.next);
-        match self.incoming.connect(self.now(), id) {
+        match self.taking.incoming.connect(self.now(), id) {
             Ok(()) => {
                 self.next = self.next.wrapping_add(1);
                 self.open.push((id, stream));
@@ -169,13 +195,13 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
 
     /// The next connection that has something to say and may say it.
     async fn read_any(&mut self, buffer: &mut [u8]) -> (usize, Option<usize>) {
-        let Self { incoming, open, turn, .. } = self;
+        let Self { taking, open, turn, .. } = self;
         poll_fn(|cx| {
             let count = open.len();
             for step in 0..count {
                 let index = (*turn + step) % count;
                 let Some((id, stream)) = open.get_mut(index) else { continue };
-                let wanted = incoming.wanted(*id).min(buffer.len());
+                let wanted = taking.incoming.wanted(*id).min(buffer.len());
                 let Some(room) = buffer.get_mut(..wanted).filter(|room| !room.is_empty()) else { continue };
                 let mut room = ReadBuf::new(room);
                 if let Poll::Ready(done) = Pin::new(stream).poll_read(cx, &mut room) {
@@ -187,36 +213,36 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
         })
         .await
     }
+}
 
-    fn read(
+/// A message that is taken, whoever reads its connections.
+pub(super) struct Taking {
+    pub(super) incoming: Incoming,
+    /// The landing knows the length.
+    begun: bool,
+}
+
+impl Taking {
+    pub(super) fn new(incoming: Incoming) -> Self {
+        Self { incoming, begun: false }
+    }
+
+    /// Puts what a connection carried into its place.
+    pub(super) fn put(
         &mut self,
         now: Time,
-        index: usize,
-        read: Option<usize>,
-        buffer: &[u8],
+        id: ConnectionId,
+        mut bytes: &[u8],
         landing: &mut dyn Landing,
     ) -> Result<(), TransferError> {
-        let Some(id) = self.open.get(index).map(|(id, _)| *id) else { return Ok(()) };
-        let bytes = match read {
-            Some(0) => {
-                self.open.swap_remove(index);
-                return Ok(self.incoming.fin(now, id)?);
-            }
-            None => {
-                self.open.swap_remove(index);
-                return Ok(self.incoming.lost(now, id)?);
-            }
-            Some(length) => buffer.get(..length).unwrap_or_default(),
-        };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let taken = self.incoming.take(now, id, rest)?;
+        while !bytes.is_empty() {
+            let taken = self.incoming.take(now, id, bytes)?;
             if let Some(total) = self.incoming.total().filter(|_| !self.begun) {
-                self.begun = true;
                 landing.begin(total)?;
+                self.begun = true;
             }
             if let Some(piece) = taken.piece {
-                let bytes = rest.get(piece.range.clone()).unwrap_or_default();
+                let bytes = bytes.get(piece.range.clone()).unwrap_or_default();
                 if !piece.again {
                     landing.put(piece.at, bytes)?;
                 } else if !landing.same(piece.at, bytes)? {
@@ -226,7 +252,7 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
             if taken.used == 0 {
                 return Err(TransferError::Config("more was read of a connection than may be taken"));
             }
-            rest = rest.get(taken.used..).unwrap_or_default();
+            bytes = bytes.get(taken.used..).unwrap_or_default();
         }
         if landing.window().is_some() {
             let used = landing.advance(self.incoming.front())?;
@@ -234,9 +260,22 @@ impl<S: AsyncRead + Unpin + Send> Taking<S> {
         }
         Ok(())
     }
+
+    /// When something is too late.
+    pub(super) fn due(&self, start: Instant) -> Instant {
+        start + self.incoming.deadline().since_epoch()
+    }
+
+    /// It is late.
+    pub(super) fn tick(&mut self, now: Time) -> Result<(), TransferError> {
+        if self.incoming.tick(now)? == Status::Done && self.incoming.received().is_none() {
+            return Err(TransferError::Config("a message ended that had no length"));
+        }
+        Ok(())
+    }
 }
 
-async fn arrival<S>(more: &mut Option<mpsc::Receiver<S>>) -> Option<S> {
+pub(super) async fn arrival<S>(more: &mut Option<mpsc::Receiver<S>>) -> Option<S> {
     match more {
         Some(more) => more.recv().await,
         None => pending().await,

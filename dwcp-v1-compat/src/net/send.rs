@@ -1,7 +1,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use dwcp_core::session::Time;
@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::TransferError;
+use super::lent::{Part, poll_write, socket};
 use super::payload::Payload;
 use super::tally::{Direction, Tally};
 use crate::message::Outgoing;
@@ -19,6 +20,8 @@ use crate::wire::limits::MIN_PROGRESS;
 const HELD: usize = 16 << 20;
 /// What a connection holds at most: v1's default chunk of mst8.
 const PART: usize = 256 * 1024;
+/// What one call gives to a socket at most of memory that is lent: each call ends with a segment that is not full.
+const LENT: u64 = 1 << 20;
 
 /// How a message is sent.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ pub struct Sent {
 /// Cancel safe: all connections are closed, and the peer has a part of the message.
 pub async fn send<S>(streams: Vec<S>, payload: &mut dyn Payload, options: &SendOptions) -> Result<Sent, TransferError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     options.tally.counting(Direction::Sent, transmit(streams, payload, options), |sent| sent.bytes).await
 }
@@ -84,15 +87,17 @@ pub(super) async fn transmit<S>(
     options: &SendOptions,
 ) -> Result<Sent, TransferError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let count = u16::try_from(streams.len()).unwrap_or(u16::MAX);
     let total = payload.bytes();
     let outgoing = Outgoing::new(options.framing, total, options.chunk_bytes, count, Time::default())?;
     let chunks = outgoing.chunks();
     let part = PART.min(HELD / streams.len().max(1));
+    // A message that is short has a share for each connection.
+    let lent = usize::try_from(LENT.min(total / u64::from(count.max(1)))).unwrap_or(part).max(part);
     let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
-    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, turn: 0, start: Instant::now() };
+    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, lent, turn: 0, start: Instant::now() };
     let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: total };
     sending.run(payload, options.stall, pace).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
@@ -105,14 +110,26 @@ where
 struct Lane<S> {
     stream: S,
     number: u16,
-    /// Header and data, of which `written..filled` are to be written.
-    buffer: Vec<u8>,
+    /// What is to be written, and so many bytes of it are.
+    parts: Vec<Bytes>,
     filled: usize,
     written: usize,
+    /// Those that are not lent, one behind the other.
+    buffer: Vec<u8>,
+    held: usize,
     /// What is left of the chunk behind them: where, and how much.
     at: u64,
     left: u32,
     state: State,
+}
+
+/// Bytes that are to be written, and how many.
+#[derive(Clone, Copy)]
+enum Bytes {
+    /// Of the buffer, behind those of the part before.
+    Held(usize),
+    /// Of the message, from there on, where the payload has them.
+    Lent(u64, usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,17 +144,55 @@ enum State {
 
 impl<S> Lane<S> {
     fn new(stream: S, number: u16) -> Self {
-        Self { stream, number, buffer: Vec::new(), filled: 0, written: 0, at: 0, left: 0, state: State::Sending }
+        Self {
+            stream,
+            number,
+            parts: Vec::new(),
+            filled: 0,
+            written: 0,
+            buffer: Vec::new(),
+            held: 0,
+            at: 0,
+            left: 0,
+            state: State::Sending,
+        }
+    }
+
+    /// Everything is written.
+    fn empty(&mut self) {
+        self.parts.clear();
+        (self.filled, self.written, self.held) = (0, 0, 0);
     }
 
     /// Room for so many more bytes, which are to be written.
     fn fill(&mut self, more: usize) -> &mut [u8] {
-        let room = self.filled..self.filled + more;
-        self.filled = room.end;
+        let room = self.held..self.held + more;
+        self.held = room.end;
+        self.filled += more;
+        self.parts.push(Bytes::Held(more));
         if self.buffer.len() < room.end {
             self.buffer.resize(room.end, 0);
         }
         self.buffer.get_mut(room).unwrap_or_default()
+    }
+
+    /// What is left to be written, part by part.
+    fn rest<'a>(&'a self, payload: &'a dyn Payload) -> impl Iterator<Item = Part<'a>> {
+        let (mut skip, mut held) = (self.written, 0);
+        self.parts.iter().filter_map(move |part| match *part {
+            Bytes::Held(bytes) => {
+                let start = held + bytes.min(skip);
+                held += bytes;
+                skip -= bytes.min(skip);
+                self.buffer.get(start..held).filter(|rest| !rest.is_empty()).map(Part::Ours)
+            }
+            Bytes::Lent(at, bytes) => {
+                let written = bytes.min(skip);
+                skip -= written;
+                let at = at + u64::try_from(written).unwrap_or(0);
+                payload.lend(at, bytes - written).map(Part::Lent)
+            }
+        })
     }
 
     fn lost(&self, source: io::Error) -> TransferError {
@@ -150,7 +205,9 @@ struct Sending<S> {
     lanes: Vec<Lane<S>>,
     /// Of the chunk that is begun.
     header: Vec<u8>,
+    /// Bytes that a connection is given at a time, and such that are lent.
     part: usize,
+    lent: usize,
     /// Which connection is asked first, so that each has its turn.
     turn: usize,
     start: Instant,
@@ -186,7 +243,7 @@ impl Pace {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
     async fn run(&mut self, payload: &mut dyn Payload, stall: Duration, mut pace: Pace) -> Result<(), TransferError> {
         for index in 0..self.lanes.len() {
             self.refill(index, payload)?;
@@ -195,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
         while self.lanes.iter().any(|lane| matches!(lane.state, State::Sending | State::Closing)) {
             let silent = Instant::now() + stall;
             let due = silent.min(pace.due());
-            let progress = timeout_at(due, self.progress()).await;
+            let progress = timeout_at(due, self.progress(payload)).await;
             let late = |_| if due == silent { TransferError::Stalled { after: stall } } else { pace.too_slow() };
             let (index, written) = progress.map_err(late)??;
             pace.took(written);
@@ -219,8 +276,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
         if lane.written < lane.filled {
             return Ok(());
         }
-        (lane.filled, lane.written) = (0, 0);
-        let mut room = self.part;
+        lane.empty();
+        let lends = socket(&lane.stream).is_some();
+        let mut room = if lends { self.lent } else { self.part };
         while room > 0 {
             if lane.left == 0 {
                 let Some(chunk) = self.outgoing.next(lane.number, now)? else { break };
@@ -229,8 +287,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
                 lane.fill(self.header.len()).copy_from_slice(&self.header);
                 (lane.at, lane.left) = (chunk.at, chunk.header.length);
             }
-            let here = room.min(usize::try_from(lane.left).unwrap_or(usize::MAX));
-            payload.read_at(lane.at, lane.fill(here))?;
+            let mut here = room.min(usize::try_from(lane.left).unwrap_or(usize::MAX));
+            match payload.lend(lane.at, here).filter(|_| lends) {
+                Some(lent) => {
+                    here = lent.len().min(here);
+                    lane.parts.push(Bytes::Lent(lane.at, here));
+                    lane.filled += here;
+                }
+                None => payload.read_at(lane.at, lane.fill(here))?,
+            }
             lane.at += u64::try_from(here).unwrap_or(0);
             lane.left -= u32::try_from(here).unwrap_or(0);
             room -= here;
@@ -242,14 +307,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
     }
 
     /// Which connection wrote so many bytes, or its end.
-    async fn progress(&mut self) -> Result<(usize, usize), TransferError> {
+    async fn progress(&mut self, payload: &mut dyn Payload) -> Result<(usize, usize), TransferError> {
         let Self { lanes, turn, .. } = self;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             let count = lanes.len();
             for step in 0..count {
                 let index = (*turn + step) % count;
                 let Some(lane) = lanes.get_mut(index) else { continue };
-                if let Poll::Ready(done) = write(lane, cx) {
+                if let Poll::Ready(done) = write(lane, payload, cx) {
                     *turn = index + 1;
                     return Poll::Ready(done.map(|written| (index, written)).map_err(|error| lane.lost(error)));
                 }
@@ -282,25 +347,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Sending<S> {
 }
 
 /// `Ready` when the connection got on, by so many bytes or by its end.
-fn write<S: AsyncWrite + Unpin>(lane: &mut Lane<S>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let stream = Pin::new(&mut lane.stream);
+fn write<S>(lane: &mut Lane<S>, payload: &dyn Payload, cx: &mut Context<'_>) -> Poll<io::Result<usize>>
+where
+    S: AsyncWrite + Unpin + 'static,
+{
     match lane.state {
         State::Ended | State::Closed => Poll::Pending,
-        State::Closing => stream.poll_shutdown(cx).map_ok(|()| {
+        State::Closing => Pin::new(&mut lane.stream).poll_shutdown(cx).map_ok(|()| {
             lane.state = State::Ended;
             0
         }),
         State::Sending => {
-            let rest = lane.buffer.get(lane.written..lane.filled).unwrap_or_default();
-            match stream.poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => {
-                    lane.written += written;
-                    Poll::Ready(Ok(written))
+            let written = ready!(match socket(&lane.stream) {
+                Some(socket) if lane.held < lane.filled => poll_write(socket, cx, lane.rest(payload)),
+                _ => {
+                    let rest = lane.buffer.get(lane.written..lane.held).unwrap_or_default();
+                    Pin::new(&mut lane.stream).poll_write(cx, rest)
                 }
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Pending => Poll::Pending,
+            })?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            lane.written += written;
+            Poll::Ready(Ok(written))
         }
     }
 }

@@ -362,6 +362,12 @@ pub(super) struct Member {
     group: GroupId,
 }
 
+impl Member {
+    pub(in crate::net) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
 impl AsyncRead for Member {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, into)
