@@ -94,7 +94,8 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
     let Some(path) = &args.file else {
         return Err(Failure::new(Exit::Usage, "version 1 sends one image, and no rounds").advise("Name the last one."));
     };
-    let guest: Arc<dyn Guest> = Arc::new(ImageSource::open(path)?);
+    let image = Arc::new(ImageSource::open(path)?);
+    let guest: Arc<dyn Guest> = Arc::<ImageSource>::clone(&image);
     let state_dir = state::folder(args.state_dir.clone())?;
     state::make(&state_dir)?;
     let spoken = SpokenV3::open(state_dir.join(SPOKEN)).map_err(|error| failure(&error))?;
@@ -117,6 +118,8 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
         sent = sending => sent,
         () = interrupts.next() => Err(TransferError::Cancelled),
     };
+    // Of what was put down for the peer before it was asked, nobody has looked at the file since.
+    let sent = sent.and_then(|sent| image.pause().map(|()| sent).map_err(TransferError::from));
     sent.map(|sent| (bytes, sent)).map_err(|error| {
         let failure = failure(&error);
         let hint = advice::sending(&error);

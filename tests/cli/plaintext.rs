@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use crate::legacy;
-use crate::operator::{Place, Receiver, dwcp, noise, run};
+use crate::operator::{Lines, Place, Receiver, dwcp, noise, run};
 
 const BYTES: usize = 3 * 65_536 + 777;
 
@@ -144,6 +144,14 @@ fn clear_text_needs_the_operators_word() {
 }
 
 #[test]
+fn a_chunk_that_cannot_be_taken_is_refused_before_anybody_sends() {
+    let place = Place::new();
+    let mut command = place.receive();
+    command.args(["--v1", "mst8", "--v1-chunk", "1KiB", "--v1-as", "old", "--v1-size", "8192"]);
+    run(command.args(["--allow-plaintext-v1", "127.0.0.1"])).failed(2, &["--v1-chunk 1024", "4096"]);
+}
+
+#[test]
 fn what_spoke_version_3_is_not_sent_clear_text() {
     let place = Place::new();
     let receiver = place.listen();
@@ -173,6 +181,30 @@ fn what_version_1_cannot_carry_is_refused_with_a_sentence() {
     };
     send("memory", (256 << 20) + 1).failed(1, &["256 MiB"]);
     send("plain", 1 << 32).failed(1, &["4 GiB"]);
+}
+
+/// What is sent was put down before the peer was dialled, so nobody reads the file any more.
+#[test]
+fn an_image_that_is_written_to_while_it_is_sent_is_not_said_to_be_there() {
+    for form in ["memory", "disk", "plain"] {
+        let place = Place::new();
+        let image = place.path("vm.mem");
+        fs::write(&image, noise(BYTES)).unwrap();
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = dwcp();
+        command.args(["send", "--json", "--as", "vm1", "--allow-plaintext-v1", "127.0.0.1", "--v1", "amst16", "--to"]);
+        command.arg(peer.local_addr().unwrap().to_string()).args(["--v1-connections", "4", "--v1-form", form]);
+        let mut sending = Lines::start(command.arg("--state-dir").arg(place.path("state")).arg(&image));
+        let streams: Vec<_> = (0..4).map(|_| peer.accept().unwrap().0).collect();
+        fs::write(&image, noise(BYTES - 1)).unwrap();
+        for mut stream in streams {
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+        let summary = sending.until("summary");
+        assert_eq!(summary["verdict"], "failed", "{form}: {summary}");
+        assert!(summary["error"].as_str().unwrap().contains("changed while it was being read"), "{summary}");
+        assert_eq!(sending.end().0, 1);
+    }
 }
 
 #[test]
