@@ -29,7 +29,7 @@ pub enum Planted {
 
 impl Planted {
     /// All, with their names on the command line.
-    pub const ALL: [(Self, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::LateClear, "late-clear"),
         (Self::Core(Bug::ExtentNotPinned), "extent-not-pinned"),
         (Self::Core(Bug::ShadowValidBeforeAck), "shadow-before-ack"),
@@ -46,6 +46,7 @@ impl Planted {
         (Self::Core(Bug::LanesOutliveFence), "lanes-outlive-fence"),
         (Self::Core(Bug::ShadowOutlivesHandover), "shadow-outlives-handover"),
         (Self::Core(Bug::RestartKeepsPages), "restart-keeps-pages"),
+        (Self::Core(Bug::RunUnretracted), "run-unretracted"),
     ];
 
     /// The bug with this name.

@@ -34,6 +34,8 @@ pub enum Bug {
     ShadowOutlivesHandover,
     /// A hand-over from zeros keeps the pages that are there.
     RestartKeepsPages,
+    /// The source runs the guest again when GIVE_UP could not be made durable, whatever is on the disk.
+    RunUnretracted,
 }
 
 /// The bug planted in one machine, if any.

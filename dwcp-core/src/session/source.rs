@@ -414,7 +414,7 @@ impl Source {
             Input::GuestFailed(error) => return Err(error.into()),
             Input::Persisted => self.persisted(),
             Input::PersistFailed { text } if !self.leave.is_active() => return Err(SessionError::Record { text }),
-            Input::PersistFailed { text } => self.persist_failed(text),
+            Input::PersistFailed { text } => self.persist_failed(now, text),
             Input::Retracted => self.retracted(now),
             Input::RetractFailed { text } => self.retract_failed(text),
             Input::Cancel => self.cancel(now),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::converge::{Verdict, duration_at};
+use super::super::planted::Bug;
 use super::super::record::{Record, Standing};
 use super::super::stats::Phase;
 use super::super::{Output, Owner, SessionError, Time};
@@ -193,11 +194,14 @@ impl Source {
 
     /// RUN has not been sent, so the sink cannot run. But the record may be there after a crash, and whoever finds it sends RUN:
     /// the guest stands still until it is gone for certain. spec: S-5
-    pub(super) fn persist_failed(&mut self, text: String) {
+    pub(super) fn persist_failed(&mut self, now: Time, text: String) {
         if self.state == State::GivingUp {
             self.state = State::Retracting;
             self.switch.unrecorded = text;
             self.outputs.push_back(Output::Retract(self.offer.transfer));
+            if self.planted.has(Bug::RunUnretracted) {
+                self.retracted(now);
+            }
         }
     }
 
