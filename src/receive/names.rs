@@ -1,6 +1,7 @@
 //! Names that an offer cannot have, and what both operators are told of that.
 
 use dwcp_core::GuestError;
+use dwcp_core::session::Standing;
 use dwcp_core::wire::{Name, TransferId};
 
 use super::Desk;
@@ -10,15 +11,19 @@ impl Desk<'_> {
     pub(super) fn name_taken(&self, other: TransferId, name: &Name) -> GuestError {
         let dir = self.args.dir.display();
         let held = self.held.get(&other);
-        // An offer that is being taken has no session yet, and no record.
-        let promised = held.is_none() && !matches!(self.records.load(other), Ok(None));
+        // One whose sender was lost waits for it in its session, for as long as it takes.
+        let promised = match self.records.load(other) {
+            Ok(record) => record.is_some_and(|record| record.standing == Standing::Ready),
+            Err(_) => true,
+        };
         let (who, what) = if self.names_legacy(other) {
             ("is what comes over version 1 (--v1)".to_owned(), "for another sender; send under another name".to_owned())
         } else if promised {
             (
                 format!(
-                    "is all here and waits for its sender's word: have that sender send it again with the same words; only \
-                     if it will not come back, stop this receiver and run: dwcp resolve {other} --dir {dir}"
+                    "is all here and waits for its sender's word, which comes in a moment if that still runs: else have it send \
+                     it again with the same words; only if it will not come back, stop this receiver and run: dwcp resolve \
+                     {other} --dir {dir}"
                 ),
                 "by another transfer, which is all here and waits for its sender's word; send under another name, or ask \
                  the operator of the receiver"

@@ -125,6 +125,12 @@ pub enum Damage {
     /// It is missing.
     #[error("it is missing")]
     Missing,
+    /// The system cannot read it.
+    #[error("it cannot be read: {why}")]
+    Unreadable {
+        /// What the system said.
+        why: String,
+    },
     /// It does not begin as a file of its kind does.
     #[error("it is no such file")]
     Magic,

@@ -220,6 +220,10 @@ impl BaselineStore {
                     let manifest = indexed.summary.name.file();
                     return Ok(self.find(&manifest)?.map(|_| (file, damage)));
                 }
+                // Of this baseline alone: a disk that cannot read one file has others.
+                Err(BaselineError::Io { what, source }) => {
+                    return Ok(Some((what, Damage::Unreadable { why: source.to_string() })));
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -162,6 +162,10 @@ impl Gate {
         failpoint!("sink.accepted");
         let (stream, channel, spoken) = self.authenticate(stream, address).await?;
         failpoint!("sink.authenticated");
+        // Also of one that is refused next: it can do better than version 1.
+        if let Some(openings) = &self.endpoint.openings {
+            openings.authenticated(address.ip());
+        }
         // In a box: what comes before authentication stays small.
         Box::pin(self.identified(stream, channel, address, spoken)).await
     }
@@ -229,10 +233,6 @@ impl Gate {
             tracing::info!(%peer, %address, "a connection of a quarantined peer was refused");
             turn_away_unread(&mut stream, ErrorCode::Local, "refused here for now; ask its operator").await;
             return None;
-        }
-        // Not of one that is refused: it has no say in what this node remembers.
-        if let Some(openings) = &self.endpoint.openings {
-            openings.authenticated(address.ip());
         }
         self.first_frame(stream, channel, address, spoken).await
     }

@@ -16,7 +16,7 @@ pub trait Openings: fmt::Debug + Send + Sync {
     /// make room for younger ones; there is no other limit on how long it may take but its own.
     fn sort(&self, stream: TcpStream, from: SocketAddr) -> Sorting<'_>;
 
-    /// A peer at this address has proved over TLS who it is, and is not refused.
+    /// A peer at this address has proved over TLS who it is.
     fn authenticated(&self, from: IpAddr);
 }
 

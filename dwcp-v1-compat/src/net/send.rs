@@ -278,8 +278,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
         }
         lane.empty();
         let lends = socket(&lane.stream).is_some();
-        let mut room = if lends { self.lent } else { self.part };
-        while room > 0 {
+        let mut room = self.lent;
+        // What is held of the message is bounded, whatever could be lent of it.
+        while room > 0 && lane.held < self.part {
             if lane.left == 0 {
                 let Some(chunk) = self.outgoing.next(lane.number, now)? else { break };
                 self.header.clear();
@@ -294,7 +295,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
                     lane.parts.push(Bytes::Lent(lane.at, here));
                     lane.filled += here;
                 }
-                None => payload.read_at(lane.at, lane.fill(here))?,
+                None => {
+                    here = here.min(self.part.saturating_sub(lane.held).max(1));
+                    payload.read_at(lane.at, lane.fill(here))?;
+                }
             }
             lane.at += u64::try_from(here).unwrap_or(0);
             lane.left -= u32::try_from(here).unwrap_or(0);

@@ -19,7 +19,7 @@ use dwcp_core::session::Time;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::error::TransferError;
 use super::landing::GuestLanding;
@@ -71,6 +71,8 @@ where
     };
     let Arrivals { ready, mut more } = arrivals;
     ready.into_iter().for_each(|stream| arrived(stream, &mut readers));
+    // Since when something is late. What else happens meanwhile does not begin its grace anew.
+    let mut late_at = None;
     loop {
         let due = {
             let taking = &shared.lock().taking;
@@ -79,19 +81,17 @@ where
             }
             taking.due(shared.start)
         };
-        let late = async {
-            sleep_until(due).await;
-            sleep(GRACE).await;
-        };
+        late_at = late_at.filter(|(known, _)| *known == due).or_else(|| Some((due, due.max(Instant::now()) + GRACE)));
+        let late = sleep_until(late_at.map_or(due, |(_, until)| until));
         tokio::select! {
             biased;
+            () = late => shared.lock().taking.tick(shared.now())?,
             Some(read) = readers.join_next() => read.unwrap_or(Err(TransferError::Cancelled))?,
             () = shared.sooner.notified() => {}
             stream = arrival(&mut more) => match stream {
                 Some(stream) => arrived(stream, &mut readers),
                 None => more = None,
             },
-            () = late => shared.lock().taking.tick(shared.now())?,
         }
     }
 }

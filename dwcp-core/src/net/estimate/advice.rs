@@ -11,11 +11,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::clock::Clock;
 use super::experience::Experience;
 use super::run::Run;
 use super::{Estimate, EstimateConfig, scaled};
 use crate::guest::Guest;
-use crate::session::SourceConfig;
+use crate::session::{SourceConfig, Time};
 
 /// The search ends when enough is so little more than too little, in parts of it.
 const CLOSE: u64 = 10;
@@ -23,6 +24,8 @@ const CLOSE: u64 = 10;
 const MOST_RUNS: u32 = 16;
 /// Steps from what is enough to what is told, until that is enough as well.
 const MOST_STEPS: u32 = 6;
+/// Trying takes no longer: each run goes over all pages of the guest, and of a large one they take seconds.
+const MOST_TIME: Duration = Duration::from_secs(5);
 /// No guest is stopped for longer.
 const MOST_BUDGET: Duration = Duration::from_secs(3600);
 /// A link that takes more than so many times what the present one does, and more than 800 Gbit/s, is no advice.
@@ -30,7 +33,7 @@ const MOST_FASTER: u64 = 1000;
 const MOST_LINK: u64 = 100_000_000_000;
 
 /// What would make a transfer converge, and fit its budget: each alone, with a fifth to spare or more, because cores are never
-/// as fast twice. `None`: that alone would not.
+/// as fast twice. `None`: that alone would not, or could not be found out within some 5 s (of a guest of many GiB).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Advice {
@@ -57,7 +60,7 @@ pub(super) fn advise(
         let downtime = estimate.progress.downtime.and_then(|downtime| u64::try_from(downtime.as_millis()).ok());
         return Advice { budget: downtime.map(above).map(Duration::from_millis), ..Advice::default() };
     }
-    let mut trials = Trials { guest, experience };
+    let mut trials = Trials { guest, experience, clock: Clock::start() };
     let link = config.link.get();
     let most_link = link.saturating_mul(MOST_FASTER).min(MOST_LINK.max(link));
     let budget = u64::try_from(config.source.downtime_budget.as_millis()).unwrap_or(u64::MAX);
@@ -92,9 +95,14 @@ fn fits(estimate: &Estimate, config: &EstimateConfig) -> bool {
 struct Trials {
     guest: Arc<dyn Guest>,
     experience: Experience,
+    clock: Clock,
 }
 
 impl Trials {
+    fn is_late(&self) -> bool {
+        self.clock.now().since(Time::default()) > MOST_TIME
+    }
+
     /// A transfer that comes to nothing at all is none that helps.
     fn helps(&mut self, config: &EstimateConfig) -> bool {
         let Ok(run) = Run::new(Arc::clone(&self.guest), config) else { return false };
@@ -106,7 +114,7 @@ impl Trials {
     /// The value nearest to `fails` that helps, moved on towards `most` for safety and to a round number. Both directions are
     /// searched: `most` may be the smaller one.
     fn least(&mut self, fails: u64, most: u64, config: impl Fn(u64) -> EstimateConfig) -> Option<u64> {
-        if fails == most || !self.helps(&config(most)) {
+        if fails == most || self.is_late() || !self.helps(&config(most)) {
             return None;
         }
         let (mut fails, mut enough) = (fails.max(1), most);
@@ -115,12 +123,16 @@ impl Trials {
                 break;
             }
             let middle = u64::try_from((u128::from(fails) * u128::from(enough)).isqrt()).unwrap_or(enough);
-            if middle == fails || middle == enough {
+            if middle == fails || middle == enough || self.is_late() {
                 break;
             }
             if self.helps(&config(middle)) { enough = middle } else { fails = middle }
         }
         for _ in 0..MOST_STEPS {
+            // What was tried is enough, with less to spare.
+            if self.is_late() {
+                return Some(enough);
+            }
             let told = if most > fails { above(enough).min(most) } else { below(enough).max(most) };
             if self.helps(&config(told)) {
                 return Some(told);
