@@ -226,7 +226,7 @@ pub(crate) struct ReceiveArgs {
     /// offered, so that a disk that is too small is told at once
     #[arg(long)]
     pub(crate) sparse: bool,
-    /// When stopped: how long what has come whole may take to be handed over
+    /// When stopped: how long what has come whole may take to be handed over, and to be kept as a baseline
     #[arg(long, default_value = "30s", value_parser = units::duration)]
     pub(crate) grace: Duration,
     /// End after one transfer, with its exit code

@@ -1,10 +1,14 @@
+mod follow;
+mod keeping;
 mod names;
+mod staging;
+mod supersede;
 mod warm;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,26 +16,26 @@ use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{
     Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Listing, Records, Session,
 };
-use dwcp_core::session::{Outcome, Owner, SessionError, SinkConfig, Standing};
-use dwcp_core::wire::{Digest, GuestKind, Name, TransferId};
-use dwcp_core::{Guest, GuestError, Layout};
+use dwcp_core::session::{SinkConfig, Standing};
+use dwcp_core::wire::{GuestKind, Name, TransferId};
+use dwcp_core::{GuestError, Layout};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::warm::Taken;
-use crate::bars::Bars;
+use self::follow::{Done, Parked, Watch};
+use self::keeping::Keeping;
+use self::staging::{Stager, Taken};
+use self::supersede::{Asked, Way};
 use crate::baseline::{Keeper, Shelf};
 use crate::cli::ReceiveArgs;
-use crate::dual::{Handovers, dual};
+use crate::dual::dual;
 use crate::exit::{Exit, Failure};
 use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy::Port;
-use crate::pace::Pace;
-use crate::report::{Received, Report};
-use crate::send::Step;
+use crate::report::Report;
 use crate::state::{self, Shown};
 use crate::statistics;
 
@@ -64,16 +68,18 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
     let (stop, stopped) = watch::channel(Stop::No);
     let records = endpoint.records().clone();
+    let stager = Arc::new(Stager::new(&args, dir_id, &folder, shelf.as_ref(), report));
     let mut desk = Desk {
         args,
         report,
-        dir_id,
         names,
         folder,
         records,
         shelf,
-        keeper,
+        keeping: Keeping::new(keeper, report),
+        stager,
         taking: JoinSet::new(),
+        asking: JoinSet::new(),
         held: HashMap::new(),
         waiting: HashMap::new(),
         running: JoinSet::new(),
@@ -82,6 +88,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         tally: Tally::default(),
     };
     desk.serve(&mut listener, &mut interrupts, &stop).await;
+    desk.keeping.give_up();
     desk.stop_legacy().await;
     statistics::tell(&endpoint, statistics::End::Sink, report);
     Ok(desk.close())
@@ -136,18 +143,6 @@ pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
 
-#[derive(Serialize)]
-struct Parked {
-    transfer: String,
-}
-
-#[derive(Serialize)]
-struct GoingOn<'a> {
-    transfer: String,
-    name: &'a str,
-    bytes_held: u64,
-}
-
 /// What an earlier process left: promises are kept, the rest is swept away.
 fn recover(
     dir: &Path,
@@ -189,27 +184,32 @@ fn recover(
 struct Desk<'a> {
     args: ReceiveArgs,
     report: &'a Report,
-    /// Device and inode of its directory.
-    dir_id: (u64, u64),
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
     folder: ImageFolder,
     records: Records,
     /// Baselines that senders may name.
     shelf: Option<Arc<Shelf>>,
-    /// Makes baselines of what arrives.
-    keeper: Option<Keeper>,
+    /// Makes baselines of what arrived.
+    keeping: Keeping,
+    stager: Arc<Stager>,
     /// Offers that are being taken.
     taking: JoinSet<Taken>,
-    /// Sessions that are followed.
+    /// Offers that are taken, and sessions that are followed.
     held: HashMap<TransferId, Held>,
-    /// Offers for the end of the session that holds their name.
+    /// Sessions that are asked to make place.
+    asking: JoinSet<Asked>,
+    /// Offers for the end of the session that holds their name, or for its begin, to ask it.
     waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
     /// What comes over version 1, if that is taken.
     legacy: Option<Port>,
     stopped: watch::Receiver<Stop>,
     tally: Tally,
+}
+
+fn sink_config(args: &ReceiveArgs) -> SinkConfig {
+    SinkConfig { lanes: args.lanes.get(), ..SinkConfig::default() }
 }
 
 /// How a receiver is stopped.
@@ -222,22 +222,10 @@ enum Stop {
     Cut,
 }
 
-/// A session that is followed, and how to ask it for its place.
+/// Whose an offer is that is being taken, or a session that is followed.
 struct Held {
     peer: Fingerprint,
-    supersede: mpsc::Sender<oneshot::Sender<bool>>,
-}
-
-/// A transfer that ended.
-struct Done {
-    transfer: TransferId,
-    exit: Exit,
-    /// Its pages wait for the next receiver, which is no failure of this one.
-    parked: bool,
-    /// Another session goes on with it.
-    superseded: bool,
-    /// A baseline that cannot be used.
-    spoiled: Option<Digest>,
+    session: Option<Way>,
 }
 
 #[derive(Debug, Default)]
@@ -280,31 +268,28 @@ struct Refused<'a> {
 }
 
 impl Desk<'_> {
-    /// Until somebody interrupts it, or one transfer is done with `--once`.
+    /// Until somebody interrupts it, or one transfer is done with `--once`. Nothing here waits for a disk or for a session:
+    /// one peer's transfer must not hold up another's.
     async fn serve(&mut self, listener: &mut Listener, interrupts: &mut Interrupts, stop: &watch::Sender<Stop>) {
-        let mut open = true;
+        let (mut open, mut enough) = (true, false);
         let mut limit = None;
-        loop {
+        while !(self.is_idle() && (enough || !open)) {
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
-                    Some(Incoming::Offer(offer)) => {
-                        if let Some(offer) = self.taken_over(offer).await {
-                            self.offered(offer);
-                        }
-                    }
+                    Some(Incoming::Offer(offer)) => self.came(offer),
                     Some(Incoming::Ask(ask)) => self.asked(ask),
                     Some(_) => {}
                     None => open = false,
                 },
                 Some(taken) = self.taking.join_next() => self.taken(taken.ok()),
+                Some(asked) = self.asking.join_next() => self.answered(asked.ok()),
                 Some(done) = self.running.join_next() => {
                     let done = done.ok();
-                    self.done(done.as_ref());
-                    let goes_on = done.is_some_and(|done| done.superseded);
-                    if self.args.once && !goes_on || (!open && self.is_idle()) {
-                        return;
-                    }
+                    let goes_on = done.as_ref().is_some_and(|done| done.superseded);
+                    self.done(done);
+                    enough |= self.args.once && !goes_on;
                 }
+                Some(()) = self.keeping.next() => {}
                 exit = over_legacy(&mut self.legacy), if open => {
                     self.tally.count(exit, false);
                     if self.args.once {
@@ -325,83 +310,77 @@ impl Desk<'_> {
                 () = passed(limit) => {
                     limit = None;
                     let _ = stop.send(Stop::Cut);
+                    // A disk that does not answer is nothing to wait for; what it has is parked as it is.
+                    self.taking.abort_all();
+                    self.taking.detach_all();
+                    self.keeping.give_up();
                 }
                 else => return,
             }
         }
     }
 
-    /// A sender that was killed comes back under the name that its lost session still holds: that one
-    /// ends first, and gives the offer back through [`Done`]. Otherwise the offer comes back at once.
-    async fn taken_over(&mut self, incoming: IncomingOffer) -> Option<IncomingOffer> {
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.taking.is_empty() && self.keeping.is_empty()
+    }
+
+    /// A sender that was killed comes back under the name that its lost session still holds: that one is asked whether it
+    /// ends first, and gives the offer back through [`Done`].
+    fn came(&mut self, incoming: IncomingOffer) {
         let (name, peer) = (&incoming.offer().name, incoming.peer());
         if self.held.contains_key(&incoming.offer().transfer) {
             // The session that its source lost is over, but we have not been told so yet.
             self.waiting.insert(incoming.offer().transfer, incoming);
-            return None;
+            return;
         }
         let holder = self.names.iter().find(|(_, taken)| *taken == name).map(|(transfer, _)| *transfer);
         let Some((transfer, held)) = holder.and_then(|transfer| Some((transfer, self.held.get(&transfer)?))) else {
-            return Some(incoming);
+            return self.offered(incoming);
         };
         // With --once there is no next one, and one that waits is enough.
         if held.peer != peer || self.args.once || self.waiting.contains_key(&transfer) {
-            return Some(incoming);
+            return self.offered(incoming);
         }
-        let (ends, answer) = oneshot::channel();
-        if held.supersede.send(ends).await.is_err() || !answer.await.unwrap_or(false) {
-            return Some(incoming);
+        match &held.session {
+            Some(session) => drop(self.asking.spawn(session.clone().ask(transfer, incoming))),
+            // It is asked when there is one.
+            None => drop(self.waiting.insert(transfer, incoming)),
         }
-        tracing::info!(%transfer, %peer, "its lost session is over, because its sender came back");
+    }
+
+    /// A session said whether it makes place for an offer.
+    fn answered(&mut self, asked: Option<Asked>) {
+        // Whoever comes while this receiver is stopped is heard by the next one.
+        let Some(Asked { transfer, incoming, ends }) = asked.filter(|_| !self.tally.interrupted) else { return };
+        if !ends || !self.held.contains_key(&transfer) || self.waiting.contains_key(&transfer) {
+            return self.offered(incoming);
+        }
+        tracing::info!(%transfer, peer = %incoming.peer(), "its lost session is over, because its sender came back");
         self.waiting.insert(transfer, incoming);
-        None
     }
 
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.taking.is_empty()
-    }
-
+    /// Takes an offer, if its name is free; that is its own from now on.
     fn offered(&mut self, incoming: IncomingOffer) {
-        match self.stage(&incoming) {
-            Ok((guest, held)) => {
-                let offer = incoming.offer();
-                let (transfer, name) = (offer.transfer, offer.name.clone());
-                let peer = Peer { transfer, name: name.clone(), peer: incoming.peer(), held, asks: None };
-                tracing::info!(%transfer, %name, peer = %peer.peer, address = %incoming.address(), "accepted");
-                let shown = Accepted {
-                    transfer: transfer.to_string(),
-                    name: name.as_str(),
-                    peer: peer.peer.to_string(),
-                    bytes: offer.layout.bytes(),
-                };
-                self.report.event("started", &shown);
-                self.names.insert(transfer, name);
-                self.take(guest, incoming, peer);
-            }
-            Err(error) => {
-                let (offer, error) = (incoming.offer(), error.to_string());
-                self.tally.refused += 1;
-                self.report.warn(&format!("refused {} from {}: {error}", offer.name, incoming.address()));
-                let (transfer, peer) = (offer.transfer.to_string(), incoming.peer().to_string());
-                self.report.event("refused", &Refused { transfer, name: offer.name.as_str(), peer, error: &error });
-                incoming.refuse(&error);
-            }
+        if let Err(error) = self.admits(&incoming) {
+            return self.refuse(incoming, &error);
         }
+        let (transfer, name, peer) = (incoming.offer().transfer, incoming.offer().name.clone(), incoming.peer());
+        let others = self.names.keys().copied().filter(|&other| other != transfer).collect();
+        self.names.insert(transfer, name);
+        self.held.insert(transfer, Held { peer, session: None });
+        self.taking.spawn(Arc::clone(&self.stager).take(incoming, others));
     }
 
-    /// Images go below an open handle: another directory in the place of ours would never get one.
-    fn still_there(&self) -> Result<(), GuestError> {
-        if std::fs::metadata(&self.args.dir).is_ok_and(|now| (now.dev(), now.ino()) == self.dir_id) {
-            return Ok(());
-        }
-        Err(GuestError::Other(format!(
-            "{} was removed or exchanged while this receiver ran, and nothing can be stored there; it must be started again",
-            self.args.dir.display()
-        )))
+    fn refuse(&mut self, incoming: IncomingOffer, error: &GuestError) {
+        let (offer, error) = (incoming.offer(), error.to_string());
+        self.tally.refused += 1;
+        self.report.warn(&format!("refused {} from {}: {error}", offer.name, incoming.address()));
+        let (transfer, peer) = (offer.transfer.to_string(), incoming.peer().to_string());
+        self.report.event("refused", &Refused { transfer, name: offer.name.as_str(), peer, error: &error });
+        incoming.refuse(&error);
     }
 
-    /// Where an image is made, and bytes of it that are here from before.
-    fn stage(&self, incoming: &IncomingOffer) -> Result<(Arc<dyn Guest>, u64), GuestError> {
+    fn admits(&self, incoming: &IncomingOffer) -> Result<(), GuestError> {
         let offer = incoming.offer();
         if offer.kind != GuestKind::Image {
             return Err(GuestError::Other(
@@ -411,53 +390,39 @@ impl Desk<'_> {
         if self.args.once && !self.is_idle() {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
-        self.still_there()?;
         let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
-        if let Some((other, _)) = self.names.iter().find(others) {
-            return Err(self.name_taken(*other, &offer.name));
-        }
-        let staging = self.folder.go_on(offer, incoming.peer(), |transfer| {
-            transfer != offer.transfer && self.names.contains_key(&transfer)
-        })?;
-        let held = staging.held_bytes();
-        if held > 0 {
-            let name = offer.name.as_str();
-            self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
-            self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
-        }
-        Ok((Arc::new(staging), held))
+        let Some((other, _)) = self.names.iter().find(others) else { return Ok(()) };
+        Err(self.name_taken(*other, &offer.name))
     }
 
-    /// With a baseline that both ends have, if there is one.
-    fn take(&mut self, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: Peer) {
-        let (config, named) = (self.config(), !incoming.offer().baselines.is_empty());
-        match &self.shelf {
-            Some(shelf) if named => {
-                let shelf = Arc::clone(shelf);
-                self.taking.spawn_blocking(move || warm::take(&shelf, guest, incoming, peer, config));
-                return;
-            }
-            Some(_) => {
-                let why = format!("the sender of {} names no baseline", peer.name);
-                warm::tell_none(&peer, &why, self.report);
-            }
-            None if named => {
-                let why = format!(
-                    "the sender of {} names a baseline, and this receiver has no store (--baseline-store)",
-                    peer.name
-                );
-                warm::tell_none(&peer, &why, self.report);
-            }
-            None => {}
-        }
-        self.follow(incoming.accept(guest, config), peer);
-    }
-
+    /// An offer became a session, or did not.
     fn taken(&mut self, taken: Option<Taken>) {
-        // Without one its thread died, and its sender was told so by a closed connection.
-        let (Some(taken), Some(shelf)) = (taken, &self.shelf) else { return };
-        taken.tell(shelf, self.report);
-        self.follow(taken.session, taken.peer);
+        let transfer = match taken {
+            None => return,
+            Some(Taken::Session { session, peer }) => {
+                let transfer = peer.transfer;
+                self.follow(session, peer);
+                transfer
+            }
+            Some(Taken::Refused { incoming, error }) => {
+                let transfer = incoming.offer().transfer;
+                self.release(transfer);
+                self.refuse(*incoming, &error);
+                transfer
+            }
+            Some(Taken::Died(transfer)) => {
+                self.release(transfer);
+                transfer
+            }
+        };
+        if let Some(next) = self.waiting.remove(&transfer).filter(|_| !self.tally.interrupted) {
+            self.came(next);
+        }
+    }
+
+    fn release(&mut self, transfer: TransferId) {
+        self.names.remove(&transfer);
+        self.held.remove(&transfer);
     }
 
     /// A sender that gave up before a crash asks whether its image is here.
@@ -495,35 +460,33 @@ impl Desk<'_> {
     }
 
     fn config(&self) -> SinkConfig {
-        SinkConfig { lanes: self.args.lanes.get(), ..SinkConfig::default() }
+        sink_config(&self.args)
     }
 
     fn follow(&mut self, session: Session, peer: Peer) {
-        let (supersede, superseded) = mpsc::channel(1);
-        self.held.insert(peer.transfer, Held { peer: peer.peer, supersede });
-        let (report, dir, keeper) = (self.report.clone(), self.args.dir.clone(), self.keeper.clone());
-        let watch = Watch { report, peer, dir, keeper };
-        let stopped = self.stopped.clone();
-        self.running.spawn(watch.until_over(session, stopped, superseded));
+        let (ask, asked) = Way::to_session();
+        self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask) });
+        let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
+        self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
     }
 
-    fn done(&mut self, done: Option<&Done>) {
+    fn done(&mut self, done: Option<Done>) {
         // Without one its task died, which is a failure like any other.
-        let exit = done.map_or(Exit::Failed, |done| done.exit);
+        let Some(done) = done else { return self.tally.count(Exit::Failed, false) };
         // A doubt keeps its name until it is resolved.
-        if let Some(done) = done.filter(|_| exit != Exit::InDoubt) {
+        if done.exit != Exit::InDoubt {
             self.names.remove(&done.transfer);
         }
-        let next = done.and_then(|done| {
-            self.held.remove(&done.transfer);
-            self.waiting.remove(&done.transfer)
-        });
-        if let (Some(shelf), Some(spoiled)) = (&self.shelf, done.and_then(|done| done.spoiled)) {
+        self.held.remove(&done.transfer);
+        let next = self.waiting.remove(&done.transfer);
+        if let (Some(shelf), Some(spoiled)) = (&self.shelf, done.spoiled) {
             shelf.spoil(spoiled);
         }
-        let parked = done.is_some_and(|done| done.parked);
-        if !done.is_some_and(|done| done.superseded) {
-            self.tally.count(exit, parked);
+        if !done.superseded {
+            self.tally.count(done.exit, done.parked);
+        }
+        if let Some(image) = done.image {
+            self.keeping.begin(image);
         }
         self.tidy();
         if let Some(incoming) = next.filter(|_| !self.tally.interrupted) {
@@ -533,6 +496,10 @@ impl Desk<'_> {
 
     /// Old records and what was cut off more than a day ago: a receiver may run for months.
     fn tidy(&self) {
+        // What an offer begins to go on with may be as old.
+        if !self.taking.is_empty() {
+            return;
+        }
         prune(&self.records);
         let kept = |transfer| self.names.contains_key(&transfer) || !matches!(self.records.load(transfer), Ok(None));
         match self.folder.sweep(now(), kept) {
@@ -617,150 +584,4 @@ struct Peer {
     held: u64,
     /// Bytes of the guest, when the sender only asks what became of it: the image was handed over before, and may be anywhere by now.
     asks: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Accepted<'a> {
-    transfer: String,
-    name: &'a str,
-    peer: String,
-    bytes: u64,
-}
-
-/// Follows one transfer to its end.
-struct Watch {
-    report: Report,
-    peer: Peer,
-    dir: PathBuf,
-    keeper: Option<Keeper>,
-}
-
-#[derive(Serialize)]
-struct Ended<'a> {
-    verdict: &'a str,
-    transfer: &'a str,
-    name: &'a str,
-    /// Nothing travelled: it was handed over before, and its sender asked what became of it.
-    asked: bool,
-    #[serde(flatten)]
-    received: Received,
-    error: Option<String>,
-}
-
-impl Watch {
-    /// The image is here, but something was left undone that matters when the sender asks again.
-    fn warn(&self, transfer: &str, error: &str) {
-        let (dir, name) = (self.dir.display(), &self.peer.name);
-        self.report.warn(&format!(
-            "warning: transfer {transfer} ({name}) arrived, but its end went wrong: {error}\n         \
-             If `dwcp resolve --dir {dir}` still lists it, mend that, stop this receiver, and run: \
-             dwcp resolve {transfer} --dir {dir} --owner sink --fenced"
-        ));
-        let (transfer, error) = (Some(transfer.to_owned()), error.to_owned());
-        self.report.event("warning", &state::Warning { transfer, error });
-    }
-
-    async fn until_over(
-        self,
-        mut session: Session,
-        mut stopped: watch::Receiver<Stop>,
-        mut superseded: mpsc::Receiver<oneshot::Sender<bool>>,
-    ) -> Done {
-        let (started, transfer) = (Instant::now(), self.peer.transfer.to_string());
-        let mut progress = session.progress();
-        let mut bars = Bars::new(&self.report.bars, self.peer.name.as_str());
-        let mut pace = Pace::since(started);
-        let mut handovers = Handovers::default();
-        let outcome = loop {
-            tokio::select! {
-                outcome = session.outcome() => break outcome,
-                Ok(()) = progress.changed() => {
-                    let now = progress.borrow_and_update().clone();
-                    bars.sink(&now);
-                    handovers.tell(&self.report, &transfer, &now);
-                    if let Some(rate) = pace.due(Instant::now(), now.pages_settled) {
-                        self.report.event("progress", &Step::at_sink(&transfer, &now, rate));
-                    }
-                }
-                Some(ends) = superseded.recv() => {
-                    let _ = ends.send(session.supersede().await);
-                }
-                Ok(()) = stopped.changed() => match *stopped.borrow_and_update() {
-                    Stop::No => {}
-                    Stop::Retire => session.retire(),
-                    Stop::Cut => session.cancel(),
-                },
-            }
-        };
-        bars.end();
-        let (received, root) = {
-            let progress = progress.borrow();
-            let received = Received::of(&progress, self.peer.held, started.elapsed());
-            let received = self.peer.asks.map_or(received.clone(), |bytes| received.asked_about(bytes));
-            (received, progress.root)
-        };
-        let done = self.tell(&transfer, &outcome, received);
-        if let Some(keeper) = self.keeper.filter(|_| outcome.owner == Owner::Sink && self.peer.asks.is_none()) {
-            keeper.keep(&transfer, self.dir.join(self.peer.name.as_str()), root, &self.report).await;
-        }
-        done
-    }
-
-    fn tell(&self, transfer: &str, outcome: &Outcome, received: Received) -> Done {
-        let Peer { transfer: id, name, .. } = &self.peer;
-        // Visible here all the same when only the last words were lost.
-        let exit = if outcome.owner == Owner::Sink { Exit::Ok } else { Exit::of(outcome) };
-        let error = outcome.error.as_ref().map(ToString::to_string);
-        let failure = |what: &str, advice: String| {
-            self.report.trouble(&Failure::new(exit, format!("transfer {transfer} ({name}) {what}")).advise(advice));
-        };
-        let (at_source, asked) = (outcome.owner == Owner::Source, self.peer.asks.is_some());
-        let parked = at_source && matches!(outcome.error, Some(SessionError::ShuttingDown));
-        let superseded = at_source && matches!(outcome.error, Some(SessionError::Superseded));
-        match exit {
-            _ if superseded => self.report.say(&format!(
-                "transfer {transfer} ({name}): this session was superseded, because its sender came back with a newer \
-                 one, which goes on with what is stored; nothing to do"
-            )),
-            _ if parked => {
-                self.report.say(&format!("transfer {transfer} ({name}) is parked: it goes on when this receiver is started again and its sender comes back within a day"));
-                self.report.event("parked", &Parked { transfer: transfer.to_owned() });
-            }
-            Exit::Ok if self.peer.asks.is_some() && error.is_none() => self.report.say(&format!(
-                "transfer {transfer} ({name}) was handed over before: its sender asked, and was told so; nothing to do"
-            )),
-            Exit::Ok => {
-                let path = self.dir.join(name.as_str());
-                self.report.say(&format!("{} is here, verified: {}", path.display(), received.line()));
-                if let Some(error) = &error {
-                    self.warn(transfer, error);
-                }
-            }
-            Exit::InDoubt => failure(
-                &format!(
-                    "is in doubt: it is stored here, but may not be used before its sender says so: {}",
-                    error.as_deref().unwrap_or("no reason given")
-                ),
-                format!(
-                    "Start the receiver again and let the sender ask, or see: dwcp resolve --dir {}",
-                    self.dir.display()
-                ),
-            ),
-            _ => failure(
-                &format!("ended: {}", error.as_deref().unwrap_or("no reason given")),
-                "Nothing of it became visible here; it is the sender's as before.".into(),
-            ),
-        }
-        self.report
-            .event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), asked, received, error });
-        Done { transfer: *id, exit, parked, superseded, spoiled: spoiled(outcome) }
-    }
-}
-
-/// The baseline that failed a transfer.
-fn spoiled(outcome: &Outcome) -> Option<Digest> {
-    match &outcome.error {
-        Some(SessionError::Guest(GuestError::Baseline { digest, .. })) => Some(*digest),
-        _ => None,
-    }
 }

@@ -14,7 +14,7 @@ mod operator;
 use std::fs;
 use std::path::Path;
 
-use operator::{Lines, Place, Receiver, noise};
+use operator::{Lines, Place, Receiver, dwcp, noise};
 
 /// Slow enough to be killed in the middle, fast enough for a test: 2 s.
 const RATE: &str = "8MB";
@@ -258,4 +258,71 @@ fn an_image_that_changed_meanwhile_arrives_as_it_is_now() {
     drop(sending);
     receiver.stop();
     assert!(bytes == fs::read(place.stored("vm1")).unwrap());
+}
+
+/// A receiver that is held in the middle of its first offer, as by a disk that takes long over it.
+struct Held {
+    place: Place,
+    image: std::path::PathBuf,
+    receiver: Receiver,
+    sending: Lines,
+    /// Dropped, it goes on.
+    pipe: Option<fs::File>,
+}
+
+impl Held {
+    fn new(words: &[&str]) -> Self {
+        let place = Place::new();
+        let (image, pipe) = (place.path("vm.mem"), place.path("pipe"));
+        fs::write(&image, noise(1_000_000)).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let mut receive = place.receive();
+        receive.args(words).env("DWCP_HOLD", format!("sink.image.stages@{}", pipe.display()));
+        let receiver = Receiver::start(&mut receive);
+        let sending = Lines::start(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+        // Opens only when the receiver waits at the other end.
+        let pipe = Some(fs::File::options().write(true).open(&pipe).unwrap());
+        Self { place, image, receiver, sending, pipe }
+    }
+
+    /// As another sender of the same identity, which knows nothing of the first.
+    fn send(&self, name: &str) -> Lines {
+        let Place { receiver, .. } = &self.place;
+        let mut send = dwcp();
+        send.args(["send", "--json", "--to", &self.receiver.address, "--as", name, "--trust", receiver, "--identity"]);
+        Lines::start(
+            send.arg(self.place.path("a.id")).arg("--state-dir").arg(self.place.path("other")).arg(&self.image),
+        )
+    }
+}
+
+#[test]
+fn an_offer_that_takes_long_to_stage_holds_up_nobody_else() {
+    let mut held = Held::new(&[]);
+    let mut innocent = held.send("vm2");
+    assert_eq!(innocent.until("summary")["verdict"], "ok");
+    assert_eq!(held.place.visible(), ["vm2"]);
+    held.pipe = None;
+    assert_eq!(held.sending.until("summary")["verdict"], "ok");
+    held.receiver.stop();
+    assert_eq!(held.place.visible(), ["vm1", "vm2"]);
+}
+
+#[test]
+fn a_sender_that_is_killed_while_its_offer_is_staged_may_come_back() {
+    let mut held = Held::new(&[]);
+    held.sending.kill();
+    let mut again = held.send("vm1");
+    held.pipe = None;
+    assert_eq!(again.until("summary")["verdict"], "ok");
+    arrived(&held.place, held.receiver, &held.image);
+}
+
+#[test]
+fn a_receiver_that_is_stopped_while_it_stages_does_not_wait_for_that_for_ever() {
+    let mut held = Held::new(&["--grace", "1s"]);
+    held.receiver.lines.signal("TERM");
+    let summary = held.receiver.lines.until("summary");
+    assert_eq!((&summary["verdict"], held.receiver.lines.end().0), (&"ok".into(), 0));
+    assert!(held.place.visible().is_empty());
 }

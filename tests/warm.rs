@@ -344,6 +344,65 @@ fn what_both_ends_keep_makes_the_way_back_warm() {
     warm.arrived(receiver, &back);
 }
 
+/// A receiver that keeps what arrives, and its store, which somebody else is at until the lock is dropped.
+fn with_busy_store(warm: &Warm, words: &[&str]) -> (Receiver, fs::File) {
+    let receiver = Receiver::start(warm.keeping(warm.place.receive(), "b").args(words));
+    let lock = fs::File::open(warm.path("b").join("store")).unwrap();
+    lock.lock().unwrap();
+    (receiver, lock)
+}
+
+#[test]
+fn the_same_name_may_be_sent_again_while_its_image_is_being_kept() {
+    let warm = Warm::new();
+    warm.add("b");
+    let (mut receiver, lock) = with_busy_store(&warm, &["--replace"]);
+    let again = warm.after();
+    for image in [warm.path("before.mem"), again.clone()] {
+        let mut sending = Lines::start(&mut warm.send(&receiver.address, &image));
+        whole(&sending.until("summary"));
+    }
+    drop(lock);
+    // The first may have been replaced before it was read.
+    receiver.lines.until("baseline-kept");
+    let kept = receiver.lines.until("baseline-kept");
+    assert!(kept["digest"].is_string() && figure(&kept, "stored_pages") < 200, "{kept}");
+    warm.arrived(receiver, &again);
+}
+
+#[test]
+fn a_receiver_that_is_stopped_waits_for_what_it_keeps_within_its_grace() {
+    for (grace, is_kept) in [("1s", false), ("60s", true)] {
+        let warm = Warm::new();
+        warm.add("b");
+        let (mut receiver, lock) = with_busy_store(&warm, &["--grace", grace]);
+        let image = warm.after();
+        let mut sending = Lines::start(&mut warm.send(&receiver.address, &image));
+        whole(&sending.until("summary"));
+        receiver.lines.until("transfer");
+        receiver.lines.signal("TERM");
+        let lock = Some(lock).filter(|_| !is_kept);
+        let kept = receiver.lines.until("baseline-kept");
+        assert_eq!((kept["digest"].is_string(), kept["error"].is_null()), (is_kept, is_kept), "{kept}");
+        drop(lock);
+        let summary = receiver.lines.until("summary");
+        assert_eq!((&summary["verdict"], &summary["received"]), (&"ok".into(), &1.into()), "{summary}");
+        assert_eq!(receiver.lines.end().0, 0);
+    }
+}
+
+#[test]
+fn a_receiver_of_one_image_ends_when_that_is_kept() {
+    let warm = Warm::new();
+    warm.add("b");
+    let (mut receiver, lock) = with_busy_store(&warm, &["--once"]);
+    let mut sending = Lines::start(&mut warm.send(&receiver.address, &warm.path("before.mem")));
+    whole(&sending.until("summary"));
+    drop(lock);
+    assert!(receiver.lines.until("baseline-kept")["digest"].is_string());
+    assert_eq!((&receiver.lines.until("summary")["verdict"], receiver.lines.end().0), (&"ok".into(), 0));
+}
+
 #[test]
 fn an_image_that_cannot_be_kept_has_arrived_all_the_same() {
     let warm = Warm::at_both();

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! An [`Endpoint`] owns one thread that drives its sessions, beside the threads that [`net::Endpoint`] keeps for
-//! lanes; both go with its last clone, listener and session. Everything here is `Send`; nothing may be called from
-//! within an async task, where waiting would stop other tasks: that is refused with
-//! [`EndpointError::InsideRuntime`]. `tokio`'s blocking threads count as inside; there, use [`net`].
+//! lanes; both go with its last clone, listener and session, once the sessions that were dropped have ended. Everything
+//! here is `Send`; nothing may be called from within an async task, where waiting would stop other tasks: that is refused
+//! with [`EndpointError::InsideRuntime`]. `tokio`'s blocking threads count as inside; there, use [`net`].
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -31,10 +31,12 @@ pub struct Endpoint {
     thread: Driving,
 }
 
-/// A transfer in progress. Dropping it cancels the transfer; after GIVE_UP it only stops waiting.
+/// A transfer in progress. Dropping it cancels the transfer; after GIVE_UP it only stops waiting. What that means for the
+/// guest (one that is paused is resumed at its source) is done soon after, also if all else of its [`Endpoint`] is gone by
+/// then. A program that ends as a whole does better to [`cancel`](Self::cancel), and to wait for the
+/// [`outcome`](Self::outcome).
 #[derive(Debug)]
 pub struct Session {
-    // Dropped before the thread that drives it.
     session: Option<net::Session>,
     transfer: TransferId,
     thread: Driving,
@@ -219,8 +221,15 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        let Some(mut session) = self.session.take() else { return };
+        let thread = self.thread.clone();
         let _inside = self.thread.enter();
-        self.session = None;
+        session.cancel();
+        // Whoever holds the thread last ends it, and a driver that is ended halfway leaves a paused guest paused.
+        tokio::spawn(async move {
+            session.outcome().await;
+            drop(thread);
+        });
     }
 }
 
@@ -348,7 +357,8 @@ impl Driving {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        // Waiting for it could wait for itself: the last clone may go on that very thread.
+        // Nobody drives a session any more, for each of those has a clone. Waiting for it could wait for itself: the last
+        // one may go on that very thread.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -357,10 +367,12 @@ impl Drop for Thread {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, mpsc};
+
     use super::*;
-    use crate::extent::Layout;
-    use crate::guest::Memory;
-    use crate::session::Owner;
+    use crate::extent::{Layout, RegionId};
+    use crate::guest::{GuestError, Memory};
+    use crate::session::{Owner, SessionError};
     use crate::wire::{GuestKind, Name};
 
     fn nodes() -> (Endpoint, Endpoint) {
@@ -403,6 +415,56 @@ mod tests {
         let Some(Incoming::Offer(offer)) = listener.accept().unwrap() else { panic!("no offer") };
         drop(session.unwrap());
         assert_eq!(offer.accept(guest(), SinkConfig::default()).outcome().unwrap().owner, Owner::Source);
+    }
+
+    /// Stops when it is told to, and tells when it is asked to and when it runs on.
+    #[derive(Debug)]
+    struct Slow {
+        memory: Arc<Memory>,
+        asked: mpsc::Sender<&'static str>,
+        may_stop: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Guest for Slow {
+        fn layout(&self) -> &Layout {
+            self.memory.layout()
+        }
+        fn read(&self, region: RegionId, first: u32, into: &mut [u8]) -> Result<(), GuestError> {
+            self.memory.read(region, first, into)
+        }
+        fn pause(&self) -> Result<(), GuestError> {
+            let _ = self.asked.send("pause");
+            let _ = self.may_stop.lock().unwrap().recv();
+            Ok(())
+        }
+        fn resume(&self) -> Result<(), GuestError> {
+            let _ = self.asked.send("resume");
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_being_paused_runs_on_when_all_is_dropped() {
+        let (source, sink) = nodes();
+        let mut listener = sink.listen("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().to_string();
+        let receiving = std::thread::spawn(move || {
+            let Some(Incoming::Offer(offer)) = listener.accept().unwrap() else { panic!("no offer") };
+            offer.accept(guest(), SinkConfig::default()).outcome().unwrap()
+        });
+        let ((asked, heard), (stop, may_stop)) = (mpsc::channel(), mpsc::channel());
+        let slow = Arc::new(Slow { memory: guest(), asked, may_stop: Mutex::new(may_stop) });
+        let session = source.send(&address, transfer(), slow, SourceConfig::default()).unwrap();
+        let limit = Duration::from_secs(60);
+        assert_eq!(heard.recv_timeout(limit), Ok("pause"));
+        drop((session, source));
+        stop.send(()).unwrap();
+        assert_eq!(heard.recv_timeout(limit), Ok("resume"));
+        // Its sink was told, and need not wait for a source that may come back.
+        let outcome = receiving.join().unwrap();
+        assert_eq!(outcome.owner, Owner::Source);
+        assert!(matches!(outcome.error, Some(SessionError::PeerAborted { .. })), "{outcome:?}");
+        assert_eq!(heard.recv_timeout(limit), Err(mpsc::RecvTimeoutError::Disconnected), "and nothing is left of it");
     }
 
     #[test]

@@ -2,8 +2,11 @@
 //!
 //! `DWCP_FAILPOINT=name[:nth][@file]` chooses one: the process aborts when it comes there for the nth time (1 without a
 //! number). With a file it does so only if it can make that file, so that a process that is started again with the same
-//! environment lives. Compiled with the feature `planted-bugs` only: in a product the macro is nothing, and no name of a
-//! point is in its binary. `tests/failpoints.rs` kills a process at each of [`NAMES`] and looks what becomes of the image.
+//! environment lives. `DWCP_HOLD=name@pipe` holds the first thread that comes there until somebody has opened the named
+//! pipe for writing and closed it: what takes long on a disk, as long as a test wants.
+//!
+//! Compiled with the feature `planted-bugs` only: in a product the macro is nothing, and no name of a point is in its
+//! binary. `tests/failpoints.rs` kills a process at each of [`NAMES`] and looks what becomes of the image.
 
 /// Dies here if this place was chosen: by its name, or by what it is about.
 macro_rules! failpoint {
@@ -73,7 +76,8 @@ mod armed {
         "sink.chore.persist-ran.before", "sink.chore.persist-ran.after",
         "sink.chore.park.before", "sink.chore.park.after",
         // An image on the sink's disk.
-        "sink.journal.data-synced", "sink.journal.written", "sink.journal.synced", "sink.image.named", "sink.image.durable",
+        "sink.image.stages", "sink.image.named", "sink.image.durable",
+        "sink.journal.data-synced", "sink.journal.written", "sink.journal.synced",
         // What was promised is taken back for its own source.
         "sink.retracts", "sink.retracted",
         // The session's end.
@@ -117,8 +121,28 @@ mod armed {
         }
     }
 
-    /// Dies if this place was chosen.
+    /// Where to wait, and for which pipe.
+    struct Held {
+        name: String,
+        pipe: String,
+        done: AtomicBool,
+    }
+
+    fn held() -> Option<&'static Held> {
+        static HELD: OnceLock<Option<Held>> = OnceLock::new();
+        let read = || {
+            let text = std::env::var("DWCP_HOLD").ok()?;
+            let (name, pipe) = text.split_once('@')?;
+            Some(Held { name: name.to_owned(), pipe: pipe.to_owned(), done: AtomicBool::new(false) })
+        };
+        HELD.get_or_init(read).as_ref()
+    }
+
+    /// Dies if this place was chosen, or waits there.
     pub fn hit(name: &str) {
+        if let Some(held) = held().filter(|held| held.name == name && !held.done.swap(true, Ordering::Relaxed)) {
+            let _ = std::fs::read(&held.pipe);
+        }
         if let Some(chosen) = chosen().filter(|chosen| chosen.is(name)) {
             chosen.die();
         }

@@ -8,6 +8,7 @@ use dwcp_core::baseline::{BaselineStore, Limits};
 use dwcp_core::guest::ImageSource;
 use dwcp_core::wire::{Digest, Name};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use super::{UseOfBaseline, failure, is_of, key, unknown};
 use crate::exit::Failure;
@@ -30,6 +31,8 @@ pub(crate) struct Keeper {
     path: PathBuf,
     tenant: Name,
     name: Name,
+    /// One after the other, in the order in which they arrived: the last one stands for the name.
+    turn: Arc<Mutex<()>>,
 }
 
 #[derive(Serialize)]
@@ -61,36 +64,50 @@ impl Keeper {
             let what = unknown(path, Some(tenant), None, &listed).what;
             report.warn(&format!("note: {what}; what is kept will be the first of that tenant (--baseline-tenant)"));
         }
-        Ok(Some(Self { store, path: path.clone(), tenant: tenant.clone(), name: name.clone() }))
+        Ok(Some(Self { store, path: path.clone(), tenant: tenant.clone(), name: name.clone(), turn: Arc::default() }))
     }
 
     /// Keeps an image with this root. What goes wrong is told; the transfer is over and good.
     pub(crate) async fn keep(&self, transfer: &str, image: PathBuf, root: Option<Digest>, report: &Report) {
+        let _turn = self.turn.lock().await;
         let keeper = self.clone();
         let adding = tokio::task::spawn_blocking(move || keeper.add(&image, root));
         let added = adding.await.unwrap_or_else(|_| Err(Failure::new(crate::exit::Exit::Failed, "adding it panicked")));
-        let (name, tenant) = (self.name.as_str(), self.tenant.as_str());
-        let mut kept = Kept { transfer, name, tenant, digest: None, stored_pages: 0, bytes_added: 0, error: None };
         match added {
             Ok(added) => {
+                let (name, tenant) = (self.name.as_str(), self.tenant.as_str());
                 report.say(&format!(
                     "kept as baseline {name} of tenant {tenant}: {} more in {}",
                     units::bytes(added.bytes),
                     self.path.display()
                 ));
-                kept.digest = Some(added.digest.to_string());
-                (kept.stored_pages, kept.bytes_added) = (added.stored, added.bytes);
-                report.event("baseline-kept", &kept);
+                let digest = Some(added.digest.to_string());
+                let (stored_pages, bytes_added) = (added.stored, added.bytes);
+                report.event(
+                    "baseline-kept",
+                    &Kept { transfer, name, tenant, digest, stored_pages, bytes_added, error: None },
+                );
             }
-            Err(Failure { what, advice, .. }) => {
-                report.warn(&format!(
-                    "warning: the image arrived, but was not kept as baseline {name}: {what}\n         {}",
-                    advice.as_deref().unwrap_or("Add it with `dwcp baseline add`, or let all of it travel next time.")
-                ));
-                kept.error = Some(&what);
-                report.event("baseline-kept", &kept);
-            }
+            Err(failure) => self.failed(transfer, &failure, report),
         }
+    }
+
+    /// Tells that an image is not kept, because its receiver was stopped before.
+    pub(crate) fn stopped(&self, transfer: &str, report: &Report) {
+        let what = "this receiver was stopped before all of it was stored".to_owned();
+        self.failed(transfer, &Failure::new(crate::exit::Exit::Failed, what), report);
+    }
+
+    fn failed(&self, transfer: &str, failure: &Failure, report: &Report) {
+        let (name, tenant, what) = (self.name.as_str(), self.tenant.as_str(), failure.what.as_str());
+        let advice = failure.advice.as_deref();
+        report.warn(&format!(
+            "warning: the image arrived, but was not kept as baseline {name}: {what}\n         {}",
+            advice.unwrap_or("Add it with `dwcp baseline add`, or let all of it travel next time.")
+        ));
+        let (digest, stored_pages, bytes_added) = (None, 0, 0);
+        let kept = Kept { transfer, name, tenant, digest, stored_pages, bytes_added, error: Some(what) };
+        report.event("baseline-kept", &kept);
     }
 
     fn add(&self, image: &Path, root: Option<Digest>) -> Result<dwcp_core::baseline::Added, Failure> {

@@ -13,15 +13,8 @@ use crate::baseline::Shelf;
 use crate::report::Report;
 use crate::units;
 
-/// An offer that was taken.
-pub(super) struct Taken {
-    pub(super) session: Session,
-    pub(super) peer: Peer,
-    found: Found,
-}
-
 /// What this receiver has of the baselines that its sender names.
-enum Found {
+pub(super) enum Found {
     /// This one; so many of its pages are laid down from now on.
     Here {
         baseline: Arc<Baseline>,
@@ -62,13 +55,12 @@ pub(super) fn take(
     shelf: &Shelf,
     guest: Arc<dyn Guest>,
     incoming: IncomingOffer,
-    peer: Peer,
     config: SinkConfig,
-) -> Taken {
+) -> (Session, Found) {
     let (number, baseline) = match shelf.find(&incoming.offer().baselines) {
         Ok(Some(found)) => found,
-        Ok(None) => return Taken { session: incoming.accept(guest, config), peer, found: Found::None },
-        Err(error) => return Taken { session: incoming.accept(guest, config), peer, found: Found::Failed(error) },
+        Ok(None) => return (incoming.accept(guest, config), Found::None),
+        Err(error) => return (incoming.accept(guest, config), Found::Failed(error)),
     };
     let laying = Arc::new(Laying::over(guest, Arc::clone(&baseline)));
     if let Err(error) = laying.begin() {
@@ -76,14 +68,14 @@ pub(super) fn take(
     }
     let (held, pages) = (laying.held(number), laying.pages());
     let session = incoming.accept_with_baseline(laying, held, config);
-    Taken { session, peer, found: Found::Here { baseline, pages } }
+    (session, Found::Here { baseline, pages })
 }
 
-impl Taken {
+impl Found {
     /// Says which baseline it is, or that there is none.
-    pub(super) fn tell(&self, shelf: &Shelf, report: &Report) {
-        let Peer { transfer, name, .. } = &self.peer;
-        match &self.found {
+    pub(super) fn tell(&self, peer: &Peer, shelf: &Shelf, report: &Report) {
+        let Peer { transfer, name, .. } = peer;
+        match self {
             Found::Here { baseline, pages } => {
                 let about = baseline.about();
                 report.say(&format!(
@@ -107,12 +99,12 @@ impl Taken {
             Found::None => {
                 let path = shelf.path().display();
                 let why = format!("none of the baselines that the sender of {name} names can be used from {path}");
-                tell_none(&self.peer, &why, report);
+                tell_none(peer, &why, report);
             }
             Found::Failed(error) => {
                 let why = format!("no baseline of {} can be used for {name}: {error}", shelf.path().display());
                 report.warn(&format!("warning: {why}; all pages travel"));
-                event_none(&self.peer, &why, report);
+                event_none(peer, &why, report);
             }
         }
     }

@@ -1,12 +1,13 @@
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{File, Folder, Kind, Stat};
@@ -131,6 +132,24 @@ impl File for fs::File {
             return Ok(());
         }
         Ok(rustix::fs::fallocate(self, flags, at, bytes)?)
+    }
+
+    fn data(&self, within: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        if within.is_empty() {
+            return Ok(None);
+        }
+        // Nobody reads or writes here by the position that this moves.
+        let start = match rustix::fs::seek(self, SeekFrom::Data(within.start)) {
+            Err(Errno::NXIO) => return Ok(None),
+            // A file system that does not know of holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(within)),
+            start => start?,
+        };
+        if start >= within.end {
+            return Ok(None);
+        }
+        let end = rustix::fs::seek(self, SeekFrom::Hole(start))?;
+        Ok(Some(start..end.clamp(start + 1, within.end)))
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {

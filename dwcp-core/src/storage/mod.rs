@@ -16,6 +16,7 @@ mod disk;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -106,6 +107,15 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     /// As the system says; `Unsupported` where the file system cannot, which is the default.
     fn blank(&self, _at: u64, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The first bytes within a range of the file that may be other than zeros; all before them are zeros for certain.
+    /// `None`: all of it is zeros. Who cannot tell says that all may be something, which is what is provided.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn data(&self, within: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        Ok(Some(within).filter(|within| !within.is_empty()))
     }
 
     /// Takes the space for so many bytes from the start, without changing any.

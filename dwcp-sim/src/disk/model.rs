@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -69,6 +70,32 @@ impl Content {
             rest = later;
         }
         self.bytes = self.bytes.max(at);
+    }
+
+    /// Sectors as a whole become holes, the ends of the range zeros.
+    fn punch(&mut self, at: u64, bytes: u64) {
+        let end = at + bytes;
+        for sector in sectors(at, bytes) {
+            let first = sector * SECTOR as u64;
+            if at <= first && first + SECTOR as u64 <= end {
+                self.sectors.remove(&sector);
+            } else if let Some(bytes) = self.sectors.get_mut(&sector) {
+                let within = at.saturating_sub(first) as usize..(end - first).min(SECTOR as u64) as usize;
+                Arc::make_mut(bytes)[within].fill(0);
+            }
+        }
+    }
+
+    /// Sectors that were written and not made holes again.
+    fn data(&self, within: Range<u64>) -> Option<Range<u64>> {
+        if within.is_empty() {
+            return None;
+        }
+        let mut here = self.sectors.range(sectors(within.start, within.end.saturating_sub(within.start)));
+        let first = *here.next()?.0;
+        let count = 1 + here.zip(first + 1..).take_while(|((sector, _), next)| *sector == next).count() as u64;
+        let (start, end) = (first * SECTOR as u64, (first + count) * SECTOR as u64);
+        Some(start.max(within.start)..end.min(within.end))
     }
 
     pub(super) fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
@@ -424,7 +451,7 @@ struct FileOf<T> {
 }
 
 impl<T: Clone + Default + Send + std::fmt::Debug + 'static> FileOf<T> {
-    fn change(&self, change: impl FnOnce(&mut Content) -> std::ops::Range<u64>) -> io::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut Content) -> Range<u64>) -> io::Result<()> {
         self.disk.step(|inner| {
             let inode = &mut inner.state.inodes[self.inode];
             let before = inode.live.bytes;
@@ -444,7 +471,7 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> FileOf<T> {
 }
 
 /// Sectors that a range of bytes touches.
-fn sectors(at: u64, bytes: u64) -> std::ops::Range<u64> {
+fn sectors(at: u64, bytes: u64) -> Range<u64> {
     at / SECTOR as u64..(at + bytes).div_ceil(SECTOR as u64)
 }
 
@@ -463,9 +490,13 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> File for FileOf<T> {
     fn punch(&self, at: u64, bytes: u64) -> io::Result<()> {
         self.change(|content| {
             let length = bytes.min(content.bytes - at);
-            content.write(at, &vec![0; usize::try_from(length).unwrap()]);
+            content.punch(at, length);
             sectors(at, length)
         })
+    }
+
+    fn data(&self, within: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        Ok(self.disk.lock().state.inodes[self.inode].live.data(within))
     }
 
     fn reserve(&self, _: u64) -> io::Result<()> {

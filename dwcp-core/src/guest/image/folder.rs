@@ -92,6 +92,7 @@ impl ImageFolder {
         peer: Fingerprint,
         taken: impl Fn(TransferId) -> bool,
     ) -> Result<ImageStaging, GuestError> {
+        failpoint!("sink.image.stages");
         let place = Place::new(self, &offer.name, offer.transfer);
         place.refuse_existing()?;
         let about = About { peer, name: offer.name.clone(), layout: offer.layout.clone() };
@@ -102,7 +103,11 @@ impl ImageFolder {
             })?;
             let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, found.held);
             staging.mark();
-            let cleared = staging.clear_others().and_then(|()| self.reserve(staging.file(), &offer.layout));
+            // To take space that is there already takes as long as it has pieces.
+            let cleared = staging.clear_others().and_then(|given_back| {
+                let lacks = given_back || staging.lacks_space();
+                if lacks { self.reserve(staging.file(), &offer.layout) } else { Ok(()) }
+            });
             let cleared = cleared.and_then(|()| self.reserve_journal(&staging));
             return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
         }

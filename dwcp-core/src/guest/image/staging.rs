@@ -124,9 +124,34 @@ impl ImageStaging {
         Self { journal: Some(journal), held: Some(held), ..self }
     }
 
-    /// What is not held becomes zeros: a crash may have left anything there.
-    pub(super) fn clear_others(&self) -> io::Result<()> {
-        self.unwritten(&mut |region, pages| self.clear_range(region, &pages))
+    /// What is not held becomes zeros: a crash may have left anything there. What is a hole already is not touched, for a
+    /// peer chooses how many of them there are. True: space was given back.
+    pub(super) fn clear_others(&self) -> io::Result<bool> {
+        let mut given_back = false;
+        self.unwritten(&mut |region, pages| {
+            let (mut at, end) = self.bytes_of(region, &pages);
+            while at < end {
+                let Some(found) = self.file.data(at..end)? else { break };
+                given_back |= self.blank(found.start, found.end.saturating_sub(found.start))?;
+                at = found.end;
+            }
+            Ok(())
+        })?;
+        Ok(given_back)
+    }
+
+    /// Makes zeros of what may be none, as [`write_zeros`](Self::write_zeros) does. True: by a hole.
+    fn blank(&self, at: u64, bytes: u64) -> io::Result<bool> {
+        let few = bytes.div_ceil(PAGE) < u64::try_from(HOLE_PAGES).unwrap_or(u64::MAX);
+        if few && !self.place.folder.sparse {
+            return self.overwrite(at, bytes).map(|()| false);
+        }
+        self.zero(at, bytes).map(|()| true)
+    }
+
+    /// Whether less of the disk is its than it is long.
+    pub(super) fn lacks_space(&self) -> bool {
+        self.used() < self.layout.bytes()
     }
 
     /// Gives back the space that was reserved for pages that stayed zeros, unless a hole would cost more than it saves.
@@ -135,7 +160,11 @@ impl ImageStaging {
             return Ok(());
         }
         self.unwritten(&mut |region, pages| {
-            if pages.len() < HOLE_PAGES { Ok(()) } else { self.clear_range(region, &pages) }
+            if pages.len() < HOLE_PAGES {
+                return Ok(());
+            }
+            let (at, end) = self.bytes_of(region, &pages);
+            self.zero(at, end.saturating_sub(at))
         })
     }
 
@@ -156,34 +185,25 @@ impl ImageStaging {
         Ok(())
     }
 
-    fn clear_range(&self, region: RegionId, pages: &Range<u32>) -> io::Result<()> {
+    /// Where pages of a region begin and end in the file.
+    fn bytes_of(&self, region: RegionId, pages: &Range<u32>) -> (u64, u64) {
         let (Some(bounds), Some(start)) = (self.layout.region(region), self.starts.get(usize::from(region.0))) else {
-            return Ok(());
+            return (0, 0);
         };
-        let from = u64::from(pages.start) * PAGE;
-        let bytes = (u64::from(pages.end) * PAGE).min(bounds.bytes).saturating_sub(from);
-        self.zero(start + from, bytes)
+        let end = (u64::from(pages.end) * PAGE).min(bounds.bytes);
+        (start + u64::from(pages.start) * PAGE, start + end)
     }
 
     /// Makes zeros of a range: a hole, where the file system has holes.
     fn zero(&self, at: u64, bytes: u64) -> io::Result<()> {
         match self.file.punch(at, bytes) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                let zeros = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
-                let mut done = 0;
-                while done < bytes {
-                    let part = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(zeros.len());
-                    self.file.write_at(at + done, zeros.get(..part).unwrap_or_default())?;
-                    done += u64::try_from(part).unwrap_or(u64::MAX);
-                }
-                Ok(())
-            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.overwrite(at, bytes),
             other => other,
         }
     }
 
     /// Makes zeros of a range whose space was taken with that of the image: it is not given to somebody else meanwhile.
-    fn blank(&self, at: u64, bytes: u64) -> io::Result<()> {
+    fn blank_in_place(&self, at: u64, bytes: u64) -> io::Result<()> {
         if self.place.folder.sparse {
             return self.zero(at, bytes);
         }
@@ -196,6 +216,18 @@ impl ImageStaging {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             other => other,
         }
+    }
+
+    fn overwrite(&self, at: u64, bytes: u64) -> io::Result<()> {
+        let most = MAX_EXTENT_PAGES * PAGE_BYTES;
+        let zeros = vec![0; usize::try_from(bytes).unwrap_or(most).min(most)];
+        let mut done = 0;
+        while done < bytes {
+            let part = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(zeros.len());
+            self.file.write_at(at + done, zeros.get(..part).unwrap_or_default())?;
+            done += u64::try_from(part).unwrap_or(u64::MAX);
+        }
+        Ok(())
     }
 
     /// Makes zeros of pages from this one on, whose bytes these are. A page that never was anything else stays a hole, and a few
@@ -386,7 +418,7 @@ impl Guest for ImageStaging {
                 journal.forget(id, 0, region.pages).map_err(|error| self.no_write(&error, at))?;
             }
             let bytes = u64::try_from(inside).unwrap_or(u64::MAX);
-            self.blank(at, bytes).map_err(|error| self.no_write(&error, at))?;
+            self.blank_in_place(at, bytes).map_err(|error| self.no_write(&error, at))?;
             for page in 0..region.pages {
                 self.exchange_written(id, page, false);
             }

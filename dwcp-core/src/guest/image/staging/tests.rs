@@ -369,6 +369,48 @@ fn what_was_durable_is_gone_on_with_and_all_else_is_zeros() {
     assert_eq!(files(dir.path()), 1, "nothing but the image");
 }
 
+/// A peer chooses how many pieces there are, and each costs the disk as much as a hundred pages.
+#[test]
+fn holes_between_what_is_held_are_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = go_on(dir.path(), &offer(1));
+    (0..40).step_by(2).for_each(|page| receive(&first, 0, page, 1));
+    drop(first);
+    // Whatever is done to its bytes or to its space tells another time.
+    let path = |id| dir.path().join(staging_name(TransferId([id; 16])));
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let mark = |id| std::fs::File::options().write(true).open(path(id)).unwrap().set_modified(long_ago).unwrap();
+    let is_touched = |id| path(id).metadata().unwrap().modified().unwrap() != long_ago;
+    let check = |staging: &ImageStaging, when: &str| {
+        for page in 0..70 {
+            let expected = u8::from(page < 40 && page % 2 == 0);
+            assert_eq!(byte(staging, 0, page), expected, "{when}, page {page}");
+        }
+        assert!(!staging.lacks_space(), "{when}: its space is reserved");
+    };
+    mark(1);
+    let second = go_on(dir.path(), &offer(2));
+    assert!(!is_touched(2), "nothing had to be done");
+    check(&second, "as it was");
+
+    // Few pages are overwritten, many become a hole, and its space is taken again.
+    for (first, pages) in [(1, 1), (5, 1), (44, 2), (50, 20)] {
+        second.file.write_at(first * PAGE, &vec![7; pages * PAGE_BYTES]).unwrap();
+    }
+    drop(second);
+    mark(2);
+    let third = go_on(dir.path(), &offer(3));
+    assert!(is_touched(3));
+    check(&third, "after a crash");
+    drop(third);
+
+    // What was given back is taken again.
+    std::fs::File::options().write(true).open(path(3)).unwrap().set_len(0).unwrap();
+    std::fs::File::options().write(true).open(path(3)).unwrap().set_len(offer(1).layout.bytes()).unwrap();
+    let fourth = go_on(dir.path(), &offer(4));
+    assert!(!fourth.lacks_space());
+}
+
 #[test]
 fn a_disk_that_lost_what_was_durable_is_noticed_before_anything_is_promised() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,165 @@
+//! An offer on its way to a session: its staging file is made, or found again, on a thread that may wait for a disk. How long
+//! that takes a peer may choose, by what it left here before; nobody else waits for it.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dwcp_core::guest::ImageFolder;
+use dwcp_core::net::{IncomingOffer, Session};
+use dwcp_core::session::SinkConfig;
+use dwcp_core::wire::TransferId;
+use dwcp_core::{Guest, GuestError};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::{Peer, sink_config, warm};
+use crate::baseline::Shelf;
+use crate::cli::ReceiveArgs;
+use crate::report::Report;
+
+/// Offers that are staged at a time, each on a thread of those on which sessions do their chores; more wait.
+const AT_A_TIME: usize = 16;
+
+/// Makes sessions of offers.
+#[derive(Debug)]
+pub(super) struct Stager {
+    folder: ImageFolder,
+    dir: PathBuf,
+    /// Device and inode of its directory.
+    dir_id: (u64, u64),
+    /// Baselines that senders may name.
+    shelf: Option<Arc<Shelf>>,
+    config: SinkConfig,
+    report: Report,
+    turns: Semaphore,
+}
+
+/// What became of an offer.
+pub(super) enum Taken {
+    Session {
+        session: Session,
+        peer: Peer,
+    },
+    Refused {
+        incoming: Box<IncomingOffer>,
+        error: GuestError,
+    },
+    /// Its thread died, and its sender was told so by a closed connection.
+    Died(TransferId),
+}
+
+#[derive(Serialize)]
+struct GoingOn<'a> {
+    transfer: String,
+    name: &'a str,
+    bytes_held: u64,
+}
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    transfer: String,
+    name: &'a str,
+    peer: String,
+    bytes: u64,
+}
+
+impl Stager {
+    pub(super) fn new(
+        args: &ReceiveArgs,
+        dir_id: (u64, u64),
+        folder: &ImageFolder,
+        shelf: Option<&Arc<Shelf>>,
+        report: &Report,
+    ) -> Self {
+        Self {
+            folder: folder.clone(),
+            dir: args.dir.clone(),
+            dir_id,
+            shelf: shelf.cloned(),
+            config: sink_config(args),
+            report: report.clone(),
+            turns: Semaphore::new(AT_A_TIME),
+        }
+    }
+
+    /// Takes an offer whose name is free. `others`: transfers that are under way or promised.
+    pub(super) async fn take(self: Arc<Self>, incoming: IncomingOffer, others: HashSet<TransferId>) -> Taken {
+        let transfer = incoming.offer().transfer;
+        let stager = Arc::clone(&self);
+        // Nobody closes it.
+        let _turn = self.turns.acquire().await;
+        let taking = tokio::task::spawn_blocking(move || stager.take_now(incoming, &others));
+        taking.await.unwrap_or(Taken::Died(transfer))
+    }
+
+    fn take_now(&self, incoming: IncomingOffer, others: &HashSet<TransferId>) -> Taken {
+        let (guest, held) = match self.stage(&incoming, others) {
+            Ok(staged) => staged,
+            Err(error) => return Taken::Refused { incoming: Box::new(incoming), error },
+        };
+        let offer = incoming.offer();
+        let name = offer.name.clone();
+        let peer = Peer { transfer: offer.transfer, name, peer: incoming.peer(), held, asks: None };
+        let Peer { transfer, name, peer: whose, .. } = &peer;
+        tracing::info!(%transfer, %name, peer = %whose, address = %incoming.address(), "accepted");
+        let (transfer, name, bytes) = (transfer.to_string(), name.as_str(), offer.layout.bytes());
+        self.report.event("started", &Accepted { transfer, name, peer: whose.to_string(), bytes });
+        Taken::Session { session: self.accept(guest, incoming, &peer), peer }
+    }
+
+    /// Where an image is made, and bytes of it that are here from before.
+    fn stage(
+        &self,
+        incoming: &IncomingOffer,
+        others: &HashSet<TransferId>,
+    ) -> Result<(Arc<dyn Guest>, u64), GuestError> {
+        let offer = incoming.offer();
+        self.still_there()?;
+        let staging = self.folder.go_on(offer, incoming.peer(), |transfer| others.contains(&transfer))?;
+        let held = staging.held_bytes();
+        if held > 0 {
+            let name = offer.name.as_str();
+            self.report.say(&format!("going on with {name}: {held} bytes of it are here already"));
+            self.report.event("going-on", &GoingOn { transfer: offer.transfer.to_string(), name, bytes_held: held });
+        }
+        Ok((Arc::new(staging), held))
+    }
+
+    /// Images go below an open handle: another directory in the place of ours would never get one.
+    fn still_there(&self) -> Result<(), GuestError> {
+        if std::fs::metadata(&self.dir).is_ok_and(|now| (now.dev(), now.ino()) == self.dir_id) {
+            return Ok(());
+        }
+        Err(GuestError::Other(format!(
+            "{} was removed or exchanged while this receiver ran, and nothing can be stored there; it must be started again",
+            self.dir.display()
+        )))
+    }
+
+    /// With a baseline that both ends have, if there is one.
+    fn accept(&self, guest: Arc<dyn Guest>, incoming: IncomingOffer, peer: &Peer) -> Session {
+        let named = !incoming.offer().baselines.is_empty();
+        match &self.shelf {
+            Some(shelf) if named => {
+                let (session, found) = warm::take(shelf, guest, incoming, self.config.clone());
+                found.tell(peer, shelf, &self.report);
+                return session;
+            }
+            Some(_) => {
+                let why = format!("the sender of {} names no baseline", peer.name);
+                warm::tell_none(peer, &why, &self.report);
+            }
+            None if named => {
+                let why = format!(
+                    "the sender of {} names a baseline, and this receiver has no store (--baseline-store)",
+                    peer.name
+                );
+                warm::tell_none(peer, &why, &self.report);
+            }
+            None => {}
+        }
+        incoming.accept(guest, self.config.clone())
+    }
+}
