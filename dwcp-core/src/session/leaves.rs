@@ -84,6 +84,10 @@ impl Leaves {
         }
     }
 
+    fn group(&self, index: usize) -> Option<&Group> {
+        self.groups.get(index)?.get().map(AsRef::as_ref)
+    }
+
     /// The leaf of a page.
     pub fn get(&self, page: FlatPage) -> Digest {
         let (group, place) = place(page);
@@ -169,26 +173,39 @@ impl Leaves {
         }
     }
 
-    /// As [`run_within`](Self::run_within), without the pages that a baseline has with the same leaves. spec: O-9
-    pub fn run_unlike(&self, baseline: &Self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
-        let mut at = pages.start;
-        while at < pages.end {
-            let (group, _) = place(FlatPage(at));
-            let [ours, theirs] = [self, baseline].map(|leaves| leaves.groups.get(group).and_then(OnceLock::get));
-            let same = ours.is_none_or(|ours| theirs.is_some_and(|theirs| equal(&ours[..], &theirs[..])));
-            if same {
-                at = (at / FAN_OUT_U32 + 1) * FAN_OUT_U32;
-                continue;
-            }
-            let unlike = |leaf: &Digest, page| *leaf != zero_leaf() && *leaf != baseline.get(FlatPage(page));
-            let leaf = |page| Some(self.get(FlatPage(page))).filter(|leaf| unlike(leaf, page));
-            let leaves: Vec<Digest> = (at..pages.end).map_while(leaf).take(most).collect();
-            if !leaves.is_empty() {
-                return Some((FlatPage(at), leaves));
-            }
-            at += 1;
+    /// The first run of pages in a range that are worth telling, and their leaves, at most so many: pages that are neither
+    /// zeros nor what a baseline has there. Up to `gap` others may lie between two of them; their leaf is that of zeros,
+    /// which tells nothing. spec: R-1, O-9
+    pub fn run_to_tell(
+        &self,
+        baseline: Option<&Self>,
+        pages: Range<u32>,
+        most: usize,
+        gap: usize,
+    ) -> Option<(FlatPage, Vec<Digest>)> {
+        let news = |page| {
+            let leaf = self.get(FlatPage(page));
+            let known = leaf == zero_leaf() || baseline.is_some_and(|baseline| baseline.get(FlatPage(page)) == leaf);
+            Some(leaf).filter(|_| !known)
+        };
+        let mut first = pages.start;
+        while first < pages.end && news(first).is_none() {
+            let (group, _) = place(FlatPage(first));
+            let theirs = baseline.and_then(|baseline| baseline.group(group));
+            let none = self.group(group).is_none_or(|ours| theirs.is_some_and(|theirs| equal(&ours[..], &theirs[..])));
+            first = if none { (first / FAN_OUT_U32 + 1) * FAN_OUT_U32 } else { first + 1 };
         }
-        None
+        let (mut leaves, mut told) = (Vec::new(), 0);
+        for page in (first..pages.end).take(most) {
+            let leaf = news(page);
+            if leaf.is_none() && leaves.len() - told == gap {
+                break;
+            }
+            leaves.push(leaf.unwrap_or_else(zero_leaf));
+            told = if leaf.is_some() { leaves.len() } else { told };
+        }
+        leaves.truncate(told);
+        Some((FlatPage(first), leaves)).filter(|(_, leaves)| !leaves.is_empty())
     }
 
     /// Groups set since the last call, rising.
@@ -481,14 +498,34 @@ mod tests {
         };
         (0..200).for_each(|page| assert_eq!(held.get(FlatPage(page)), expected(page), "{page}"));
         assert_eq!(tree.root(&held), slow_root(&layout, &held), "the tree follows");
-        let told = |from| held.run_unlike(&baseline, from..200, 9);
+        let told = |from| held.run_to_tell(Some(&baseline), from..200, 9, 0);
         assert_eq!(told(0), Some((FlatPage(6), vec![of(2); 2])));
-        assert_eq!(held.run_unlike(&baseline, 0..200, 1), Some((FlatPage(6), vec![of(2)])));
+        assert_eq!(held.run_to_tell(Some(&baseline), 0..200, 1, 0), Some((FlatPage(6), vec![of(2)])));
         assert_eq!(told(8), Some((FlatPage(70), vec![of(3)])));
         assert_eq!(told(71), Some((FlatPage(180), vec![of(4)])));
         assert_eq!(told(181), None);
-        assert_eq!(baseline.run_unlike(&baseline, 0..200, 9), None);
-        assert_eq!(Leaves::new(&layout).run_unlike(&baseline, 0..200, 9), None, "zeros are never told");
+        assert_eq!(baseline.run_to_tell(Some(&baseline), 0..200, 9, 64), None);
+        assert_eq!(Leaves::new(&layout).run_to_tell(Some(&baseline), 0..200, 9, 64), None, "zeros are never told");
+    }
+
+    // spec: R-1
+    #[test]
+    fn short_gaps_between_what_is_told_are_told_as_zeros() {
+        let layout = Layout::new(&[4096 * 300]).unwrap();
+        let (held, baseline) = (Leaves::new(&layout), Leaves::new(&layout));
+        let [ours, theirs] = [1, 2].map(|byte| leaf(&[byte; 8]));
+        for page in [10, 13, 14, 19, 200, 299] {
+            held.set(FlatPage(page), ours);
+        }
+        (11..13).for_each(|page| baseline.set(FlatPage(page), theirs));
+        held.assume(&baseline);
+        let zero = zero_leaf();
+        let told = |from, most, gap| held.run_to_tell(Some(&baseline), from..300, most, gap);
+        assert_eq!(told(0, 64, 3), Some((FlatPage(10), vec![ours, zero, zero, ours, ours])), "four is too far");
+        assert_eq!(told(15, 64, 4), Some((FlatPage(19), vec![ours])), "none at the ends");
+        assert_eq!(told(0, 4, 64), Some((FlatPage(10), vec![ours, zero, zero, ours])));
+        assert_eq!(told(0, 3, 64), Some((FlatPage(10), vec![ours])), "nor where it is cut");
+        assert_eq!(told(0, 2048, 2047).map(|(first, leaves)| (first, leaves.len())), Some((FlatPage(10), 290)));
     }
 
     proptest! {
