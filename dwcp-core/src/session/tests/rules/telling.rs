@@ -111,7 +111,7 @@ fn a_batch_waits_for_its_answer_and_goes_on_without_one_that_was_lost() {
     assert!(frames(&bench.after(Duration::from_secs(5))).is_empty());
     bench.feed(Input::ControlDown { clean: false });
     assert!(frames(&bench.feed(Input::ControlUp)).is_empty());
-    let again = frames(&bench.hear(Frame::Offer(offer.clone())));
+    let again = frames(&bench.hear(Frame::Offer(offer)));
     let Some(Frame::Have(Have { first: 0, .. })) = again.first() else { panic!("{:?}", again.first()) };
     let mut left = 0;
     while !matches!(frames(&bench.hear(Frame::Pong(Ping { id: 0 }))).last(), Some(Frame::Accept(_))) {
