@@ -133,6 +133,16 @@ impl Leaves {
         (page / pages + 1) * pages
     }
 
+    /// From which page on all are known to be zeros, rounded up to a group.
+    #[cfg(feature = "baseline")]
+    pub(crate) fn end(&self) -> u32 {
+        let last = self.stretches().last().and_then(|(index, stretch)| {
+            let group = stretch.groups.iter().rposition(|group| group.get().is_some())?;
+            u32::try_from(index * STRETCH_GROUPS + group + 1).ok()
+        });
+        last.map_or(0, |groups| groups * FAN_OUT_U32)
+    }
+
     /// The leaf of a page.
     pub fn get(&self, page: FlatPage) -> Digest {
         let (group, place) = place(page);
