@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dwcp_core::Layout;
 use dwcp_core::net::{Endpoint, Identity, Incoming, Listener, Offence, Trust, TurnedAway};
 use dwcp_core::session::binding;
 use dwcp_core::wire::*;
@@ -73,4 +74,39 @@ async fn b14_a_session_that_was_not_accepted_comes_back_again_and_again() {
     assert_eq!(held.len(), 8);
     let found = waiting.node.offences();
     assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::OverPeerLimit, 2)])));
+}
+
+/// Each would cost what is kept for each part of its guest.
+// spec: H-11
+#[tokio::test]
+async fn b14_more_is_offered_than_a_node_keeps_room_for() {
+    let [own, peer, other] = ["node", "peer", "other"].map(|name| Identity::generate(name).unwrap());
+    let trust = Trust::fingerprints([peer.fingerprint(), other.fingerprint()]);
+    let node = Endpoint::new(&own, &trust).unwrap();
+    let mut listener = node.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr();
+    let largest = Layout::new(&[1 << 42]).unwrap();
+    let offered = async |identity: &Identity, id: u8, layout: &Layout| {
+        let mut raw = Raw::connect(address, Some(identity), b"dwcp/3").await.unwrap();
+        let (ack, hello) = raw.hello(|_| {}).await;
+        raw.bind(&hello, &ack).await;
+        raw.say(&Frame::Offer(Offer { transfer: TransferId([id; 16]), layout: layout.clone(), ..offer() })).await;
+        raw
+    };
+    let mut waiting = Vec::new();
+    for id in 0..16 {
+        waiting.push((offered(&peer, id, &largest).await, listener.accept().await));
+    }
+    let mut refused = 0;
+    for layout in [&largest, &offer().layout] {
+        let mut one_more = offered(&peer, 16, layout).await;
+        let Frame::Abort(abort) = one_more.hear().await.unwrap() else { panic!() };
+        assert!(abort.reason == AbortReason::Refused && abort.text.contains("try again later"), "{}", abort.text);
+        refused += 1;
+    }
+    let _others = offered(&other, 17, &largest).await;
+    assert!(matches!(listener.accept().await, Some(Incoming::Offer(offer)) if offer.peer() == other.fingerprint()));
+    let found = node.offences();
+    assert_eq!((found.charged.len(), found.turned_away), (0, BTreeMap::from([(TurnedAway::OverPeerLimit, refused)])));
+    assert!(node.quarantined().is_empty());
 }

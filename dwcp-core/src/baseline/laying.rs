@@ -92,7 +92,8 @@ impl Laying {
     fn over_behind(front: Front, guest: Arc<dyn Guest>, baseline: Arc<Baseline>) -> Self {
         let layout = guest.layout().clone();
         let leaves = baseline.leaves_of(&layout);
-        let groups = usize::try_from(layout.flat_pages() / GROUP).unwrap_or(usize::MAX);
+        // Nothing is laid from there on, however large the guest that is offered.
+        let groups = usize::try_from(leaves.end().div_ceil(GROUP)).unwrap_or(usize::MAX);
         let claimed: Box<[AtomicU64]> = (0..groups).map(|_| AtomicU64::new(u64::MAX)).collect();
         let set = |page: FlatPage, value: bool| {
             let word = usize::try_from(page.0 / GROUP).ok().and_then(|word| claimed.get(word));

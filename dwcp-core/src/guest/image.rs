@@ -9,6 +9,7 @@ mod rounds;
 mod runs;
 mod source;
 mod staging;
+mod written;
 
 pub use self::folder::{ImageFolder, Parked, Swept};
 pub use self::rounds::Rounds;

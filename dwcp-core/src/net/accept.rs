@@ -41,6 +41,10 @@ const OFFERS: usize = 16;
 const CLAIMS_WAITING: u32 = 8;
 /// Of one identity: sessions that are alive, waiting ones included.
 const SESSIONS_PER_PEER: usize = 4096;
+/// Of one identity: pages of their layouts, 64 TiB. What is only offered, or zeros, takes up to 1 MiB for each 4 TiB.
+const PAGES_PER_PEER: u64 = 1 << 34;
+/// Of all identities together: 256 TiB, of which at most 64 MiB are such.
+const PAGES_PER_NODE: u64 = 1 << 36;
 
 /// Takes connections and hands out what they offer.
 #[derive(Debug)]
@@ -147,6 +151,8 @@ pub(super) struct Known {
     pub(super) events: mpsc::Sender<Event>,
     /// Nobody has accepted it yet.
     waiting: bool,
+    /// Pages of its layout. A question needs none: its guest was counted when it was offered, and has come.
+    pages: u64,
     /// Control connections that its source has made anew meanwhile; each waits in the queue.
     claims: u32,
     held: watch::Receiver<()>,
@@ -302,25 +308,54 @@ struct Target {
     baseline: Option<Arc<dyn OldPages>>,
 }
 
+/// What sessions have of a node.
+#[derive(Debug, Default)]
+struct Taken {
+    /// Of one identity.
+    alive: usize,
+    waiting: usize,
+    pages: u64,
+    /// Of all.
+    pages_in_all: u64,
+}
+
+impl Taken {
+    fn by(sessions: &HashMap<SessionId, Known>, peer: Fingerprint) -> Self {
+        let mut taken = Self::default();
+        for known in sessions.values() {
+            taken.pages_in_all += known.pages;
+            if known.peer == peer {
+                taken.alive += 1;
+                taken.waiting += usize::from(known.waiting);
+                taken.pages += known.pages;
+            }
+        }
+        taken
+    }
+
+    /// Whether one more session of that identity, with so many pages, fits. spec: H-11
+    fn has_room(&self, pages: u64) -> bool {
+        let fits = |taken: u64, most| taken.saturating_add(pages) <= most;
+        self.alive < SESSIONS_PER_PEER && fits(self.pages, PAGES_PER_PEER) && fits(self.pages_in_all, PAGES_PER_NODE)
+    }
+}
+
 impl First {
     /// The place of this session. spec: O-5, H-11
-    fn seat(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
+    fn seat(&self, transfer: TransferId, pages: u64) -> Result<Seat, NoSeat> {
         let (events, queue) = mpsc::channel(EVENTS);
         let (peer, key, limits) = (self.peer, self.key.clone(), self.limits);
         let (leaves, held) = watch::channel(());
+        let (events_of, waiting) = (events.clone(), true);
         let known =
-            Known { peer, transfer, key, limits, attempt: 0, events: events.clone(), waiting: true, claims: 0, held };
+            Known { peer, transfer, key, limits, attempt: 0, events: events_of, waiting, pages, claims: 0, held };
         let mut sessions = self.gate.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = sessions.values().find(|known| known.transfer == transfer) {
             let own = || NoSeat::Own(other.events.clone(), other.held.clone());
             return Err(if other.peer == self.peer { own() } else { NoSeat::Anothers });
         }
-        let (mut alive, mut waiting) = (0, 0);
-        for known in sessions.values().filter(|known| known.peer == self.peer) {
-            alive += 1;
-            waiting += usize::from(known.waiting);
-        }
-        if alive >= SESSIONS_PER_PEER || waiting >= self.gate.waiting_per_peer {
+        let taken = Taken::by(&sessions, self.peer);
+        if taken.waiting >= self.gate.waiting_per_peer || !taken.has_room(pages) {
             return Err(NoSeat::TooMany);
         }
         sessions.insert(self.session, known);
@@ -397,7 +432,8 @@ impl First {
 
     /// One session a transfer, and one transfer an id: what ran here is no longer offered. spec: O-5
     async fn offered(mut self, offer: Offer) {
-        let retaken = tokio::time::timeout(RETAKE_LIMIT, self.retake(offer.transfer)).await;
+        let pages = u64::from(offer.layout.flat_pages());
+        let retaken = tokio::time::timeout(RETAKE_LIMIT, self.retake(offer.transfer, pages)).await;
         let seat = match retaken.unwrap_or(Err(NoSeat::Anothers)) {
             Ok(seat) => seat,
             Err(NoSeat::TooMany) => return self.too_many().await,
@@ -455,8 +491,8 @@ impl First {
     }
 
     /// The place of this session, once the one that its source has lost is over. spec: O-5, O-6
-    async fn retake(&self, transfer: TransferId) -> Result<Seat, NoSeat> {
-        let (lost, mut held) = match self.seat(transfer) {
+    async fn retake(&self, transfer: TransferId, pages: u64) -> Result<Seat, NoSeat> {
+        let (lost, mut held) = match self.seat(transfer, pages) {
             Err(NoSeat::Own(lost, held)) => (lost, held),
             seat => return seat,
         };
@@ -467,13 +503,13 @@ impl First {
         }
         // Its chores may take a while: what it holds is parked, or thrown away.
         while held.changed().await.is_ok() {}
-        self.seat(transfer)
+        self.seat(transfer, pages)
     }
 
     /// It is no offence to have many guests to move. spec: H-11
     async fn too_many(self) {
         self.gate.endpoint.conduct.turned_away(TurnedAway::OverPeerLimit);
-        self.refuse("as many transfers of this peer as it may have are here or wait here; try again later").await;
+        self.refuse("as much of this peer as it may have is here or waits here; try again later").await;
     }
 
     /// Turns an offer away with a sentence for the operator at the other end.
@@ -489,7 +525,7 @@ impl First {
     async fn asked(mut self, run: Run) {
         let unknown = "this transfer is not known here";
         let (transfer, run) = (run.transfer, Frame::Run(run));
-        let seat = match self.seat(transfer) {
+        let seat = match self.seat(transfer, 0) {
             Ok(seat) => seat,
             Err(NoSeat::Own(events, _)) => {
                 let made = Event::ControlMade { stream: Box::new(self.stream), first: Some(run) };
@@ -510,5 +546,23 @@ impl First {
             Ok(_) => turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
             Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // spec: H-11
+    #[test]
+    fn the_largest_layouts_fit_beside_others_and_not_without_an_end() {
+        let largest = crate::extent::MAX_PAGES;
+        assert!(Taken::default().has_room(largest));
+        let of_peer = |alive, pages| Taken { alive, pages, pages_in_all: pages, ..Taken::default() };
+        assert!(of_peer(15, 15 * largest).has_room(largest) && !of_peer(15, 15 * largest + 1).has_room(largest));
+        assert!(of_peer(16, 16 * largest).has_room(0), "a question is answered all the same");
+        assert!(of_peer(4095, 0).has_room(1) && !of_peer(4096, 0).has_room(0));
+        let of_others = |pages_in_all| Taken { pages_in_all, ..Taken::default() };
+        assert!(of_others(63 * largest).has_room(largest) && !of_others(63 * largest + 1).has_room(largest));
     }
 }

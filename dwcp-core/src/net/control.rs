@@ -14,16 +14,15 @@ use super::driver::Event;
 use super::handshake::{ReadError, read_one};
 use crate::session::SessionError;
 use crate::session::allowance::{Allowance, Rate};
-use crate::session::sink::HAVE_BATCH;
-use crate::wire::limits::{MAX_CONTROL_BYTES, MAX_HAVE_LEAVES};
+use crate::session::sink::{HAVE_BATCH, LEAST_WEIGHT, weight};
+use crate::wire::limits::MAX_CONTROL_BYTES;
 use crate::wire::{ErrorCode, Frame, LaneId};
 
-/// Frames that may wait for the socket. A peer that lets so many pile up does not read: its link is
-/// given up, so that the driver never waits for it.
-const QUEUE: usize = 1024;
-/// Leaves in HAVE frames that may wait for it: twice what a sink says before it waits for an answer (8 MiB). One that
-/// answers what it has not read gets no more than these.
-const QUEUE_LEAVES: usize = 2 * HAVE_BATCH * MAX_HAVE_LEAVES;
+/// What may wait for the socket, in leaves of HAVE: twice what a sink says before it waits for an answer (8 MiB, or 8192 short
+/// frames). A peer that lets more pile up does not read: its link is given up, so that the driver never waits for it.
+const QUEUE: usize = 2 * HAVE_BATCH;
+/// Other frames that may wait for it, if no HAVE does.
+const QUEUE_OTHERS: usize = 1024;
 /// Bytes gathered into one write.
 const BATCH: usize = 64 * 1024;
 /// How long the last frames may take to go out.
@@ -35,8 +34,8 @@ pub(super) struct ControlLink {
     /// Tells the events of this connection from those of one before.
     pub(super) generation: u64,
     frames: Option<mpsc::Sender<Frame>>,
-    /// Leaves in the frames that wait.
-    leaves: Arc<AtomicUsize>,
+    /// What waits.
+    waiting: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -48,18 +47,18 @@ impl ControlLink {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (read, write) = tokio::io::split(stream);
-        let (frames, queue) = mpsc::channel(QUEUE);
+        let (frames, queue) = mpsc::channel(QUEUE / LEAST_WEIGHT);
         let reader = tokio::spawn(read_frames(read, generation, rate, events));
-        let leaves = Arc::default();
-        let writer = tokio::spawn(write_frames(write, queue, Arc::clone(&leaves)));
-        Self { generation, frames: Some(frames), leaves, reader, writer }
+        let waiting = Arc::default();
+        let writer = tokio::spawn(write_frames(write, queue, Arc::clone(&waiting)));
+        Self { generation, frames: Some(frames), waiting, reader, writer }
     }
 
     /// Queues a frame; false when the link is dead or the peer does not read. spec: R-4
     pub(super) fn send(&self, frame: Frame) -> bool {
-        let leaves = leaves(&frame);
-        if self.leaves.fetch_add(leaves, Ordering::Relaxed) + leaves > QUEUE_LEAVES {
-            tracing::info!("a peer asks for more of what is held without reading it; its connection is given up");
+        let more = share(&frame);
+        if self.waiting.fetch_add(more, Ordering::Relaxed) + more > QUEUE {
+            tracing::info!("a peer does not read what it is told; its connection is given up");
             return false;
         }
         self.frames.as_ref().is_some_and(|frames| frames.try_send(frame).is_ok())
@@ -117,9 +116,9 @@ async fn read_frames<S: AsyncRead>(read: ReadHalf<S>, generation: u64, rate: Rat
     }
 }
 
-/// What a frame carries that was made for it.
-fn leaves(frame: &Frame) -> usize {
-    if let Frame::Have(have) = frame { have.leaves.len() } else { 0 }
+/// What a frame takes of [`QUEUE`].
+fn share(frame: &Frame) -> usize {
+    if let Frame::Have(have) = frame { weight(have) } else { QUEUE / QUEUE_OTHERS }
 }
 
 async fn write_frames<S: AsyncWrite>(
@@ -130,13 +129,13 @@ async fn write_frames<S: AsyncWrite>(
     let mut bytes = Vec::new();
     while let Some(frame) = queue.recv().await {
         bytes.clear();
-        let mut written_leaves = leaves(&frame);
+        let mut taken = share(&frame);
         failpoint!(sends, &frame);
         frame.encode(&mut bytes);
         while bytes.len() < BATCH
             && let Ok(frame) = queue.try_recv()
         {
-            written_leaves += leaves(&frame);
+            taken += share(&frame);
             failpoint!(sends, &frame);
             frame.encode(&mut bytes);
         }
@@ -149,7 +148,7 @@ async fn write_frames<S: AsyncWrite>(
             tracing::debug!(%error, "control connection cannot be written");
             return;
         }
-        waiting.fetch_sub(written_leaves, Ordering::Relaxed);
+        waiting.fetch_sub(taken, Ordering::Relaxed);
         failpoint!(sent);
     }
     let _ = write.shutdown().await;
@@ -161,7 +160,12 @@ mod tests {
     use crate::extent::RegionId;
     use crate::net::conduct::FROM_A_SOURCE;
     use crate::session::leaves::zero_leaf;
+    use crate::wire::limits::MAX_HAVE_LEAVES;
     use crate::wire::{Have, Ping};
+
+    fn have(leaves: usize) -> Frame {
+        Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![zero_leaf(); leaves] })
+    }
 
     // spec: R-4
     #[tokio::test]
@@ -169,9 +173,24 @@ mod tests {
         let (ours, _theirs) = tokio::io::duplex(1024);
         let (events, _queue) = mpsc::channel(1);
         let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
-        let have = || Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![zero_leaf(); MAX_HAVE_LEAVES] });
-        let taken = (0..QUEUE).take_while(|_| link.send(have())).count();
-        assert_eq!(taken, 2 * HAVE_BATCH);
+        let taken = (0..20_000).take_while(|_| link.send(have(MAX_HAVE_LEAVES))).count();
+        assert_eq!(taken, 2 * 64);
+    }
+
+    // spec: R-4
+    #[tokio::test]
+    async fn short_frames_of_what_is_held_are_bounded_and_leave_room_for_others() {
+        for (frame, most) in [(have(1), 2 * 4096), (Frame::Ping(Ping { id: 0 }), 1024)] {
+            let (ours, _theirs) = tokio::io::duplex(1024);
+            let (events, _queue) = mpsc::channel(1);
+            let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
+            assert_eq!((0..20_000).take_while(|_| link.send(frame.clone())).count(), most);
+        }
+        let (ours, _theirs) = tokio::io::duplex(1024);
+        let (events, _queue) = mpsc::channel(1);
+        let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
+        assert!((0..4096).all(|_| link.send(have(1))), "a batch");
+        assert!((0..500).all(|id| link.send(Frame::Ping(Ping { id }))));
     }
 
     #[tokio::test]
@@ -179,9 +198,8 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         let (events, _queue) = mpsc::channel(1);
         let link = ControlLink::start(ours, 0, FROM_A_SOURCE, events);
-        let have = || Frame::Have(Have { region: RegionId(0), first: 0, leaves: vec![zero_leaf(); MAX_HAVE_LEAVES] });
         for batch in 0..8 {
-            assert!((0..HAVE_BATCH).all(|_| link.send(have())), "batch {batch}");
+            assert!((0..64).all(|_| link.send(have(MAX_HAVE_LEAVES))), "batch {batch}");
             assert!(link.send(Frame::Ping(Ping { id: batch })));
             let mut body = Vec::new();
             while !matches!(read_one(&mut theirs, MAX_CONTROL_BYTES, &mut body).await, Ok(Some(Frame::Ping(_)))) {}

@@ -39,6 +39,12 @@ impl Allowance {
         enough
     }
 
+    /// Takes one, whether there is one or not.
+    pub(crate) fn overdraw(&mut self, now: Time) {
+        self.fill(now);
+        self.left = self.left.saturating_sub(TOKEN);
+    }
+
     /// Takes one and says how long to wait for it; `None`, and nothing taken, when that is above `most`.
     #[cfg(any(feature = "net", test))]
     pub(crate) fn reserve(&mut self, now: Time, most: Duration) -> Option<Duration> {

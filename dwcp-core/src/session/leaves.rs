@@ -64,30 +64,89 @@ pub fn extent_digest(epoch: FenceEpoch, extent: &Extent, leaves: &[Digest]) -> D
 /// version in flight, so no two of them touch the same leaf.
 ///
 /// Memory: 32 bytes for each page, in groups of 64 that come into being with the first page of the
-/// group that is not zero.
+/// group that is not zero, and 40 bytes for each 65,536 pages that a peer has only offered.
 #[derive(Debug)]
 pub struct Leaves {
+    groups: usize,
+    stretches: Box<[OnceLock<Stretch>]>,
+}
+
+/// Groups of 65,536 pages, or of what is left at the end.
+#[derive(Debug)]
+struct Stretch {
     groups: Box<[OnceLock<Box<Group>>]>,
     /// One bit for each group set since the last root.
     touched: Box<[AtomicU64]>,
 }
 
+const STRETCH_GROUPS: usize = 1024;
+const STRETCH_WORDS: usize = STRETCH_GROUPS / 64;
+const STRETCH_PAGES: u32 = 65_536;
+
 type Group = [AtomicU64; FAN_OUT * LEAF_WORDS];
 
-impl Leaves {
-    /// All pages are zero.
-    pub fn new(layout: &Layout) -> Self {
-        let groups = usize::try_from(layout.flat_pages() / FAN_OUT_U32).unwrap_or(usize::MAX);
+impl Stretch {
+    fn new(groups: usize) -> Self {
         Self {
             groups: (0..groups).map(|_| OnceLock::new()).collect(),
             touched: (0..groups.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
+    fn touch(&self, group: usize) {
+        if let Some(touched) = self.touched.get(group / 64) {
+            // Release pairs with the swap in `take_word`: who sees the bit sees the leaf.
+            touched.fetch_or(1 << (group % 64), Ordering::Release);
+        }
+    }
+}
+
+impl Leaves {
+    /// All pages are zero.
+    pub fn new(layout: &Layout) -> Self {
+        let groups = usize::try_from(layout.flat_pages() / FAN_OUT_U32).unwrap_or(usize::MAX);
+        let stretches = (0..groups.div_ceil(STRETCH_GROUPS)).map(|_| OnceLock::new()).collect();
+        Self { groups, stretches }
+    }
+
+    fn group(&self, index: usize) -> Option<&Group> {
+        let stretch = self.stretches.get(index / STRETCH_GROUPS)?.get()?;
+        stretch.groups.get(index % STRETCH_GROUPS)?.get().map(AsRef::as_ref)
+    }
+
+    /// A stretch that is about to be needed.
+    fn stretch(&self, index: usize) -> Option<&Stretch> {
+        let here = || self.groups.saturating_sub(index * STRETCH_GROUPS).min(STRETCH_GROUPS);
+        Some(self.stretches.get(index)?.get_or_init(|| Stretch::new(here())))
+    }
+
+    /// Those that came into being, with their numbers.
+    fn stretches(&self) -> impl Iterator<Item = (usize, &Stretch)> {
+        self.stretches.iter().enumerate().filter_map(|(index, stretch)| Some((index, stretch.get()?)))
+    }
+
+    /// The first page of the next group: of the next stretch where there is none.
+    fn after(&self, page: u32) -> u32 {
+        let (group, _) = place(FlatPage(page));
+        let none = self.stretches.get(group / STRETCH_GROUPS).is_none_or(|stretch| stretch.get().is_none());
+        let pages = if none { STRETCH_PAGES } else { FAN_OUT_U32 };
+        (page / pages + 1) * pages
+    }
+
+    /// From which page on all are known to be zeros, rounded up to a group.
+    #[cfg(feature = "baseline")]
+    pub(crate) fn end(&self) -> u32 {
+        let last = self.stretches().last().and_then(|(index, stretch)| {
+            let group = stretch.groups.iter().rposition(|group| group.get().is_some())?;
+            u32::try_from(index * STRETCH_GROUPS + group + 1).ok()
+        });
+        last.map_or(0, |groups| groups * FAN_OUT_U32)
+    }
+
     /// The leaf of a page.
     pub fn get(&self, page: FlatPage) -> Digest {
         let (group, place) = place(page);
-        let Some(words) = self.groups.get(group).and_then(OnceLock::get) else { return zero_leaf() };
+        let Some(words) = self.group(group) else { return zero_leaf() };
         let mut digest = [0; 32];
         for (bytes, word) in digest.chunks_exact_mut(8).zip(words.iter().skip(place)) {
             bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -98,33 +157,30 @@ impl Leaves {
     /// Sets the leaf of a page.
     pub fn set(&self, page: FlatPage, leaf: Digest) {
         let (group, place) = place(page);
-        let Some(cell) = self.groups.get(group) else { return };
-        if cell.get().is_none() && leaf == zero_leaf() {
+        if self.group(group).is_none() && leaf == zero_leaf() {
             return;
         }
+        let Some(stretch) = self.stretch(group / STRETCH_GROUPS) else { return };
+        let Some(cell) = stretch.groups.get(group % STRETCH_GROUPS) else { return };
         let words = cell.get_or_init(zero_group);
         for (bytes, word) in leaf.0.chunks_exact(8).zip(words.iter().skip(place)) {
             let mut value = [0; 8];
             value.copy_from_slice(bytes);
             word.store(u64::from_le_bytes(value), Ordering::Relaxed);
         }
-        let bit = 1 << (group % 64);
-        if let Some(touched) = self.touched.get(group / 64) {
-            // Release pairs with the swap in `take_touched`: who sees the bit sees the leaf.
-            touched.fetch_or(bit, Ordering::Release);
-        }
+        stretch.touch(group % STRETCH_GROUPS);
     }
 
     /// All pages are zero again. Nothing else may set a leaf meanwhile.
     pub fn clear(&self) {
         let zero = zero_group();
-        for (index, group) in self.groups.iter().enumerate() {
-            let Some(words) = group.get() else { continue };
-            for (word, zero) in words.iter().zip(zero.iter()) {
-                word.store(zero.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-            if let Some(touched) = self.touched.get(index / 64) {
-                touched.fetch_or(1 << (index % 64), Ordering::Release);
+        for (_, stretch) in self.stretches() {
+            for (index, group) in stretch.groups.iter().enumerate() {
+                let Some(words) = group.get() else { continue };
+                for (word, zero) in words.iter().zip(zero.iter()) {
+                    word.store(zero.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                stretch.touch(index);
             }
         }
     }
@@ -134,7 +190,7 @@ impl Leaves {
         let mut at = pages.start;
         while at < pages.end {
             let (group, _) = place(FlatPage(at));
-            if self.groups.get(group).is_some_and(|group| group.get().is_some()) {
+            if self.group(group).is_some() {
                 let leaf = |page| Some(self.get(FlatPage(page))).filter(|leaf| *leaf != zero_leaf());
                 let leaves: Vec<Digest> = (at..pages.end).map_while(leaf).take(most).collect();
                 if !leaves.is_empty() {
@@ -142,7 +198,7 @@ impl Leaves {
                 }
                 at += 1;
             } else {
-                at = (at / FAN_OUT_U32 + 1) * FAN_OUT_U32;
+                at = self.after(at);
             }
         }
         None
@@ -152,50 +208,66 @@ impl Leaves {
     /// meanwhile. A page takes about 5 ns. spec: O-9
     pub fn assume(&self, baseline: &Self) {
         let zero = zero_group();
-        for (index, (cell, theirs)) in self.groups.iter().zip(&baseline.groups).enumerate() {
-            let Some(theirs) = theirs.get() else { continue };
-            let words = cell.get_or_init(zero_group);
-            let pages = words.chunks_exact(LEAF_WORDS).zip(zero.chunks_exact(LEAF_WORDS));
-            for ((page, zero), theirs) in pages.zip(theirs.chunks_exact(LEAF_WORDS)) {
-                if equal(page, zero) {
-                    for (word, value) in page.iter().zip(theirs) {
-                        word.store(value.load(Ordering::Relaxed), Ordering::Relaxed);
+        for (index, theirs) in baseline.stretches() {
+            let Some(stretch) = self.stretch(index) else { continue };
+            for (index, (cell, theirs)) in stretch.groups.iter().zip(&theirs.groups).enumerate() {
+                let Some(theirs) = theirs.get() else { continue };
+                let words = cell.get_or_init(zero_group);
+                let pages = words.chunks_exact(LEAF_WORDS).zip(zero.chunks_exact(LEAF_WORDS));
+                for ((page, zero), theirs) in pages.zip(theirs.chunks_exact(LEAF_WORDS)) {
+                    if equal(page, zero) {
+                        for (word, value) in page.iter().zip(theirs) {
+                            word.store(value.load(Ordering::Relaxed), Ordering::Relaxed);
+                        }
                     }
                 }
-            }
-            if let Some(touched) = self.touched.get(index / 64) {
-                touched.fetch_or(1 << (index % 64), Ordering::Release);
+                stretch.touch(index);
             }
         }
     }
 
-    /// As [`run_within`](Self::run_within), without the pages that a baseline has with the same leaves. spec: O-9
-    pub fn run_unlike(&self, baseline: &Self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
-        let mut at = pages.start;
-        while at < pages.end {
-            let (group, _) = place(FlatPage(at));
-            let [ours, theirs] = [self, baseline].map(|leaves| leaves.groups.get(group).and_then(OnceLock::get));
-            let same = ours.is_none_or(|ours| theirs.is_some_and(|theirs| equal(&ours[..], &theirs[..])));
-            if same {
-                at = (at / FAN_OUT_U32 + 1) * FAN_OUT_U32;
-                continue;
-            }
-            let unlike = |leaf: &Digest, page| *leaf != zero_leaf() && *leaf != baseline.get(FlatPage(page));
-            let leaf = |page| Some(self.get(FlatPage(page))).filter(|leaf| unlike(leaf, page));
-            let leaves: Vec<Digest> = (at..pages.end).map_while(leaf).take(most).collect();
-            if !leaves.is_empty() {
-                return Some((FlatPage(at), leaves));
-            }
-            at += 1;
+    /// The first run of pages in a range that are worth telling, and their leaves, at most so many: pages that are neither
+    /// zeros nor what a baseline has there. Up to `gap` others may lie between two of them; their leaf is that of zeros,
+    /// which tells nothing. spec: R-1, O-9
+    pub fn run_to_tell(
+        &self,
+        baseline: Option<&Self>,
+        pages: Range<u32>,
+        most: usize,
+        gap: usize,
+    ) -> Option<(FlatPage, Vec<Digest>)> {
+        let news = |page| {
+            let leaf = self.get(FlatPage(page));
+            let known = leaf == zero_leaf() || baseline.is_some_and(|baseline| baseline.get(FlatPage(page)) == leaf);
+            Some(leaf).filter(|_| !known)
+        };
+        let mut first = pages.start;
+        while first < pages.end && news(first).is_none() {
+            let (group, _) = place(FlatPage(first));
+            let theirs = baseline.and_then(|baseline| baseline.group(group));
+            first = match self.group(group) {
+                Some(ours) if theirs.is_none_or(|theirs| !equal(&ours[..], &theirs[..])) => first + 1,
+                _ => self.after(first),
+            };
         }
-        None
+        let (mut leaves, mut told) = (Vec::new(), 0);
+        for page in (first..pages.end).take(most) {
+            let leaf = news(page);
+            if leaf.is_none() && leaves.len() - told == gap {
+                break;
+            }
+            leaves.push(leaf.unwrap_or_else(zero_leaf));
+            told = if leaf.is_some() { leaves.len() } else { told };
+        }
+        leaves.truncate(told);
+        Some((FlatPage(first), leaves)).filter(|(_, leaves)| !leaves.is_empty())
     }
 
     /// Groups set since the last call, rising.
     fn take_touched(&self) -> Vec<usize> {
         let mut groups = Vec::new();
-        for word in 0..self.touched.len() {
-            self.take_word(word, &mut groups);
+        for (index, stretch) in self.stretches() {
+            (0..stretch.touched.len()).for_each(|word| self.take_word(index * STRETCH_WORDS + word, &mut groups));
         }
         groups
     }
@@ -203,18 +275,21 @@ impl Leaves {
     /// Some of them, rising: those of the next words of 64 groups from `from` on, until there are a few or the end is reached.
     /// Where to go on.
     fn take_some_touched(&self, from: usize, groups: &mut Vec<usize>) -> usize {
-        let end = self.touched.len().min(from + AHEAD_WORDS);
+        let words = self.stretches.len() * STRETCH_WORDS;
+        let end = words.min(from + AHEAD_WORDS);
         for word in from..end {
             self.take_word(word, groups);
             if groups.len() >= AHEAD_GROUPS {
                 return word + 1;
             }
         }
-        if end == self.touched.len() { 0 } else { end }
+        if end == words { 0 } else { end }
     }
 
     fn take_word(&self, index: usize, groups: &mut Vec<usize>) {
-        let Some(word) = self.touched.get(index).filter(|word| word.load(Ordering::Relaxed) != 0) else { return };
+        let stretch = self.stretches.get(index / STRETCH_WORDS).and_then(OnceLock::get);
+        let word = stretch.and_then(|stretch| stretch.touched.get(index % STRETCH_WORDS));
+        let Some(word) = word.filter(|word| word.load(Ordering::Relaxed) != 0) else { return };
         let mut bits = word.swap(0, Ordering::Acquire);
         while bits != 0 {
             groups.push(index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0));
@@ -258,8 +333,57 @@ pub struct Tree {
 struct RegionTree {
     first_group: usize,
     pages: u32,
-    /// From the nodes over leaves up to the single top. The memory is 32 bytes for 64 pages.
-    levels: Vec<Vec<Digest>>,
+    /// From the nodes over leaves up to the single top. The memory is 32 bytes for 64 pages, where a page was set.
+    levels: Vec<Level>,
+}
+
+/// The nodes of one height, in parts that come into being when a node of theirs is set.
+#[derive(Debug)]
+struct Level {
+    width: usize,
+    /// A node over zeros only, and the last one, which may have fewer below it.
+    full: Digest,
+    last: Digest,
+    parts: Vec<Option<Box<[Digest]>>>,
+}
+
+/// Nodes of a part: 32 KiB.
+const PART: usize = 1024;
+
+impl Level {
+    fn zero(width: usize, full: Digest, last: Digest) -> Self {
+        Self { width, full, last, parts: vec![None; width.div_ceil(PART)] }
+    }
+
+    fn get(&self, index: usize) -> Digest {
+        let part = self.parts.get(index / PART).and_then(Option::as_deref);
+        let set = part.and_then(|part| part.get(index % PART)).copied();
+        set.unwrap_or(if index + 1 == self.width { self.last } else { self.full })
+    }
+
+    fn set(&mut self, index: usize, node: Digest) {
+        let from = index / PART * PART;
+        let here = from..self.width.min(from + PART);
+        if !here.contains(&index) {
+            return;
+        }
+        let zero = |index| if index + 1 == self.width { self.last } else { self.full };
+        let Some(part) = self.parts.get_mut(index / PART) else { return };
+        let part = part.get_or_insert_with(|| here.map(zero).collect());
+        if let Some(place) = part.get_mut(index % PART) {
+            *place = node;
+        }
+    }
+
+    /// The nodes below one of the next level, of which one was set.
+    fn below(&self, parent: usize) -> Option<&[Digest]> {
+        let first = parent * FAN_OUT;
+        self.parts.get(first / PART)?.as_deref()?.chunks(FAN_OUT).nth(first % PART / FAN_OUT)
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = Digest> {
+        (0..self.width).map(|index| self.get(index))
+    }
 }
 
 impl Tree {
@@ -294,17 +418,19 @@ impl Tree {
     pub fn nodes(&mut self, leaves: &Leaves, most: usize) -> Vec<(Range<u32>, Digest)> {
         self.update(leaves);
         let levels = self.regions.iter().map(|region| region.levels.len()).max().unwrap_or(0);
-        let width = |level| self.regions.iter().map(|region| region.level(level).1.len()).sum::<usize>();
+        let width = |level| {
+            self.regions.iter().map(|region| region.level(level).1.map_or(0, |level| level.width)).sum::<usize>()
+        };
         let level = (0..levels).find(|&level| width(level) <= most).unwrap_or(levels);
         let mut nodes = Vec::new();
         for ((_, region), tree) in self.layout.regions().zip(&self.regions) {
-            let (height, digests) = tree.level(level);
+            let (height, level) = tree.level(level);
             let span = u32::try_from(height).ok().and_then(|height| FAN_OUT_U32.checked_pow(height + 1));
             let span = span.unwrap_or(u32::MAX);
             let mut from = 0_u32;
-            for digest in digests {
+            for digest in level.into_iter().flat_map(Level::nodes) {
                 let to = from.saturating_add(span).min(region.pages);
-                nodes.push((region.first + from..region.first + to, *digest));
+                nodes.push((region.first + from..region.first + to, digest));
                 from = to;
             }
         }
@@ -317,7 +443,7 @@ impl Tree {
 
     fn rehash(&mut self, leaves: &Leaves, touched: &[usize]) {
         for region in &mut self.regions {
-            let end = region.first_group + region.levels.first().map_or(0, Vec::len);
+            let end = region.first_group + region.levels.first().map_or(0, |level| level.width);
             let from = touched.partition_point(|&group| group < region.first_group);
             let to = touched.partition_point(|&group| group < end);
             region.update(leaves, touched.get(from..to).unwrap_or_default());
@@ -338,9 +464,7 @@ impl RegionTree {
             children.push(last);
             last = node(&children);
             full = node(&vec![full; FAN_OUT]);
-            let mut level = vec![full; above - 1];
-            level.push(last);
-            levels.push(level);
+            levels.push(Level::zero(above, full, last));
             width = above;
             if width == 1 {
                 break;
@@ -355,8 +479,8 @@ impl RegionTree {
         for &group in touched {
             let index = group - self.first_group;
             let digest = self.over_leaves(leaves, index);
-            if let Some(node) = self.levels.first_mut().and_then(|level| level.get_mut(index)) {
-                *node = digest;
+            if let Some(level) = self.levels.first_mut() {
+                level.set(index, digest);
             }
             changed.push(index);
         }
@@ -366,12 +490,10 @@ impl RegionTree {
             }
             changed.dedup();
             for &index in &changed {
-                let Some(children) = self.levels.get(below).and_then(|level| level.chunks(FAN_OUT).nth(index)) else {
-                    continue;
-                };
-                let digest = node(children);
-                if let Some(node) = self.levels.get_mut(below + 1).and_then(|level| level.get_mut(index)) {
-                    *node = digest;
+                let children = self.levels.get(below).and_then(|level| level.below(index));
+                let Some(digest) = children.map(node) else { continue };
+                if let Some(level) = self.levels.get_mut(below + 1) {
+                    level.set(index, digest);
                 }
             }
         }
@@ -387,13 +509,13 @@ impl RegionTree {
     }
 
     /// A level, or the top of a tree that is lower, and how high it is.
-    fn level(&self, level: usize) -> (usize, &[Digest]) {
+    fn level(&self, level: usize) -> (usize, Option<&Level>) {
         let height = level.min(self.levels.len().saturating_sub(1));
-        (height, self.levels.get(height).map_or(&[], Vec::as_slice))
+        (height, self.levels.get(height))
     }
 
     fn top(&self) -> Digest {
-        self.levels.last().and_then(|level| level.first()).copied().unwrap_or_else(zero_leaf)
+        self.levels.last().map_or_else(zero_leaf, |level| level.get(0))
     }
 }
 
@@ -481,14 +603,34 @@ mod tests {
         };
         (0..200).for_each(|page| assert_eq!(held.get(FlatPage(page)), expected(page), "{page}"));
         assert_eq!(tree.root(&held), slow_root(&layout, &held), "the tree follows");
-        let told = |from| held.run_unlike(&baseline, from..200, 9);
+        let told = |from| held.run_to_tell(Some(&baseline), from..200, 9, 0);
         assert_eq!(told(0), Some((FlatPage(6), vec![of(2); 2])));
-        assert_eq!(held.run_unlike(&baseline, 0..200, 1), Some((FlatPage(6), vec![of(2)])));
+        assert_eq!(held.run_to_tell(Some(&baseline), 0..200, 1, 0), Some((FlatPage(6), vec![of(2)])));
         assert_eq!(told(8), Some((FlatPage(70), vec![of(3)])));
         assert_eq!(told(71), Some((FlatPage(180), vec![of(4)])));
         assert_eq!(told(181), None);
-        assert_eq!(baseline.run_unlike(&baseline, 0..200, 9), None);
-        assert_eq!(Leaves::new(&layout).run_unlike(&baseline, 0..200, 9), None, "zeros are never told");
+        assert_eq!(baseline.run_to_tell(Some(&baseline), 0..200, 9, 64), None);
+        assert_eq!(Leaves::new(&layout).run_to_tell(Some(&baseline), 0..200, 9, 64), None, "zeros are never told");
+    }
+
+    // spec: R-1
+    #[test]
+    fn short_gaps_between_what_is_told_are_told_as_zeros() {
+        let layout = Layout::new(&[4096 * 300]).unwrap();
+        let (held, baseline) = (Leaves::new(&layout), Leaves::new(&layout));
+        let [ours, theirs] = [1, 2].map(|byte| leaf(&[byte; 8]));
+        for page in [10, 13, 14, 19, 200, 299] {
+            held.set(FlatPage(page), ours);
+        }
+        (11..13).for_each(|page| baseline.set(FlatPage(page), theirs));
+        held.assume(&baseline);
+        let zero = zero_leaf();
+        let told = |from, most, gap| held.run_to_tell(Some(&baseline), from..300, most, gap);
+        assert_eq!(told(0, 64, 3), Some((FlatPage(10), vec![ours, zero, zero, ours, ours])), "four is too far");
+        assert_eq!(told(15, 64, 4), Some((FlatPage(19), vec![ours])), "none at the ends");
+        assert_eq!(told(0, 4, 64), Some((FlatPage(10), vec![ours, zero, zero, ours])));
+        assert_eq!(told(0, 3, 64), Some((FlatPage(10), vec![ours])), "nor where it is cut");
+        assert_eq!(told(0, 2048, 2047).map(|(first, leaves)| (first, leaves.len())), Some((FlatPage(10), 290)));
     }
 
     proptest! {
@@ -515,6 +657,31 @@ mod tests {
             }
             prop_assert_eq!(tree.root(&leaves), slow_root(&layout, &leaves));
         }
+    }
+
+    // spec: H-11
+    #[test]
+    fn what_is_only_offered_takes_no_memory() {
+        let pages = u32::try_from(crate::extent::MAX_PAGES).unwrap() - 128;
+        let layout = Layout::new(&[4096 * u64::from(pages), 4096 * 65]).unwrap();
+        let (leaves, mut tree) = (Leaves::new(&layout), Tree::new(&layout));
+        let parts = |tree: &Tree| {
+            let levels = tree.regions.iter().flat_map(|region| &region.levels);
+            levels.flat_map(|level| &level.parts).filter(|part| part.is_some()).count()
+        };
+        let empty = tree.root(&leaves);
+        let all = 0..pages;
+        leaves.set(FlatPage(pages - 1), zero_leaf());
+        assert_eq!(leaves.run_within(all.clone(), 9), None);
+        assert_eq!(leaves.run_to_tell(Some(&leaves), all.clone(), 9, 9), None);
+        assert_eq!((leaves.stretches().count(), parts(&tree)), (0, 0));
+        leaves.set(FlatPage(pages - 1), leaf(&[1; 8]));
+        assert_ne!(tree.root(&leaves), empty);
+        assert_eq!(leaves.run_within(all, 9), Some((FlatPage(pages - 1), vec![leaf(&[1; 8])])));
+        // One part of each of its five levels, of 32 KiB or of what there is.
+        assert_eq!((leaves.stretches().count(), parts(&tree)), (1, 5));
+        leaves.clear();
+        assert_eq!(tree.root(&leaves), empty);
     }
 
     // spec: V-4

@@ -519,6 +519,9 @@ pub enum SessionError {
 impl SessionError {
     /// Whether it says nothing against the pages that arrived.
     pub(crate) fn spares_pages(&self) -> bool {
+        if let Self::PeerReports(error) = self {
+            return !error.code.is_integrity();
+        }
         matches!(
             self,
             Self::PeerAborted { .. }

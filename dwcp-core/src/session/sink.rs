@@ -11,6 +11,7 @@
 
 mod fencing;
 mod lanes;
+mod telling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use self::lanes::Lane;
+use self::telling::Telling;
+#[cfg(feature = "net")]
+pub(crate) use self::telling::{HAVE_BATCH, LEAST_WEIGHT, weight};
 use super::allowance::Allowance;
 use super::fingerprint::Fingerprint;
 use super::handover::{Fencing, FencingEvent, TAKEN, Wish};
@@ -28,11 +32,10 @@ use super::record::{Record, Standing};
 use super::source::SILENCE_LIMIT;
 use super::stats::{Phase, Progress};
 use super::{Applied, Input, Machine, Outcome, Output, Owner, SessionError, Time};
-use crate::extent::FlatPage;
-use crate::wire::limits::{MAX_EXTENT_BYTES, MAX_HAVE_LEAVES};
+use crate::wire::limits::MAX_EXTENT_BYTES;
 use crate::wire::{
-    Accept, DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, FencedLane, Frame, Framing, Have, LaneId, Offer, Pause,
-    Ping, Ready, Run, Running,
+    DeviceState, Digest, ErrorCode, FRAME_HEADER_BYTES, FencedLane, Frame, Framing, LaneId, Offer, Pause, Ready, Run,
+    Running,
 };
 
 /// What a sink is told at the start.
@@ -71,8 +74,6 @@ impl Default for SinkConfig {
 /// Extents that are acknowledged together at most, and how long the first of them waits: an ack of
 /// its own for each small extent would cost as much as the extent.
 const ACK_EXTENTS: u32 = 4;
-/// HAVE frames between two answers of the source: 4 MiB.
-pub(crate) const HAVE_BATCH: usize = 64;
 const ACK_DELAY: Duration = Duration::from_millis(2);
 
 /// The end that gets the guest.
@@ -91,8 +92,7 @@ pub struct Sink {
     promise: Option<Promise>,
     /// Which of the offered baselines its guest has the pages of, and their leaves.
     baseline: Option<(u8, Arc<Leaves>)>,
-    /// From which page on the source has still to be told what is held. `None`: ACCEPT was said.
-    telling: Option<FlatPage>,
+    telling: Telling,
     /// This node shuts down.
     retiring: bool,
     /// What this node wants lanes to carry.
@@ -175,7 +175,7 @@ impl Sink {
             pause: None,
             promise: None,
             baseline: None,
-            telling: None,
+            telling: Telling::default(),
             retiring: false,
             control_up: true,
             control_since: Time::default(),
@@ -224,41 +224,8 @@ impl Sink {
         if self.state == State::Idle {
             self.state = State::Receiving;
             self.progress.phase = Phase::Copying;
-            self.telling = Some(FlatPage(0));
-            self.tell_held();
+            self.telling.begin(now);
         }
-    }
-
-    /// Says what is held from before, a batch at a time, and then ACCEPT. spec: R-1
-    fn tell_held(&mut self) {
-        for _ in 0..HAVE_BATCH {
-            let Some(have) = self.next_have() else {
-                self.telling = None;
-                let (transfer, dictionaries) = (self.offer.transfer, self.config.dictionaries);
-                let baseline = self.baseline.as_ref().map(|(number, _)| *number);
-                self.say(Frame::Accept(Accept { transfer, dictionaries, baseline }));
-                return self.say_wish();
-            };
-            self.say(Frame::Have(have));
-        }
-        // The answer says that the source has taken all of them: nothing piles up.
-        self.say(Frame::Ping(Ping { id: 0 }));
-    }
-
-    fn next_have(&mut self) -> Option<Have> {
-        let from = self.telling?;
-        let left = self.offer.layout.regions().filter(|(_, region)| region.first + region.pages > from.0);
-        let (region, first, leaves) = left.into_iter().find_map(|(id, region)| {
-            let pages = region.first.max(from.0)..region.first + region.pages;
-            let (first, leaves) = match &self.baseline {
-                Some((_, baseline)) => self.leaves.run_unlike(baseline, pages, MAX_HAVE_LEAVES),
-                None => self.leaves.run_within(pages, MAX_HAVE_LEAVES),
-            }?;
-            Some((id, first.0 - region.first, leaves))
-        })?;
-        let flat = self.offer.layout.flat(region, first)?;
-        self.telling = Some(FlatPage(flat.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX)));
-        Some(Have { region, first, leaves })
     }
 
     fn frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
@@ -268,7 +235,7 @@ impl Sink {
         }
         self.heard_at = now;
         match frame {
-            Frame::Offer(offer) => self.offered_again(&offer),
+            Frame::Offer(offer) => self.offered_again(now, &offer),
             Frame::Bury(bury) => {
                 self.bury(bury.lane);
                 Ok(())
@@ -288,9 +255,7 @@ impl Sink {
                 Ok(())
             }
             Frame::Pong(_) => {
-                if self.telling.is_some() {
-                    self.tell_held();
-                }
+                self.telling.answered(now);
                 Ok(())
             }
             other => Err(SessionError::unexpected(format!("a sink never receives {:?}", other.frame_type()))),
@@ -298,12 +263,11 @@ impl Sink {
     }
 
     /// The ACCEPT was lost with its connection. spec: O-3
-    fn offered_again(&mut self, offer: &Offer) -> Result<(), SessionError> {
+    fn offered_again(&mut self, now: Time, offer: &Offer) -> Result<(), SessionError> {
         if *offer != self.offer || self.progress.pages_settled > 0 {
             return Err(SessionError::unexpected("a second OFFER that differs, or comes after extents"));
         }
-        self.telling = Some(FlatPage(0));
-        self.tell_held();
+        self.telling.begin(now);
         Ok(())
     }
 
@@ -594,6 +558,8 @@ impl Sink {
         if self.control_up {
             if now.since(self.heard_at) > SILENCE_LIMIT {
                 self.control_down(now, false);
+            } else if self.telling.is_due(now) {
+                self.tell_held(now);
             }
             return Ok(());
         }
@@ -693,7 +659,7 @@ impl Machine for Sink {
             return None;
         }
         let control = if self.control_up {
-            Some(self.heard_at + SILENCE_LIMIT)
+            [Some(self.heard_at + SILENCE_LIMIT), self.telling.due_at()].into_iter().flatten().min()
         } else {
             match self.state {
                 State::Running => Some(self.control_since + self.config.linger),

@@ -271,3 +271,19 @@ fn masks_and_runs_are_of_the_same_bits() {
     }
     assert_eq!(runs_of(0b1_0110).collect::<Vec<_>>(), [1..3, 4..5]);
 }
+
+// spec: H-11
+#[test]
+fn of_a_guest_that_is_larger_only_what_the_baseline_has_is_kept_account_of() {
+    let shelf = Shelf::new(0..PAGES);
+    let guest = Counted::new(PAGES * 10, &[PAGES * 9]);
+    let laying = shelf.over(&guest);
+    let groups = usize::try_from(PAGES.div_ceil(GROUP)).unwrap();
+    assert_eq!([laying.shared.claimed.len(), laying.shared.laid.len()], [groups; 2]);
+    laying.write(R0, PAGES - 1, &[page(PAGES - 1, 2), page(PAGES, 2)].concat()).unwrap();
+    laying.stage().unwrap();
+    for (number, version) in [(0, 1), (PAGES - 1, 2), (PAGES, 2), (PAGES * 9, 9)] {
+        assert_eq!(read(&laying, number).unwrap(), page(number, version), "page {number}");
+    }
+    assert_eq!(read(&laying, PAGES * 5).unwrap(), vec![0; PAGE_BYTES]);
+}

@@ -1,12 +1,12 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::folder::no_space;
 use super::journal::{About, Journal, room};
 use super::place::{Place, Presence};
 use super::runs::Runs;
+use super::written::Written;
 use crate::extent::{Layout, MAX_EXTENT_PAGES, PAGE_BYTES, RegionId};
 use crate::guest::{Guest, GuestError, root_of};
 use crate::session::Leaves;
@@ -40,7 +40,7 @@ pub struct ImageStaging {
     /// Where each region starts in the file.
     starts: Vec<u64>,
     /// Pages that were written: only those must be overwritten when they become zero.
-    written: Box<[AtomicU64]>,
+    written: Written,
     /// It was found under its final name, and must have this root to be believed.
     doubted: Option<Digest>,
     journal: Option<Journal>,
@@ -57,7 +57,7 @@ impl ImageStaging {
         });
         Self {
             starts: starts.collect(),
-            written: (0..layout.flat_pages() / 64).map(|_| AtomicU64::new(0)).collect(),
+            written: Written::new(layout.flat_pages(), false),
             doubted: None,
             journal: None,
             held: None,
@@ -110,8 +110,8 @@ impl ImageStaging {
     /// It was found again after a restart, and must have this root if it is doubted.
     pub(super) fn found(self, doubted: Option<Digest>) -> Self {
         // What a run before wrote is not known, so every page counts as written.
-        self.written.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
-        Self { doubted, ..self }
+        let written = Written::new(self.layout.flat_pages(), true);
+        Self { doubted, written, ..self }
     }
 
     /// With a journal, which says what is held.
@@ -173,8 +173,8 @@ impl ImageStaging {
         for (id, region) in self.layout.regions() {
             let mut first = 0;
             while first < region.pages {
-                let written = self.is_written(region.first + first);
-                let end = (first..region.pages).find(|page| self.is_written(region.first + page) != written);
+                let written = self.written.get(region.first + first);
+                let end = (first..region.pages).find(|page| self.written.get(region.first + page) != written);
                 let end = end.unwrap_or(region.pages);
                 if !written {
                     tell(id, first..end)?;
@@ -321,19 +321,9 @@ impl ImageStaging {
         Ok((start + offset, inside))
     }
 
-    fn is_written(&self, flat: u32) -> bool {
-        let word = usize::try_from(flat / 64).ok().and_then(|word| self.written.get(word));
-        word.is_none_or(|word| word.load(Ordering::Relaxed) >> (flat % 64) & 1 == 1)
-    }
-
     /// Whether a page was written before; marks it as written or as a hole.
     fn exchange_written(&self, region: RegionId, page: u32, written: bool) -> bool {
-        let Some(flat) = self.layout.flat(region, page) else { return true };
-        let Some(word) = usize::try_from(flat.0 / 64).ok().and_then(|word| self.written.get(word)) else { return true };
-        let bit = 1 << (flat.0 % 64);
-        let before =
-            if written { word.fetch_or(bit, Ordering::Relaxed) } else { word.fetch_and(!bit, Ordering::Relaxed) };
-        before & bit != 0
+        self.layout.flat(region, page).is_none_or(|flat| self.written.exchange(flat.0, written))
     }
 
     /// Bytes of the disk that it takes.

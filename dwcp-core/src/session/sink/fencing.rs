@@ -31,7 +31,7 @@ impl Sink {
     }
 
     pub(super) fn say_wish(&mut self) {
-        let accepted = self.telling.is_none() && self.state != State::Idle;
+        let accepted = !self.telling.is_under_way() && self.state != State::Idle;
         if accepted && self.control_up && self.config.messages && !self.ran() {
             let Wish { framing, restart } = self.wish;
             self.say(Frame::Prefer(Prefer { framing, restart }));
@@ -41,7 +41,7 @@ impl Sink {
     /// spec: V-3
     pub(super) fn fenced(&mut self, now: Time, fence: Fence) -> Result<(), SessionError> {
         let receiving = matches!(self.state, State::Receiving | State::Staging | State::Recording | State::Ready);
-        if !receiving || self.telling.is_some() {
+        if !receiving || self.telling.is_under_way() {
             return Err(SessionError::unexpected("FENCE before ACCEPT or after RUN"));
         }
         if fence.transfer != self.offer.transfer || fence.framing == Framing::Messages && !self.config.messages {

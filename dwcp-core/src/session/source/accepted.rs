@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Source, State};
 use crate::extent::FlatPage;
 use crate::guest::DirtyMap;
+use crate::session::leaves::zero_leaf;
 use crate::session::stats::Phase;
 use crate::session::{Leaves, Output, SessionError, Time};
 use crate::wire::{Accept, Have};
@@ -32,7 +33,9 @@ impl Source {
         for (page, leaf) in (region.first + have.first..).zip(&have.leaves) {
             self.leaves.set(FlatPage(page), *leaf);
         }
-        self.progress.pages_held += u64::try_from(have.leaves.len()).unwrap_or(0);
+        // Zeros tell nothing: they stand between pages that are told.
+        let told = have.leaves.iter().filter(|leaf| **leaf != zero_leaf()).count();
+        self.progress.pages_held += u64::try_from(told).unwrap_or(0);
         // Who knows which version brought them.
         self.leave.distrust_held();
         Ok(())

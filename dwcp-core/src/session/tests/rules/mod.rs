@@ -4,6 +4,7 @@ mod deferral;
 mod handover;
 mod sink;
 mod source;
+mod telling;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -551,6 +551,7 @@ fn what_the_sink_has_is_compared_with_and_read_all_the_same() {
     assert!(dispatches(waits).is_empty(), "what the guest knows is not known yet");
     let sent = dispatches(bench.feed(Input::Recalled { same: DirtyMap::new(&offer().layout) }));
     assert_eq!((sent[0].extent.pages(), sent[0].known.get(5)), (64, true));
+    assert_eq!(bench.machine.progress().pages_held, 2);
     assert_eq!(error_code(&bench.hear(have(0, 5))), Some(ErrorCode::Unexpected), "after ACCEPT");
 }
 
