@@ -180,13 +180,19 @@ fn what_is_written_is_above_all_that_was_obeyed() {
     let summary = said.summary();
     assert_eq!((&summary["older"], &summary["runs"]), (&true.into(), &"v1".into()), "{summary}");
     assert!(said.err.contains("refuses version 1 as older"), "{}", said.err);
+    // A clock was ahead once.
+    let ahead = old.replace("\"version\": 1,", "\"version\": 9007199254740000,");
+    fs::write(fleet.file(), ahead).unwrap();
+    while node.stats().remembered.map(dwcp_core::flag::FlagVersion::value) != Some(9_007_199_254_740_000) {
+        std::thread::yield_now();
+    }
     for text in [Some(&*old), Some("half"), None] {
         match text {
             Some(text) => fs::write(fleet.file(), text).unwrap(),
             None => fs::remove_file(fleet.file()).unwrap(),
         }
         let create: &[&str] = if text == Some(&*old) { &[] } else { &["--create"] };
-        ok(&fleet.set(&[create, &["--kill", "--reason", "integrity"]].concat()));
+        ok(&fleet.set(&[create, &["--kill", "--reason", "integrity", "--dir", dir.to_str().unwrap()]].concat()));
         let killed = loop {
             let now = node.snapshot();
             if now.version() == Some(fleet.document().version) {
@@ -195,6 +201,9 @@ fn what_is_written_is_above_all_that_was_obeyed() {
             std::thread::yield_now();
         };
         assert!(!killed.v3() && killed.reason().discards_applied());
+        while node.stats().remembered != killed.version() {
+            std::thread::yield_now();
+        }
     }
 }
 

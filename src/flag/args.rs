@@ -138,6 +138,12 @@ pub(crate) struct SetArgs {
     /// All nodes, one name a line
     #[arg(long, value_name = "FILE")]
     pub(crate) roster: Option<PathBuf>,
+    /// The --dir of a receiver on this host that obeys the document: what is written is above what it obeyed
+    #[arg(long, conflicts_with = "state_dir")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The --state-dir of a sender on this host: likewise
+    #[arg(long)]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Who changes it [default: your user name]
     #[arg(long, value_name = "WHO")]
     pub(crate) by: Option<Word>,

@@ -10,7 +10,7 @@ mod edit;
 mod store;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dwcp_core::flag::{
@@ -92,7 +92,7 @@ fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
     }
     let written = age.map_or_else(|| "in the future, by this clock".to_owned(), |age| format!("{} ago", ago(age)));
     report.say(&format!("{shown}: version {}, written {written}", document.version));
-    let obeyed = obeyed_before(args)?;
+    let obeyed = obeyed_before(args.dir.as_deref(), args.state_dir.as_ref())?;
     let older = obeyed.as_ref().is_some_and(|obeyed| obeyed.version > document.version);
     if let Some(obeyed) = obeyed.as_ref().filter(|_| older) {
         report.warn(&format!(
@@ -127,11 +127,11 @@ fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
 }
 
 /// What a node of this host remembers, if one is named.
-fn obeyed_before(args: &ShowArgs) -> Result<Option<Remembered>, Failure> {
-    if args.dir.is_none() && args.state_dir.is_none() {
+fn obeyed_before(dir: Option<&Path>, state_dir: Option<&PathBuf>) -> Result<Option<Remembered>, Failure> {
+    if dir.is_none() && state_dir.is_none() {
         return Ok(None);
     }
-    let place = Place::named(args.dir.as_deref(), args.state_dir.clone())?;
+    let place = Place::named(dir, state_dir.cloned())?;
     let Some(folder) = place.records()?.folder() else { return Ok(None) };
     remembered(folder.as_ref()).map_err(|error| {
         Failure::new(Exit::Failed, format!("{}: {error}", place.records_folder().display()))
@@ -190,8 +190,8 @@ fn damaged(path: &Path, why: &str) -> Failure {
     let minutes = MAX_STALE.as_secs() / 60;
     Failure::new(Exit::Failed, format!("{}: {why}", path.display())).advise(format!(
         "Nodes keep what they know for {minutes} minutes, then run v1; those started since run v1. Write it anew: \
-         `dwcp flag set --create ...`, which is above all versions that this command ever wrote; name the lists and the share \
-         again."
+         `dwcp flag set --create ...`, naming the lists and the share again. Its version is the clock's; where a clock was \
+         ahead once, or a larger one was chosen, add --dir of a receiver here, or --at-version."
     ))
 }
 
@@ -245,7 +245,10 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let store = Store::open(&args.file)?;
     let found = store.read()?;
     let fresh = !matches!(found, Found::Document(_));
-    let (mut document, before) = begin(found, args, store::now())?;
+    let obeyed = obeyed_before(args.dir.as_deref(), args.state_dir.as_ref())?;
+    let above = obeyed.and_then(|obeyed| obeyed.version.next());
+    let least = store::now().max(above.unwrap_or(FlagVersion::FIRST));
+    let (mut document, before) = begin(found, args, least)?;
     let old = edit::rule_of(&document, flag);
     let by = args.by.clone().unwrap_or_else(user);
     let (rule, exact) = edit::edited(&old, args, roster.as_ref(), by);
@@ -281,7 +284,7 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     if fresh && flag != Flag::V3 {
         report.warn(&format!("note: a new document has {} off: every node that looks at it runs v1", Flag::V3));
     }
-    let version = next(&document, before, !changes.is_empty(), store::now(), &args.file)?;
+    let version = next(&document, before, !changes.is_empty(), least, &args.file)?;
     document.version = version;
     if written {
         store.replace(&document)?;
