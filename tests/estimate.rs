@@ -248,7 +248,9 @@ fn what_is_advised_to_a_guest_that_writes_too_much_does_help() {
         };
         let told = run(asked(None).arg("--json"));
         let (summary, shape) = (told.summary(), format!("{writes} over {link}, {budget}, {rtt}"));
-        assert_eq!((told.code, &summary["converges"]), (code, &false.into()), "{shape}: {summary}");
+        // A guest that writes as much as the link takes may be stopped in time by chance, and then for too long.
+        assert!(told.code == code || code == 3 && told.code == 10, "{shape}: {summary}");
+        assert!(told.code == 10 || summary["converges"] == false, "{shape}: {summary}");
         let line = run(&mut asked(None)).out;
         let line = line.lines().find(|line| line.contains("  advice")).unwrap_or_else(|| panic!("{shape}: {summary}"));
         let words: Vec<_> = line.split([' ', ',', ';']).collect();

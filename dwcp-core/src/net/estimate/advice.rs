@@ -105,10 +105,23 @@ impl Trials {
 
     /// A transfer that comes to nothing at all is none that helps.
     fn helps(&mut self, config: &EstimateConfig) -> bool {
-        let Ok(run) = Run::new(Arc::clone(&self.guest), config) else { return false };
-        let Ok((estimate, experience)) = run.over(self.experience.clone()).finish() else { return false };
+        self.run(config).is_some_and(|estimate| fits(&estimate, config))
+    }
+
+    /// So that it helps again where a round takes a little longer.
+    fn helps_well(&mut self, config: &EstimateConfig) -> bool {
+        let budget = config.source.downtime_budget;
+        let fits_well = |estimate: &Estimate| {
+            fits(estimate, config) && estimate.progress.downtime.is_some_and(|downtime| downtime * 3 <= budget * 2)
+        };
+        self.run(config).as_ref().is_some_and(fits_well)
+    }
+
+    fn run(&mut self, config: &EstimateConfig) -> Option<Estimate> {
+        let run = Run::new(Arc::clone(&self.guest), config).ok()?;
+        let (estimate, experience) = run.over(self.experience.clone()).finish().ok()?;
         self.experience = experience;
-        fits(&estimate, config)
+        Some(estimate)
     }
 
     /// The value nearest to `fails` that helps, moved on towards `most` for safety and to a round number. Both directions are
@@ -134,7 +147,7 @@ impl Trials {
                 return Some(enough);
             }
             let told = if most > fails { above(enough).min(most) } else { below(enough).max(most) };
-            if self.helps(&config(told)) {
+            if self.helps_well(&config(told)) {
                 return Some(told);
             }
             enough = told;
