@@ -229,6 +229,14 @@ fn a_doubt_is_told_at_both_ends_and_resumed_by_asking() {
 
     sending.kill();
     at_source(&place, "in-doubt");
+    // Its session waits for that sender, for as long as it takes: nobody is told that the name will be free by itself.
+    let mut other = dwcp();
+    other
+        .args(["send", "--to", &at, "--as", "vm1", "--trust", &place.receiver])
+        .arg("--identity")
+        .arg(place.path("a.id"));
+    let said = run(other.arg("--state-dir").arg(place.path("elsewhere")).arg(&image));
+    said.failed(1, &["the name vm1 is taken here", "waits for its sender's word"]);
     receiver.lines.kill();
     at_sink(&place, "in-doubt");
     let people = sink(&place, &["list"]).out;

@@ -89,15 +89,9 @@ pub(super) async fn transmit<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let count = u16::try_from(streams.len()).unwrap_or(u16::MAX);
     let total = payload.bytes();
-    let outgoing = Outgoing::new(options.framing, total, options.chunk_bytes, count, Time::default())?;
-    let chunks = outgoing.chunks();
-    let part = PART.min(HELD / streams.len().max(1));
-    // A message that is short has a share for each connection.
-    let lent = usize::try_from(LENT.min(total / u64::from(count.max(1)))).unwrap_or(part).max(part);
-    let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
-    let mut sending = Sending { outgoing, lanes, header: Vec::new(), part, lent, turn: 0, start: Instant::now() };
+    let mut sending = Sending::of(streams, total, options)?;
+    let chunks = sending.outgoing.chunks();
     let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: total };
     sending.run(payload, options.stall, pace).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
@@ -244,6 +238,16 @@ impl Pace {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
+    fn of(streams: Vec<S>, total: u64, options: &SendOptions) -> Result<Self, TransferError> {
+        let count = u16::try_from(streams.len()).unwrap_or(u16::MAX);
+        let outgoing = Outgoing::new(options.framing, total, options.chunk_bytes, count, Time::default())?;
+        let part = PART.min(HELD / streams.len().max(1));
+        // A message that is short has a share for each connection.
+        let lent = usize::try_from(LENT.min(total / u64::from(count.max(1)))).unwrap_or(part).max(part);
+        let lanes = streams.into_iter().zip(0..count).map(|(stream, number)| Lane::new(stream, number)).collect();
+        Ok(Self { outgoing, lanes, header: Vec::new(), part, lent, turn: 0, start: Instant::now() })
+    }
+
     async fn run(&mut self, payload: &mut dyn Payload, stall: Duration, mut pace: Pace) -> Result<(), TransferError> {
         for index in 0..self.lanes.len() {
             self.refill(index, payload)?;
@@ -409,6 +413,19 @@ mod tests {
         let error = done.unwrap_err();
         assert!(matches!(error, TransferError::Slow { took: 90..=120, left, .. } if left > 1_000_000), "{error}");
         assert_eq!((took.as_secs(), tally.sent().ended[&TransferEnding::Unreachable]), (120, 1));
+    }
+
+    /// A socket takes a mebibyte of what is lent at a time; what is not is held, and bounded for all connections together.
+    #[tokio::test]
+    async fn what_is_not_lent_is_held_in_small_parts_also_for_sockets() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut payload = vec![7; 8 << 20];
+        let options = SendOptions::new(Framing::Amst16);
+        let mut sending = Sending::of(vec![stream], Payload::bytes(&payload), &options).unwrap();
+        sending.refill(0, &mut payload).unwrap();
+        let held = sending.lanes[0].buffer.len();
+        assert!(held >= PART && held <= PART + 64, "{held}");
     }
 
     #[tokio::test(start_paused = true)]
