@@ -425,7 +425,7 @@ mod tests {
         let mut sending = Sending::of(vec![stream], Payload::bytes(&payload), &options).unwrap();
         sending.refill(0, &mut payload).unwrap();
         let held = sending.lanes[0].buffer.len();
-        assert!(held >= PART && held <= PART + 64, "{held}");
+        assert!((PART..=PART + 64).contains(&held), "{held}");
     }
 
     #[tokio::test(start_paused = true)]
