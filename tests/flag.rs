@@ -205,6 +205,12 @@ fn what_is_written_is_above_all_that_was_obeyed() {
             std::thread::yield_now();
         }
     }
+    // An old document that was killed, too, changes nothing by that, and nobody would obey it.
+    let newest = fleet.document().version;
+    let older = fleet.text().replace(&format!("\"version\": {newest},"), "\"version\": 5,");
+    fs::write(fleet.file(), older).unwrap();
+    ok(&fleet.set(&["--kill", "--reason", "integrity", "--dir", dir.to_str().unwrap()]));
+    assert!(fleet.document().version > newest, "{}", fleet.text());
 }
 
 #[test]

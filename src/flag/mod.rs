@@ -246,7 +246,8 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let found = store.read()?;
     let fresh = !matches!(found, Found::Document(_));
     let obeyed = obeyed_before(args.dir.as_deref(), args.state_dir.as_ref())?;
-    let above = obeyed.and_then(|obeyed| obeyed.version.next());
+    let obeyed = obeyed.map(|obeyed| obeyed.version);
+    let above = obeyed.and_then(FlagVersion::next);
     let least = store::now().max(above.unwrap_or(FlagVersion::FIRST));
     let (mut document, before) = begin(found, args, least)?;
     let old = edit::rule_of(&document, flag);
@@ -273,7 +274,8 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
              for exactly this share use --exact --roster FILE",
         );
     }
-    let pending = fresh || !changes.is_empty();
+    // An old document that says so already is one that nobody obeys.
+    let pending = fresh || !changes.is_empty() || obeyed > before;
     let written = pending && !args.dry_run;
     if written {
         match flag {
@@ -284,7 +286,7 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     if fresh && flag != Flag::V3 {
         report.warn(&format!("note: a new document has {} off: every node that looks at it runs v1", Flag::V3));
     }
-    let version = next(&document, before, !changes.is_empty(), least, &args.file)?;
+    let version = next(&document, before, pending, least, &args.file)?;
     document.version = version;
     if written {
         store.replace(&document)?;
@@ -334,19 +336,19 @@ fn begin(found: Found, args: &SetArgs, now: FlagVersion) -> Result<(FlagDocument
     }
 }
 
-/// The version of what is written: by the clock, so that it is above all that nodes have obeyed, whatever old document was
-/// put back meanwhile; and above the one before, whatever the clock says.
+/// The version of what is written: at least `least`, which is the clock's and above what a named node obeyed, whatever old
+/// document was put back meanwhile; and above the one before, whatever the clock says.
 fn next(
     document: &FlagDocument,
     before: Option<FlagVersion>,
     changed: bool,
-    now: FlagVersion,
+    least: FlagVersion,
     path: &Path,
 ) -> Result<FlagVersion, Failure> {
     if before.is_none() || !changed {
         return Ok(document.version);
     }
-    document.version.next().map(|next| next.max(now)).ok_or_else(|| {
+    document.version.next().map(|next| next.max(least)).ok_or_else(|| {
         let what = format!("{} has version {}, after which there is none", path.display(), document.version);
         let advice = "Stop the nodes that look at it, write it anew with a small version, and start them again.";
         Failure::new(Exit::Failed, what).advise(advice)

@@ -32,8 +32,8 @@ const MOST_BUDGET: Duration = Duration::from_secs(3600);
 const MOST_FASTER: u64 = 1000;
 const MOST_LINK: u64 = 100_000_000_000;
 
-/// What would make a transfer converge, and fit its budget: each alone, with a fifth to spare or more, because cores are never
-/// as fast twice. `None`: that alone would not, or could not be found out within some 5 s (of a guest of many GiB).
+/// What would make a transfer converge, and fit its budget: each alone, with a fifth more than is enough and a third of the budget
+/// to spare, because cores are never as fast twice. `None`: that alone would not, or could not be found out within some 5 s (of a guest of many GiB).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Advice {
