@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dwcp_core::flag::{
-    FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Remembered, Roster, Why, Word, bucket,
-    is_forced_v1, remembered,
+    Exact, FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Remembered, Roster, Why, Word,
+    bucket, is_forced_v1, remembered,
 };
 use serde::Serialize;
 
@@ -255,25 +255,7 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let (rule, exact) = edit::edited(&old, args, roster.as_ref(), by);
     let changes = edit::changes(&old, &rule);
     let moves = roster.as_ref().map(|roster| Moves::of(roster, flag, &old, &rule));
-    if let Some(exact) = exact.filter(|exact| exact.nodes != exact.wanted) {
-        report.warn(&format!(
-            "warning: {} of the roster's nodes would have been that share, {} have it: by the lists, or for nodes in one \
-             bucket (another --salt parts them)",
-            exact.wanted, exact.nodes
-        ));
-    }
-    if rule.reason.discards_applied() && args.reason.is_none() && !changes.is_empty() {
-        report.warn(&format!(
-            "note: the reason stays {}: transfers that leave version 3 begin from zero; --reason operator takes that back",
-            rule.reason
-        ));
-    }
-    if rule.threshold.is_some() && args.percentage.is_some() && !args.exact {
-        report.warn(
-            "note: the threshold that --exact chose for another share stays, so that no node comes or goes against your word; \
-             for exactly this share use --exact --roster FILE",
-        );
-    }
+    remark(args, &changes, &rule, exact, report);
     // An old document that says so already is one that nobody obeys.
     let pending = fresh || !changes.is_empty() || obeyed > before;
     let written = pending && !args.dry_run;
@@ -312,6 +294,29 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     };
     report.event("summary", &summary);
     Ok(Exit::Ok)
+}
+
+/// What an operator may not expect of an edit: a share that the roster does not allow, a reason and a threshold that stay.
+fn remark(args: &SetArgs, changes: &[Change], rule: &FlagRule, exact: Option<Exact>, report: &Report) {
+    if let Some(exact) = exact.filter(|exact| exact.nodes != exact.wanted) {
+        report.warn(&format!(
+            "warning: {} of the roster's nodes would have been that share, {} have it: by the lists, or for nodes in one \
+             bucket (another --salt parts them)",
+            exact.wanted, exact.nodes
+        ));
+    }
+    if rule.reason.discards_applied() && args.reason.is_none() && !changes.is_empty() {
+        report.warn(&format!(
+            "note: the reason stays {}: transfers that leave version 3 begin from zero; --reason operator takes that back",
+            rule.reason
+        ));
+    }
+    if rule.threshold.is_some() && args.percentage.is_some() && !args.exact {
+        report.warn(
+            "note: the threshold that --exact chose for another share stays, so that no node comes or goes against your word; \
+             for exactly this share use --exact --roster FILE",
+        );
+    }
 }
 
 /// The document to change, and the version that it has. A new one has none yet: nodes may have obeyed one that was lost, and
