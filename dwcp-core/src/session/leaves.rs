@@ -185,16 +185,16 @@ impl Leaves {
         }
     }
 
-    /// The first run of pages in a range that are not known to be zeros, and their leaves, at most so many.
-    pub fn run_within(&self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
+    /// The first run of pages in a range that are not known to be zeros, at most so many.
+    pub fn known_within(&self, pages: Range<u32>, most: u32) -> Option<Range<u32>> {
         let mut at = pages.start;
         while at < pages.end {
             let (group, _) = place(FlatPage(at));
             if self.group(group).is_some() {
-                let leaf = |page| Some(self.get(FlatPage(page))).filter(|leaf| *leaf != zero_leaf());
-                let leaves: Vec<Digest> = (at..pages.end).map_while(leaf).take(most).collect();
-                if !leaves.is_empty() {
-                    return Some((FlatPage(at), leaves));
+                let end = pages.end.min(at.saturating_add(most));
+                let known = (at..end).take_while(|page| self.get(FlatPage(*page)) != zero_leaf());
+                if let Some(last) = known.last() {
+                    return Some(at..last + 1);
                 }
                 at += 1;
             } else {
@@ -202,6 +202,12 @@ impl Leaves {
             }
         }
         None
+    }
+
+    /// As [`known_within`](Self::known_within), with their leaves.
+    pub fn run_within(&self, pages: Range<u32>, most: usize) -> Option<(FlatPage, Vec<Digest>)> {
+        let known = self.known_within(pages, u32::try_from(most).unwrap_or(u32::MAX))?;
+        Some((FlatPage(known.start), known.map(|page| self.get(FlatPage(page))).collect()))
     }
 
     /// Pages that are not known to be anything but zeros are those of a baseline from now on. Nothing else may set a leaf

@@ -10,7 +10,9 @@
 //! - Bytes are durable once [`File::sync`] has returned after they were written. Of those that were not, any sector may
 //!   be old or new, whatever the order in which they were written.
 //! - A name is durable once [`Folder::sync`] has returned after it was given. A rename happens or does not.
-//! - After a sync that failed nothing is known, and it is not tried again.
+//! - After a sync that failed nothing is known, and it is not tried again. Whoever opens the file next is not told of it, and
+//!   reads from the kernel's cache what the disk may not have: what is to be relied upon is written again, and synced.
+//! - A length or a hole is not lost in secret: a file system that cannot write its own log takes nothing more.
 
 mod disk;
 

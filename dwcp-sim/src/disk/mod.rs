@@ -150,7 +150,9 @@ impl Campaign<'_> {
             self.tried.lives += 1;
             for step in disk.take_steps() {
                 self.tried.steps += 1;
-                if !last && (depth == 0 || self.rng.percent(2)) {
+                // What a sync has lost shows lives later, if at all.
+                let share = if step.has_lost() { 40 } else { 2 };
+                if !last && (depth == 0 || self.rng.percent(share)) {
                     self.crash(&step, depth, &mut waiting);
                 }
             }

@@ -146,6 +146,10 @@ impl Change {
         }
     }
 
+    fn is_data(&self) -> bool {
+        matches!(self, Self::Sector(_, Some(_)))
+    }
+
     pub(super) fn apply(&self, content: &mut Content) {
         match self {
             Self::Sector(sector, Some(bytes)) => {
@@ -211,6 +215,11 @@ pub(super) struct State<T> {
 }
 
 impl<T> State<T> {
+    /// Whether a sync has failed, and nobody has written anew what it was to make durable.
+    pub(super) fn has_lost(&self) -> bool {
+        self.names.values().any(|inode| !self.inodes[*inode].lost.is_empty())
+    }
+
     pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(what());
@@ -520,7 +529,13 @@ impl<T: Clone + Default + Send + std::fmt::Debug + 'static> File for FileOf<T> {
             let (lie, failed) = (inner.lie, inner.fails());
             let inode = &mut inner.state.inodes[self.inode];
             if let Err(error) = failed {
-                inode.lost.append(&mut inode.pending);
+                // Lengths and holes are in the file system's own log: when that cannot be written it takes nothing more.
+                let pending = std::mem::take(&mut inode.pending);
+                let (lost, kept) = pending.into_iter().partition::<Vec<_>, _>(Change::is_data);
+                inode.lost.extend(lost);
+                inode.pending = kept;
+                // Killed before it can do anything about it: whoever is next finds in the kernel's cache what is lost.
+                inner.keep();
                 return Err(error);
             }
             if !lie.is_some_and(|lie| lie.is_about(&self.name)) {

@@ -101,7 +101,8 @@ impl ImageFolder {
             let journal = place.take_over(&about, &found).map_err(|error| {
                 self.failed(&format!("cannot go on with what is left of transfer {} in", found.left), error)
             })?;
-            let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, found.held);
+            let (_, held) = found.journal.into_parts();
+            let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, held);
             staging.mark();
             // To take space that is there already takes as long as it has pieces.
             let cleared = staging.clear_others().and_then(|given_back| {
@@ -180,9 +181,9 @@ impl ImageFolder {
         let mut parked = Vec::new();
         for name in self.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL) else { continue };
-            let journal = self.names.open(&name).and_then(|file| Journal::read(file.as_ref()));
             // One that cannot be read is swept away in time.
-            let Ok(Some((about, held))) = journal else { continue };
+            let Ok(Some(journal)) = self.names.open(&name).and_then(Journal::read) else { continue };
+            let (about, held) = journal.into_parts();
             let Ok(Some(stat)) = self.names.stat(&name) else { continue };
             let Ok(staging) = self.names.open(&staging_name(transfer)) else { continue };
             let held_bytes = ImageStaging::pages(&about.layout, &held) * u64::try_from(PAGE_BYTES).unwrap_or(0);

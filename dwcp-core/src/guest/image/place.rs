@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::folder::ImageFolder;
-use super::journal::{About, Journal};
+use super::journal::{About, Journal, Old};
 use crate::guest::GuestError;
 use crate::session::Leaves;
 use crate::storage::{File, Kind};
@@ -25,7 +25,7 @@ pub(super) struct Found {
     /// More of the same image: perhaps other names of the same file, which a crash left.
     pub(super) others: Vec<TransferId>,
     pub(super) file: Arc<dyn File>,
-    pub(super) held: Leaves,
+    pub(super) journal: Old,
 }
 
 /// What a name in the directory is.
@@ -101,8 +101,8 @@ impl Place {
         if file.stat()?.bytes != about.layout.bytes() {
             return Ok(None);
         }
-        let read = Journal::read(names.open(&journal_name(left))?.as_ref())?;
-        Ok(read.filter(|(whose, _)| whose == about).map(|(_, held)| Found { left, others: Vec::new(), file, held }))
+        let journal = Journal::read(names.open(&journal_name(left))?)?.filter(|journal| journal.about() == about);
+        Ok(journal.map(|journal| Found { left, others: Vec::new(), file, journal }))
     }
 
     /// Removes what a crash left under the names of this very transfer and cannot be gone on with: a journal that was
@@ -136,18 +136,12 @@ impl Place {
         let names = &self.folder.names;
         let renamed = found.left != self.transfer;
         if renamed {
-            // A second name that a crash left.
-            let _ = names.remove(&self.staging);
-            let old = staging_name(found.left);
-            match names.link(&old, &self.staging) {
-                // A crash before the sync below costs what was held, where files have one name only.
-                Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
-                    names.replace(&old, &self.staging)
-                }
-                linked => linked,
-            }?;
+            self.also_called(&staging_name(found.left), &self.staging)?;
         }
-        let journal = self.begin(about, &found.file, &found.held)?;
+        let journal = match self.go_on(found)? {
+            Some(journal) => journal,
+            None => self.begin(about, &found.file, found.journal.held())?,
+        };
         names.sync()?;
         let gone = found.others.iter().copied().chain(renamed.then_some(found.left));
         let gone: Vec<TransferId> = gone.filter(|&gone| gone != self.transfer).collect();
@@ -156,6 +150,35 @@ impl Place {
             names.sync()?;
         }
         Ok(journal)
+    }
+
+    /// Goes on with the journal as it is, unless that is too long, or somebody may still append to it.
+    fn go_on(&self, found: &Found) -> io::Result<Option<Journal>> {
+        // Whoever appends to a journal has its staging file locked.
+        if !matches!(found.file.lock(), Ok(true)) {
+            return Ok(None);
+        }
+        let (names, committer) = (Arc::clone(&self.folder.names), self.folder.committer.clone());
+        let data = Arc::clone(&found.file);
+        let journal = Journal::go_on(Arc::clone(&names), self.transfer, &found.journal, data, committer)?;
+        if journal.is_some() && found.left != self.transfer {
+            self.also_called(&journal_name(found.left), &journal_name(self.transfer))?;
+        }
+        Ok(journal)
+    }
+
+    /// Gives a file a second name, or only that, where files have one name only: there a crash before the names are synced
+    /// costs what was held.
+    fn also_called(&self, old: &str, new: &str) -> io::Result<()> {
+        let names = &self.folder.names;
+        // A second name that a crash left.
+        let _ = names.remove(new);
+        match names.link(old, new) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                names.replace(old, new)
+            }
+            linked => linked,
+        }
     }
 
     pub(super) fn unlink_journal(&self) {

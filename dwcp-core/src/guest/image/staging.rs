@@ -116,10 +116,10 @@ impl ImageStaging {
 
     /// With a journal, which says what is held.
     pub(super) fn holding(self, journal: Journal, held: Leaves) -> Self {
-        for (id, first, leaves) in Runs::of(&self.layout, &held) {
-            for (page, _) in (first..).zip(&leaves) {
+        for (id, pages) in Runs::places(&self.layout, &held) {
+            pages.for_each(|page| {
                 self.exchange_written(id, page, true);
-            }
+            });
         }
         Self { journal: Some(journal), held: Some(held), ..self }
     }
@@ -284,7 +284,7 @@ impl ImageStaging {
     }
 
     pub(super) fn pages(layout: &Layout, held: &Leaves) -> u64 {
-        Runs::of(layout, held).map(|(_, _, leaves)| u64::try_from(leaves.len()).unwrap_or(0)).sum()
+        Runs::places(layout, held).map(|(_, pages)| u64::from(pages.end - pages.start)).sum()
     }
 
     /// Makes sure that an image which was found under its final name is the one that was staged.

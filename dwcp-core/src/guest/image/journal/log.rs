@@ -14,11 +14,14 @@ use std::io::{self, Read};
 use crate::extent::{FlatPage, Layout, MAX_REGIONS, RegionId};
 use crate::session::leaves::zero_leaf;
 use crate::session::{Fingerprint, Leaves};
+use crate::storage::File;
 use crate::wire::limits::MAX_NAME_BYTES;
 use crate::wire::{Digest, Name};
 
 const MAGIC: [u8; 8] = *b"DWCPwal1";
 const CHAIN: usize = 16;
+/// Bytes of a record before its leaves.
+const HEAD: usize = 11;
 /// Pages of one record: one extent, and a bound for what a damaged length can make us reserve.
 const MAX_PAGES: usize = 4096;
 const HOLDS: u8 = 1;
@@ -115,9 +118,18 @@ impl Entry {
         end.seal(out, start)
     }
 
+    /// How many bytes its record has.
+    fn bytes(&self) -> u64 {
+        let leaves = match self {
+            Self::Holds { leaves, .. } => leaves.len() * 32,
+            Self::Unknown { .. } => 0,
+        };
+        u64::try_from(HEAD + leaves + CHAIN).unwrap_or(u64::MAX)
+    }
+
     /// The next record. `None`: the journal ends here, whole or torn.
     fn read(input: &mut impl Read, end: End) -> io::Result<Option<(Self, End)>> {
-        let mut bytes = vec![0; 11];
+        let mut bytes = vec![0; HEAD];
         if !fill(input, &mut bytes)? {
             return Ok(None);
         }
@@ -135,7 +147,7 @@ impl Entry {
         if kind == UNKNOWN {
             return Ok(Some((Self::Unknown { region, first, count }, end)));
         }
-        let (leaves, _) = bytes.get(11..).unwrap_or_default().as_chunks::<32>();
+        let (leaves, _) = bytes.get(HEAD..).unwrap_or_default().as_chunks::<32>();
         let leaves = leaves.iter().take(pages).copied().map(Digest).collect();
         Ok(Some((Self::Holds { region, first, leaves }, end)))
     }
@@ -210,6 +222,7 @@ fn number(bytes: &[u8]) -> usize {
 }
 
 /// What a journal says: whose, which pages are durable with which leaves (others count as zeros), and where it ends.
+#[derive(Debug)]
 pub(super) struct Replay {
     pub(super) about: About,
     pub(super) held: Leaves,
@@ -238,11 +251,31 @@ pub(super) fn replay(mut input: impl Read) -> io::Result<Option<Replay>> {
     Ok(Some(Replay { about, held, end }))
 }
 
-/// The bytes of entries that go to the end of a journal, and where it ends then.
-pub(super) fn encode(entries: &[Entry], end: End) -> (Vec<u8>, End) {
-    let mut bytes = Vec::new();
-    let end = entries.iter().fold(end, |end, entry| entry.encode(&mut bytes, end));
-    (bytes, end)
+/// The bytes of entries that go to the end of a journal, as many entries as fit into `most` bytes but at least one, where
+/// it ends then, and those that are left.
+pub(super) fn encode(entries: &[Entry], end: End, most: u64) -> (Vec<u8>, End, &[Entry]) {
+    let (mut bytes, mut after, mut rest) = (Vec::new(), end, entries);
+    while let Some((entry, left)) = rest.split_first() {
+        if !bytes.is_empty() && after.bytes + entry.bytes() > end.bytes.saturating_add(most) {
+            break;
+        }
+        (after, rest) = (entry.encode(&mut bytes, after), left);
+    }
+    (bytes, after, rest)
+}
+
+/// Makes durable what a journal said up to its end, where a crash may have left it in the kernel's cache, or a sync have
+/// failed: the last `tail` bytes are written again, and all behind the end goes.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn mend(file: &dyn File, end: End, tail: u64) -> io::Result<()> {
+    let start = end.bytes.saturating_sub(tail);
+    let mut bytes = vec![0; usize::try_from(end.bytes - start).unwrap_or(0)];
+    file.read_at(start, &mut bytes)?;
+    file.set_len(end.bytes)?;
+    file.write_at(start, &bytes)?;
+    file.sync()
 }
 
 #[cfg(test)]
@@ -260,6 +293,12 @@ mod tests {
         Entry::Holds { region: RegionId(region), first, leaves }
     }
 
+    fn whole(entries: &[Entry], end: End) -> (Vec<u8>, End) {
+        let (bytes, end, rest) = encode(entries, end, u64::MAX);
+        assert!(rest.is_empty());
+        (bytes, end)
+    }
+
     fn at(end: End) -> usize {
         usize::try_from(end.bytes).unwrap()
     }
@@ -271,7 +310,7 @@ mod tests {
         let entries =
             [holds(0, 5, &[1, 2, 3]), Entry::Unknown { region: RegionId(0), first: 6, count: 1 }, holds(1, 1, &[9])];
         for entry in &entries {
-            let (more, after) = encode(std::slice::from_ref(entry), end);
+            let (more, after) = whole(std::slice::from_ref(entry), end);
             bytes.extend(more);
             end = after;
             ends.push(at(end));
@@ -337,7 +376,7 @@ mod tests {
         let torn = &bytes[..bytes.len() - 1];
         let end = replay(torn).unwrap().unwrap().end;
         let mut mended = torn[..ends[2]].to_vec();
-        mended.extend(encode(&[holds(0, 90, &[4])], end).0);
+        mended.extend(whole(&[holds(0, 90, &[4])], end).0);
         assert_eq!(held(&replay(&mended[..]).unwrap().unwrap()), [5, 7, 90]);
     }
 
@@ -346,13 +385,13 @@ mod tests {
         let mut bytes = Vec::new();
         let begin = about().encode(&mut bytes);
         let many = |count| Entry::Holds { region: RegionId(0), first: 98, leaves: vec![leaf(&[4; 4096]); count] };
-        let (most, end) = encode(&[many(MAX_PAGES)], begin);
+        let (most, end) = whole(&[many(MAX_PAGES)], begin);
         bytes.extend(most);
         // What lies beyond its region is nobody's.
         let replay_of = |bytes: &[u8]| replay(bytes).unwrap().unwrap();
         assert_eq!((held(&replay_of(&bytes)), replay_of(&bytes).end), (vec![98, 99], end));
-        let (unknown, after) = encode(&[Entry::Unknown { region: RegionId(0), first: 99, count: u32::MAX }], end);
-        let (more, _) = encode(&[many(MAX_PAGES + 1)], end);
+        let (unknown, after) = whole(&[Entry::Unknown { region: RegionId(0), first: 99, count: u32::MAX }], end);
+        let (more, _) = whole(&[many(MAX_PAGES + 1)], end);
         let more = replay_of(&[&bytes[..], &more].concat());
         assert_eq!(more.end, end, "it is not ours");
         let unknown = replay_of(&[&bytes[..], &unknown].concat());

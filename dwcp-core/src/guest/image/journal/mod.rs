@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use self::committer::Committer;
 pub(super) use self::log::About;
-use self::log::{End, Entry};
+use self::log::{End, Entry, Replay};
 pub(super) use self::recorder::Recorder;
 use super::place::{beside_name, journal_name};
 use super::runs::Runs;
@@ -33,6 +33,9 @@ const GROUP_PAGES: usize = 16 * 1024 * 1024 / PAGE_BYTES;
 const READ_BYTES: usize = 1 << 20;
 /// What a journal may grow by, however short it was.
 const SLACK_BYTES: u64 = 64 << 20;
+/// Bytes of a journal that one sync makes durable, and that who goes on with it writes again: nobody knows whether the
+/// last sync before a crash came to its end, or failed.
+const TAIL_BYTES: u64 = 1 << 20;
 
 /// Bytes of a journal for a page: its leaf, and a share of the 27 bytes around the leaves of a run of four.
 const PAGE_SHARE: u64 = 32 + 8;
@@ -40,6 +43,28 @@ const PAGE_SHARE: u64 = 32 + 8;
 /// Space that the journal of an image takes when each of its pages comes once, in bytes.
 pub(super) fn room(layout: &Layout) -> u64 {
     layout.regions().map(|(_, region)| u64::from(region.pages) * PAGE_SHARE).sum()
+}
+
+/// A journal that somebody left, and what it says.
+#[derive(Debug)]
+pub(super) struct Old {
+    file: Arc<dyn File>,
+    replay: Replay,
+}
+
+impl Old {
+    pub(super) fn about(&self) -> &About {
+        &self.replay.about
+    }
+
+    /// Which pages it holds.
+    pub(super) fn held(&self) -> &Leaves {
+        &self.replay.held
+    }
+
+    pub(super) fn into_parts(self) -> (About, Leaves) {
+        (self.replay.about, self.replay.held)
+    }
 }
 
 /// The journal of one staging file.
@@ -62,8 +87,30 @@ impl Journal {
     ) -> io::Result<Self> {
         let paper = Paper { names, transfer };
         let (file, end) = paper.write(about, held)?;
-        let log = Log { paper, file, end, data, limit: limit(end), room: 0 };
-        Ok(Self::keep(log, &about.layout, held, committer))
+        let log = Log { paper, file, end, data, limit: limit(end.bytes), room: 0 };
+        let (noted, pages) = Noted::of(&about.layout, held);
+        Ok(Self::keep(log, &about.layout, noted, pages, committer))
+    }
+
+    /// Goes on with a journal where it stands, and makes durable what it says. Nobody else may have it open. `None`: what
+    /// it says is so much shorter than how it says so that it is to be written anew.
+    pub(super) fn go_on(
+        names: Arc<dyn Folder>,
+        transfer: TransferId,
+        old: &Old,
+        data: Arc<dyn File>,
+        committer: Option<Arc<Committer>>,
+    ) -> io::Result<Option<Self>> {
+        let Replay { about, held, end } = &old.replay;
+        let (noted, pages) = Noted::of(&about.layout, held);
+        let limit = limit(pages * PAGE_SHARE);
+        if end.bytes > limit / 2 {
+            return Ok(None);
+        }
+        log::mend(old.file.as_ref(), *end, TAIL_BYTES)?;
+        let log =
+            Log { paper: Paper { names, transfer }, file: Arc::clone(&old.file), end: *end, data, limit, room: 0 };
+        Ok(Some(Self::keep(log, &about.layout, noted, pages, committer)))
     }
 
     /// Takes the disk's space for this many bytes of it.
@@ -79,25 +126,13 @@ impl Journal {
         log::about(BufReader::new(Reader::of(file).ok()?)).ok().flatten()
     }
 
-    /// Whose journal a file is, and which pages it holds. `None`: it is none, or its beginning is torn.
-    pub(super) fn read(file: &dyn File) -> io::Result<Option<(About, Leaves)>> {
-        let input = BufReader::with_capacity(READ_BYTES, Reader::of(file)?);
-        Ok(log::replay(input)?.map(|replay| (replay.about, replay.held)))
+    /// What a file says as a journal. `None`: it is none, or its beginning is torn.
+    pub(super) fn read(file: Arc<dyn File>) -> io::Result<Option<Old>> {
+        let input = BufReader::with_capacity(READ_BYTES, Reader::of(file.as_ref())?);
+        Ok(log::replay(input)?.map(|replay| Old { file, replay }))
     }
 
-    fn keep(log: Log, layout: &Layout, held: &Leaves, committer: Option<Arc<Committer>>) -> Self {
-        let words = usize::try_from(layout.flat_pages().div_ceil(64)).unwrap_or(usize::MAX);
-        let mut noted = Noted { entries: Vec::new(), pages: 0, failed: None, claimed: vec![0; words] };
-        let mut pages = 0;
-        for (_, region) in layout.regions() {
-            let mut left = region.first..region.first + region.pages;
-            while let Some((first, leaves)) = held.run_within(left.clone(), GROUP_PAGES) {
-                let end = first.0 + u32::try_from(leaves.len()).unwrap_or(u32::MAX);
-                (first.0..end).for_each(|page| noted.claim(page, true));
-                pages += u64::from(end - first.0);
-                left.start = end;
-            }
-        }
+    fn keep(log: Log, layout: &Layout, noted: Noted, pages: u64, committer: Option<Arc<Committer>>) -> Self {
         let keeper =
             Keeper { noted: Mutex::new(noted), log: Mutex::new(log), committer, durable: AtomicU64::new(pages) };
         Self { keeper: Arc::new(keeper), layout: layout.clone() }
@@ -215,6 +250,19 @@ struct Noted {
 }
 
 impl Noted {
+    /// Nothing yet but what is held, and how many pages that is.
+    fn of(layout: &Layout, held: &Leaves) -> (Self, u64) {
+        let words = usize::try_from(layout.flat_pages().div_ceil(64)).unwrap_or(usize::MAX);
+        let mut noted = Self { entries: Vec::new(), pages: 0, failed: None, claimed: vec![0; words] };
+        let mut pages = 0;
+        for (region, run) in Runs::places(layout, held) {
+            pages += u64::from(run.end - run.start);
+            let flat = run.map_while(|page| layout.flat(region, page));
+            flat.for_each(|page| noted.claim(page.0, true));
+        }
+        (noted, pages)
+    }
+
     fn claimed(&self, page: u32) -> bool {
         let word = usize::try_from(page / 64).ok().and_then(|word| self.claimed.get(word));
         word.is_some_and(|word| word >> (page % 64) & 1 == 1)
@@ -275,22 +323,25 @@ impl Log {
     fn append(&mut self, group: &[Entry]) -> io::Result<()> {
         self.data.sync()?;
         failpoint!("sink.journal.data-synced");
-        let (bytes, end) = log::encode(group, self.end);
-        self.file.write_at(self.end.bytes, &bytes)?;
-        failpoint!("sink.journal.written");
-        self.file.sync()?;
-        failpoint!("sink.journal.synced");
-        self.end = end;
-        if end.bytes > self.limit { self.shorten() } else { Ok(()) }
+        let mut rest = group;
+        while !rest.is_empty() {
+            let (bytes, end, more) = log::encode(rest, self.end, TAIL_BYTES);
+            self.file.write_at(self.end.bytes, &bytes)?;
+            failpoint!("sink.journal.written");
+            self.file.sync()?;
+            failpoint!("sink.journal.synced");
+            (self.end, rest) = (end, more);
+        }
+        if self.end.bytes > self.limit { self.shorten() } else { Ok(()) }
     }
 
     /// Pages that are written again and again must not fill the disk with what they were before.
     fn shorten(&mut self) -> io::Result<()> {
-        let Some((about, held)) = Journal::read(self.file.as_ref())? else {
+        let Some(old) = Journal::read(Arc::clone(&self.file))? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the journal was changed by somebody else"));
         };
-        (self.file, self.end) = self.paper.write(&about, &held)?;
-        self.limit = limit(self.end);
+        (self.file, self.end) = self.paper.write(old.about(), old.held())?;
+        self.limit = limit(self.end.bytes);
         if self.room > 0 {
             // It had been refused where the old one stood, or will be told when it is needed.
             let _ = self.file.reserve(self.room);
@@ -299,9 +350,9 @@ impl Log {
     }
 }
 
-/// How long a journal may become that was so long when it was written.
-fn limit(end: End) -> u64 {
-    end.bytes.saturating_mul(4).saturating_add(SLACK_BYTES)
+/// How long a journal may become that needs so many bytes.
+fn limit(needed: u64) -> u64 {
+    needed.saturating_mul(4).saturating_add(SLACK_BYTES)
 }
 
 /// Where journals of a transfer are written.

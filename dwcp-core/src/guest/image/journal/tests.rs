@@ -11,6 +11,7 @@ use crate::session::leaves::leaf;
 use crate::wire::Name;
 
 mod disk;
+mod going_on;
 
 const ID: TransferId = TransferId([7; 16]);
 const R: RegionId = RegionId(0);
@@ -36,11 +37,11 @@ impl Desk {
 
     /// What whoever is started next finds.
     fn found(&self) -> Leaves {
-        self.read().unwrap().unwrap().1
+        self.read().unwrap().unwrap().into_parts().1
     }
 
-    fn read(&self) -> io::Result<Option<(About, Leaves)>> {
-        Journal::read(self.disk.open(&journal_name(ID))?.as_ref())
+    fn read(&self) -> io::Result<Option<Old>> {
+        Journal::read(self.disk.open(&journal_name(ID))?)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -163,7 +164,7 @@ fn what_is_noted_when_a_journal_is_left_is_durable() {
     let Desk { journal, disk, heard, _folder } = desk;
     drop(journal);
     assert_eq!(heard.try_iter().collect::<Vec<_>>(), GROUP);
-    let (_, held) = Journal::read(disk.open(&journal_name(ID)).unwrap().as_ref()).unwrap().unwrap();
+    let held = Journal::read(disk.open(&journal_name(ID)).unwrap()).unwrap().unwrap().into_parts().1;
     assert_eq!(held.get(FlatPage(3)), leaf(&[1; 4096]));
 }
 
@@ -329,7 +330,7 @@ fn a_journal_says_whose_it_is() {
     let desk = desk(100, &[3]);
     let file = desk.disk.open(&journal_name(ID)).unwrap();
     assert_eq!(Journal::about(file.as_ref()), Some(about(&[100 * 4096])));
-    assert_eq!(desk.read().unwrap().unwrap().0, about(&[100 * 4096]));
+    assert_eq!(desk.read().unwrap().unwrap().about(), &about(&[100 * 4096]));
 }
 
 #[test]

@@ -46,6 +46,14 @@ impl Told {
         (Arc::new(Self { disk: Disk::open(path).unwrap(), ear }), heard)
     }
 
+    fn told(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
+        let (writes, syncs) = match name {
+            "data" => ("write data", "sync data"),
+            _ => ("write journal", "sync journal"),
+        };
+        Arc::new(ToldFile { file, ear: Arc::clone(&self.ear), writes, syncs })
+    }
+
     pub(in crate::guest::image::journal) fn fail(&self, at: Option<(&'static str, Failure)>) {
         *self.ear.failing.lock().unwrap() = at;
     }
@@ -53,16 +61,11 @@ impl Told {
 
 impl Folder for Told {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.open(name)
+        Ok(self.told(name, self.disk.open(name)?))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.create(name)?;
-        let (writes, syncs) = match name {
-            "data" => ("write data", "sync data"),
-            _ => ("write journal", "sync journal"),
-        };
-        Ok(Arc::new(ToldFile { file, ear: Arc::clone(&self.ear), writes, syncs }))
+        Ok(self.told(name, self.disk.create(name)?))
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
