@@ -3,6 +3,7 @@ mod keeping;
 mod names;
 mod staging;
 mod supersede;
+mod turns;
 mod warm;
 
 use std::collections::HashMap;

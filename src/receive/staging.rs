@@ -12,15 +12,12 @@ use dwcp_core::session::SinkConfig;
 use dwcp_core::wire::TransferId;
 use dwcp_core::{Guest, GuestError};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
+use super::turns::Turns;
 use super::{Peer, sink_config, warm};
 use crate::baseline::Shelf;
 use crate::cli::ReceiveArgs;
 use crate::report::Report;
-
-/// Offers that are staged at a time, each on a thread of those on which sessions do their chores; more wait.
-const AT_A_TIME: usize = 16;
 
 /// Makes sessions of offers.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ pub(super) struct Stager {
     shelf: Option<Arc<Shelf>>,
     config: SinkConfig,
     report: Report,
-    turns: Semaphore,
+    turns: Arc<Turns>,
 }
 
 /// What became of an offer.
@@ -80,17 +77,19 @@ impl Stager {
             shelf: shelf.cloned(),
             config: sink_config(args),
             report: report.clone(),
-            turns: Semaphore::new(AT_A_TIME),
+            turns: Turns::new(),
         }
     }
 
     /// Takes an offer whose name is free. `others`: transfers that are under way or promised.
     pub(super) async fn take(self: Arc<Self>, incoming: IncomingOffer, others: HashSet<TransferId>) -> Taken {
         let transfer = incoming.offer().transfer;
-        let stager = Arc::clone(&self);
-        // Nobody closes it.
-        let _turn = self.turns.acquire().await;
-        let taking = tokio::task::spawn_blocking(move || stager.take_now(incoming, &others));
+        let turn = self.turns.take(incoming.peer()).await;
+        let taking = tokio::task::spawn_blocking(move || {
+            // Its thread is busy until then, whoever waits for it no more.
+            let _turn = turn;
+            self.take_now(incoming, &others)
+        });
         taking.await.unwrap_or(Taken::Died(transfer))
     }
 
