@@ -17,7 +17,7 @@ use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{
     Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Listing, Records, Session,
 };
-use dwcp_core::session::{SinkConfig, Standing};
+use dwcp_core::session::{Phase, Progress, SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{GuestError, Layout};
 use serde::Serialize;
@@ -69,18 +69,19 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     report.event("listening", &Listening { address, dir: args.dir.display().to_string() });
     let (stop, stopped) = watch::channel(Stop::No);
     let records = endpoint.records().clone();
-    let stager = Arc::new(Stager::new(&args, dir_id, &folder, shelf.as_ref(), report));
+    let stager = Arc::new(Stager::new(&args, dir_id, (&folder, &records), shelf.as_ref(), report));
     let mut desk = Desk {
         args,
         report,
         names,
-        folder,
         records,
         shelf,
         keeping: Keeping::new(keeper, report),
         stager,
         taking: JoinSet::new(),
         asking: JoinSet::new(),
+        sweeping: JoinSet::new(),
+        unswept: false,
         held: HashMap::new(),
         waiting: HashMap::new(),
         running: JoinSet::new(),
@@ -187,19 +188,22 @@ struct Desk<'a> {
     report: &'a Report,
     /// Names that are taken: by a transfer that runs, or by one that was promised.
     names: HashMap<TransferId, Name>,
-    folder: ImageFolder,
     records: Records,
     /// Baselines that senders may name.
     shelf: Option<Arc<Shelf>>,
     /// Makes baselines of what arrived.
     keeping: Keeping,
     stager: Arc<Stager>,
-    /// Offers that are being taken.
+    /// Offers that are being taken, and questions.
     taking: JoinSet<Taken>,
     /// Offers that are taken, and sessions that are followed.
     held: HashMap<TransferId, Held>,
     /// Sessions that are asked to make place.
     asking: JoinSet<Asked>,
+    /// What removes old files, one at most.
+    sweeping: JoinSet<bool>,
+    /// There may be some that are old.
+    unswept: bool,
     /// Offers for the end of the session that holds their name, or for its begin, to ask it.
     waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
@@ -227,6 +231,19 @@ enum Stop {
 struct Held {
     peer: Fingerprint,
     session: Option<Way>,
+    /// Of its session.
+    progress: Option<watch::Receiver<Progress>>,
+}
+
+impl Held {
+    fn taking(peer: Fingerprint) -> Self {
+        Self { peer, session: None, progress: None }
+    }
+
+    /// All of it is here, and promised to its sender.
+    fn is_promised(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.borrow().phase == Phase::Handing)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -274,7 +291,7 @@ impl Desk<'_> {
     async fn serve(&mut self, listener: &mut Listener, interrupts: &mut Interrupts, stop: &watch::Sender<Stop>) {
         let (mut open, mut enough) = (true, false);
         let mut limit = None;
-        while !(self.is_idle() && (enough || !open)) {
+        while !(self.is_idle() && self.sweeping.is_empty() && (enough || !open)) {
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
                     Some(Incoming::Offer(offer)) => self.came(offer),
@@ -291,6 +308,7 @@ impl Desk<'_> {
                     enough |= self.args.once && !goes_on;
                 }
                 Some(()) = self.keeping.next() => {}
+                Some(swept) = self.sweeping.join_next() => self.tidy(swept.unwrap_or(false)),
                 exit = over_legacy(&mut self.legacy), if open => {
                     self.tally.count(exit, false);
                     if self.args.once {
@@ -298,13 +316,15 @@ impl Desk<'_> {
                     }
                 }
                 () = interrupts.next() => {
-                    if self.tally.interrupted || self.is_idle() {
+                    if self.tally.interrupted || self.is_idle() && self.sweeping.is_empty() {
                         return;
                     }
                     self.tally.interrupted = true;
                     open = false;
                     listener.close();
-                    self.report.warn("finishing what has come whole, parking the rest; once more to leave at once");
+                    if !self.is_idle() {
+                        self.report.warn("finishing what has come whole, parking the rest; once more to leave at once");
+                    }
                     limit = Some(Instant::now() + self.args.grace);
                     let _ = stop.send(Stop::Retire);
                 }
@@ -314,6 +334,7 @@ impl Desk<'_> {
                     // A disk that does not answer is nothing to wait for; what it has is parked as it is.
                     self.taking.abort_all();
                     self.taking.detach_all();
+                    self.sweeping.detach_all();
                     self.keeping.give_up();
                 }
                 else => return,
@@ -368,7 +389,7 @@ impl Desk<'_> {
         let (transfer, name, peer) = (incoming.offer().transfer, incoming.offer().name.clone(), incoming.peer());
         let others = self.names.keys().copied().filter(|&other| other != transfer).collect();
         self.names.insert(transfer, name);
-        self.held.insert(transfer, Held { peer, session: None });
+        self.held.insert(transfer, Held::taking(peer));
         self.taking.spawn(Arc::clone(&self.stager).take(incoming, others));
     }
 
@@ -396,7 +417,7 @@ impl Desk<'_> {
         Err(self.name_taken(*other, &offer.name))
     }
 
-    /// An offer became a session, or did not.
+    /// An offer or a question became a session, or did not.
     fn taken(&mut self, taken: Option<Taken>) {
         let transfer = match taken {
             None => return,
@@ -415,10 +436,15 @@ impl Desk<'_> {
                 self.release(transfer);
                 transfer
             }
+            Some(Taken::Lost(transfer)) => {
+                self.held.remove(&transfer);
+                transfer
+            }
         };
         if let Some(next) = self.waiting.remove(&transfer).filter(|_| !self.tally.interrupted) {
             self.came(next);
         }
+        self.tidy(false);
     }
 
     fn release(&mut self, transfer: TransferId) {
@@ -441,23 +467,10 @@ impl Desk<'_> {
             }
             return;
         }
-        match self.folder.reopen(&record) {
-            Ok(staging) => {
-                self.names.insert(record.transfer, record.name);
-                let session = incoming.accept(Arc::new(staging), self.config());
-                self.follow(session, peer);
-            }
-            // The record stays, and so does the doubt: an operator must look.
-            Err(error) => {
-                self.report.warn(&format!(
-                    "error: transfer {} ({}) was promised, but {error}; see `dwcp resolve --dir {}`",
-                    record.transfer,
-                    record.name,
-                    self.args.dir.display()
-                ));
-                incoming.refuse("what was promised cannot be found here; its operator must look");
-            }
-        }
+        // From now on, and whatever is found, for it was promised.
+        self.names.insert(transfer, record.name);
+        self.held.insert(transfer, Held::taking(peer.peer));
+        self.taking.spawn(Arc::clone(&self.stager).reopen(incoming, peer));
     }
 
     fn config(&self) -> SinkConfig {
@@ -466,7 +479,8 @@ impl Desk<'_> {
 
     fn follow(&mut self, session: Session, peer: Peer) {
         let (ask, asked) = Way::to_session();
-        self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask) });
+        let progress = Some(session.progress());
+        self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask), progress });
         let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
         self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
     }
@@ -489,28 +503,24 @@ impl Desk<'_> {
         if let Some(image) = done.image {
             self.keeping.begin(image);
         }
-        self.tidy();
         if let Some(incoming) = next.filter(|_| !self.tally.interrupted) {
             self.offered(incoming);
         }
+        self.tidy(true);
     }
 
-    /// Old records and what was cut off more than a day ago: a receiver may run for months.
-    fn tidy(&self) {
-        // What an offer begins to go on with may be as old.
-        if !self.taking.is_empty() {
+    /// Old records and what was cut off more than a day ago: a receiver may run for months. `more`: there may be some that were
+    /// not looked at.
+    fn tidy(&mut self, more: bool) {
+        self.unswept |= more;
+        if !self.unswept {
             return;
         }
-        prune(&self.records);
-        let kept = |transfer| self.names.contains_key(&transfer) || !matches!(self.records.load(transfer), Ok(None));
-        match self.folder.sweep(now(), kept) {
-            Ok(swept) => {
-                for file in swept.removed {
-                    tracing::info!(file, "removed what was cut off more than a day ago");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "what was cut off long ago cannot be removed"),
-        }
+        // Offers go first; it is tried again when they are taken.
+        let Some(right) = self.stager.sweeping() else { return };
+        self.unswept = false;
+        let others = self.names.keys().copied().collect();
+        self.sweeping.spawn(Arc::clone(&self.stager).sweep(right, others));
     }
 
     async fn stop_legacy(&mut self) {

@@ -3,7 +3,7 @@
 //! `DWCP_FAILPOINT=name[:nth][@file]` chooses one: the process aborts when it comes there for the nth time (1 without a
 //! number). With a file it does so only if it can make that file, so that a process that is started again with the same
 //! environment lives. `DWCP_HOLD=name@pipe` holds the first thread that comes there until somebody has opened the named
-//! pipe for writing and closed it: what takes long on a disk, as long as a test wants.
+//! pipe for writing and closed it: what takes long on a disk, as long as a test wants. Some points are only for that.
 //!
 //! Compiled with the feature `planted-bugs` only: in a product the macro is nothing, and no name of a point is in its
 //! binary. `tests/failpoints.rs` kills a process at each of [`NAMES`] and looks what becomes of the image.
@@ -23,7 +23,7 @@ macro_rules! failpoint {
 #[cfg(feature = "planted-bugs")]
 pub use self::armed::{NAMES, hit};
 #[cfg(feature = "planted-bugs")]
-pub(crate) use self::armed::{chore_begins, chore_ended, performs, received, sends, sent, wound_up};
+pub(crate) use self::armed::{chore_begins, chore_ended, performs, received, sends, sent, waits, wound_up};
 
 #[cfg(feature = "planted-bugs")]
 mod armed {
@@ -138,11 +138,16 @@ mod armed {
         HELD.get_or_init(read).as_ref()
     }
 
-    /// Dies if this place was chosen, or waits there.
-    pub fn hit(name: &str) {
+    /// Waits there, if this place was chosen for that. Nobody dies at one that only waits.
+    pub(crate) fn waits(name: &str) {
         if let Some(held) = held().filter(|held| held.name == name && !held.done.swap(true, Ordering::Relaxed)) {
             let _ = std::fs::read(&held.pipe);
         }
+    }
+
+    /// Dies if this place was chosen, or waits there.
+    pub fn hit(name: &str) {
+        waits(name);
         if let Some(chosen) = chosen().filter(|chosen| chosen.is(name)) {
             chosen.die();
         }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use dwcp_core::guest::{ImageFolder, ImageStaging};
 use dwcp_core::net::{Endpoint, Transfer, TurnedAway};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
-use dwcp_core::{Guest, Layout};
+use dwcp_core::{Guest, GuestError, Layout};
 use dwcp_v1_compat::message::{Deadlines, Received, Shape};
 use dwcp_v1_compat::net::{
     Form, LegacyArrival, LegacyListener, LegacyPort, ReceiveOptions, SpokenV3, Tally, TransferError,
 };
 use dwcp_v1_compat::wire::Framing;
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::SPOKEN;
 use super::advice;
@@ -44,7 +45,22 @@ pub(crate) struct Port {
 /// An image that comes.
 struct Running {
     from: IpAddr,
-    task: JoinHandle<Result<Received, TransferError>>,
+    task: JoinHandle<Result<Received, Ending>>,
+}
+
+/// Why an image did not come.
+enum Ending {
+    /// There is no place for it.
+    Refused(GuestError),
+    Failed(TransferError),
+}
+
+/// Where one goes.
+struct Staging {
+    folder: ImageFolder,
+    name: Name,
+    transfer: TransferId,
+    layout: Layout,
 }
 
 #[derive(Serialize)]
@@ -179,37 +195,53 @@ impl Port {
         loop {
             tokio::select! {
                 Some(arrival) = self.listener.accept() => self.begin(arrival),
-                ended = over(&mut self.running) => return self.end(ended),
+                ended = over(&mut self.running) => if let Some(exit) = self.over(ended) {
+                    return exit;
+                },
             }
         }
     }
 
     fn begin(&mut self, arrival: LegacyArrival) {
         let from = arrival.from();
-        let refused = if self.running.is_some() {
-            Err("another version 1 transfer is under way, and both would have the same name".to_owned())
-        } else {
-            let staging = self.folder.create(&self.name, self.transfer, self.layout.clone());
-            staging.map_err(|error| error.to_string())
-        };
-        match refused {
-            Ok(staging) => {
-                let (name, bytes) = (self.name.as_str(), self.layout.bytes());
-                self.report.event("started", &Started { version: 1, name, peer: from.to_string(), bytes });
-                let taking = take(arrival, Arc::new(staging), self.form.clone(), self.options.clone());
-                self.running = Some(Running { from, task: tokio::spawn(taking) });
-            }
-            Err(error) => {
-                self.refused += 1;
-                self.report.warn(&format!("refused version 1 from {from}: {error}"));
-                let (name, peer) = (self.name.as_str(), from.to_string());
-                self.report.event("refused", &Refused { version: 1, name, peer, error: &error });
-            }
+        if self.running.is_some() {
+            let error = "another version 1 transfer is under way, and both would have the same name";
+            return self.refuse(&from.to_string(), error);
         }
+        let (name, layout) = (self.name.clone(), self.layout.clone());
+        let staging = Staging { folder: self.folder.clone(), name, transfer: self.transfer, layout };
+        let (form, options, report) = (self.form.clone(), self.options.clone(), self.report.clone());
+        let taking = async move {
+            let (name, bytes) = (staging.name.clone(), staging.layout.bytes());
+            let staging = staging.make().await.map_err(Ending::Refused)?;
+            report.event("started", &Started { version: 1, name: name.as_str(), peer: from.to_string(), bytes });
+            take(arrival, Arc::new(staging), form, options).await.map_err(Ending::Failed)
+        };
+        self.running = Some(Running { from, task: tokio::spawn(taking) });
     }
 
-    fn end(&mut self, ended: Result<Received, TransferError>) -> Exit {
+    fn refuse(&mut self, from: &str, error: &str) {
+        self.refused += 1;
+        self.report.warn(&format!("refused version 1 from {from}: {error}"));
+        let (name, peer) = (self.name.as_str(), from.to_owned());
+        self.report.event("refused", &Refused { version: 1, name, peer, error });
+    }
+
+    /// What is under way is over. `None`: it never began.
+    fn over(&mut self, ended: Result<Received, Ending>) -> Option<Exit> {
         let from = self.running.take().map_or_else(String::new, |running| running.from.to_string());
+        let ended = match ended {
+            Ok(received) => Ok(received),
+            Err(Ending::Failed(error)) => Err(error),
+            Err(Ending::Refused(error)) => {
+                self.refuse(&from, &error.to_string());
+                return None;
+            }
+        };
+        Some(self.end(from, ended))
+    }
+
+    fn end(&self, from: String, ended: Result<Received, TransferError>) -> Exit {
         let (exit, bytes) =
             (ended.as_ref().map_or_else(|error| failure(error).exit, |_| Exit::Ok), self.layout.bytes());
         let path = self.dir.join(self.name.as_str());
@@ -253,10 +285,10 @@ impl Port {
         if let Some(running) = &self.running {
             running.task.abort();
             let ended = over(&mut self.running).await;
-            exit = Some(self.end(ended));
+            exit = self.over(ended);
         }
         let spoken = Arc::clone(&self.spoken);
-        let _ = tokio::task::spawn_blocking(move || spoken.flush()).await;
+        let _ = spawn_blocking(move || spoken.flush()).await;
         let (counts, turned_away) = (self.listener.counts(), self.endpoint.offences().turned_away);
         let (received, defects) = (self.options.tally.received(), self.options.tally.defects());
         let defects = defects.all().filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count));
@@ -287,10 +319,23 @@ impl Port {
 }
 
 /// The end of what is under way, if anything is.
-async fn over(running: &mut Option<Running>) -> Result<Received, TransferError> {
+async fn over(running: &mut Option<Running>) -> Result<Received, Ending> {
     match running {
-        Some(running) => (&mut running.task).await.unwrap_or(Err(TransferError::Cancelled)),
+        Some(running) => (&mut running.task).await.unwrap_or(Err(Ending::Failed(TransferError::Cancelled))),
         None => std::future::pending().await,
+    }
+}
+
+impl Staging {
+    /// Makes it, on a thread that may wait for the disk.
+    async fn make(self) -> Result<ImageStaging, GuestError> {
+        let (made, staged) = oneshot::channel();
+        spawn_blocking(move || {
+            if let Err(Ok(nobodys)) = made.send(self.folder.create(&self.name, self.transfer, self.layout)) {
+                nobodys.discard();
+            }
+        });
+        staged.await.unwrap_or_else(|_| Err(GuestError::Other("the thread that stages it died".into())))
     }
 }
 
@@ -303,7 +348,7 @@ async fn take(
 ) -> Result<Received, TransferError> {
     let guest: Arc<dyn Guest> = staging;
     let received = arrival.take(Arc::clone(&guest), form, options).outcome().await?;
-    let shown = tokio::task::spawn_blocking(move || guest.resume()).await;
-    shown.unwrap_or_else(|_| Err(dwcp_core::GuestError::Other("the thread that stores it died".into())))?;
+    let shown = spawn_blocking(move || guest.resume()).await;
+    shown.unwrap_or_else(|_| Err(GuestError::Other("the thread that stores it died".into())))?;
     Ok(received)
 }

@@ -1,21 +1,18 @@
 //! Names that an offer cannot have, and what both operators are told of that.
 
 use dwcp_core::GuestError;
-use dwcp_core::session::Standing;
 use dwcp_core::wire::{Name, TransferId};
 
-use super::Desk;
+use super::{Desk, Held};
 
 impl Desk<'_> {
     /// Why a name cannot be had, and for this operator who has it: a peer has no business with another's transfer.
     pub(super) fn name_taken(&self, other: TransferId, name: &Name) -> GuestError {
         let dir = self.args.dir.display();
         let held = self.held.get(&other);
-        // One whose sender was lost waits for it in its session, for as long as it takes.
-        let promised = match self.records.load(other) {
-            Ok(record) => record.is_some_and(|record| record.standing == Standing::Ready),
-            Err(_) => true,
-        };
+        // One whose sender was lost waits for it in its session, for as long as it takes. What has no session was promised
+        // before.
+        let promised = held.is_none_or(Held::is_promised);
         let (who, what) = if self.names_legacy(other) {
             ("is what comes over version 1 (--v1)".to_owned(), "for another sender; send under another name".to_owned())
         } else if promised {

@@ -1,20 +1,22 @@
 //! An offer on its way to a session: its staging file is made, or found again, on a thread that may wait for a disk. How long
-//! that takes a peer may choose, by what it left here before; nobody else waits for it.
+//! that takes a peer may choose, by what it left here before; nobody else waits for it. What a question is about is found
+//! again there, too, and what nobody needs any more is removed.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dwcp_core::guest::ImageFolder;
-use dwcp_core::net::{IncomingOffer, Session};
+use dwcp_core::net::{IncomingAsk, IncomingOffer, Records, Session};
 use dwcp_core::session::SinkConfig;
 use dwcp_core::wire::TransferId;
 use dwcp_core::{Guest, GuestError};
 use serde::Serialize;
 
-use super::turns::Turns;
-use super::{Peer, sink_config, warm};
+use super::turns::{Turn, Turns};
+use super::{Peer, now, prune, sink_config, warm};
 use crate::baseline::Shelf;
 use crate::cli::ReceiveArgs;
 use crate::report::Report;
@@ -23,6 +25,7 @@ use crate::report::Report;
 #[derive(Debug)]
 pub(super) struct Stager {
     folder: ImageFolder,
+    records: Records,
     dir: PathBuf,
     /// Device and inode of its directory.
     dir_id: (u64, u64),
@@ -45,6 +48,8 @@ pub(super) enum Taken {
     },
     /// Its thread died, and its sender was told so by a closed connection.
     Died(TransferId),
+    /// What was promised cannot be found, and its sender and an operator were told so: the doubt stays.
+    Lost(TransferId),
 }
 
 #[derive(Serialize)]
@@ -66,12 +71,13 @@ impl Stager {
     pub(super) fn new(
         args: &ReceiveArgs,
         dir_id: (u64, u64),
-        folder: &ImageFolder,
+        (folder, records): (&ImageFolder, &Records),
         shelf: Option<&Arc<Shelf>>,
         report: &Report,
     ) -> Self {
         Self {
             folder: folder.clone(),
+            records: records.clone(),
             dir: args.dir.clone(),
             dir_id,
             shelf: shelf.cloned(),
@@ -91,6 +97,63 @@ impl Stager {
             self.take_now(incoming, &others)
         });
         taking.await.unwrap_or(Taken::Died(transfer))
+    }
+
+    /// Answers a question with what was promised, which stays where it is whatever is swept away meanwhile: its record says so.
+    pub(super) async fn reopen(self: Arc<Self>, incoming: IncomingAsk, peer: Peer) -> Taken {
+        let transfer = peer.transfer;
+        let reopening = tokio::task::spawn_blocking(move || self.reopen_now(incoming, peer));
+        reopening.await.unwrap_or(Taken::Lost(transfer))
+    }
+
+    fn reopen_now(&self, incoming: IncomingAsk, peer: Peer) -> Taken {
+        match self.folder.reopen(incoming.record()) {
+            Ok(staging) => Taken::Session { session: incoming.accept(Arc::new(staging), self.config.clone()), peer },
+            // The record stays, and so does the doubt: an operator must look.
+            Err(error) => {
+                let Peer { transfer, name, .. } = peer;
+                self.report.warn(&format!(
+                    "error: transfer {transfer} ({name}) was promised, but {error}; see `dwcp resolve --dir {}`",
+                    self.dir.display()
+                ));
+                incoming.refuse("what was promised cannot be found here; its operator must look");
+                Taken::Lost(transfer)
+            }
+        }
+    }
+
+    /// The right to sweep, while nothing is staged, nor about to be: what an offer begins to go on with may be as old as what
+    /// is removed. What comes meanwhile waits for one file at most.
+    pub(super) fn sweeping(&self) -> Option<Turn> {
+        self.turns.all()
+    }
+
+    /// Removes old records, and what was cut off more than a day ago. `others`: transfers that are under way or promised. True:
+    /// an offer came meanwhile, and there may be more to remove.
+    pub(super) async fn sweep(self: Arc<Self>, right: Turn, others: HashSet<TransferId>) -> bool {
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let _right = right;
+            self.sweep_now(&others)
+        });
+        sweeping.await.unwrap_or(false)
+    }
+
+    fn sweep_now(&self, others: &HashSet<TransferId>) -> bool {
+        prune(&self.records);
+        let gave_way = Cell::new(false);
+        let kept = |transfer| {
+            gave_way.set(gave_way.get() || self.turns.are_wanted());
+            gave_way.get() || others.contains(&transfer) || !matches!(self.records.load(transfer), Ok(None))
+        };
+        match self.folder.sweep(now(), kept) {
+            Ok(swept) => {
+                for file in swept.removed {
+                    tracing::info!(file, "removed what was cut off more than a day ago");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "what was cut off long ago cannot be removed"),
+        }
+        gave_way.get()
     }
 
     fn take_now(&self, incoming: IncomingOffer, others: &HashSet<TransferId>) -> Taken {

@@ -34,7 +34,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
-    peer: Fingerprint,
+    /// None: all of them, and nobody's.
+    peer: Option<Fingerprint>,
 }
 
 impl Turns {
@@ -51,13 +52,29 @@ impl Turns {
         given.await.ok()
     }
 
+    /// All turns, if nobody has one, nor waits for one. Whoever comes then waits until this is dropped.
+    pub(super) fn all(self: &Arc<Self>) -> Option<Turn> {
+        let mut table = self.table();
+        table.forget_gone();
+        if table.free < AT_A_TIME || !table.waiting.is_empty() {
+            return None;
+        }
+        table.free = 0;
+        Some(Turn { turns: Arc::clone(self), peer: None })
+    }
+
+    /// Somebody waits.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.table().waiting.iter().any(|waiting| !waiting.turn.is_closed())
+    }
+
     /// Gives turns to those who wait and may have one.
     fn give(self: &Arc<Self>) {
         loop {
             // Not while the table is locked: a turn that nobody takes any more comes back here.
             let next = self.table().next();
             let Some(Waiting { peer, turn }) = next else { return };
-            let _ = turn.send(Turn { turns: Arc::clone(self), peer });
+            let _ = turn.send(Turn { turns: Arc::clone(self), peer: Some(peer) });
         }
     }
 
@@ -87,7 +104,11 @@ impl Table {
         Some(next)
     }
 
-    fn back(&mut self, peer: Fingerprint) {
+    fn back(&mut self, peer: Option<Fingerprint>) {
+        let Some(peer) = peer else {
+            self.free = AT_A_TIME;
+            return;
+        };
         self.free += 1;
         let left = self.had_by(peer).saturating_sub(1);
         if left == 0 {
@@ -164,15 +185,34 @@ mod tests {
     }
 
     #[test]
+    fn all_turns_are_had_only_while_nobody_has_one_or_waits_for_one() {
+        let turns = Turns::new();
+        let one = has(&mut asks(&turns, 1));
+        assert!(one.is_some() && turns.all().is_none());
+        drop(one);
+        let all = turns.all();
+        assert!(all.is_some() && turns.all().is_none() && !turns.are_wanted());
+        let mut asking = asks(&turns, 1);
+        assert!(has(&mut asking).is_none() && turns.are_wanted());
+        drop(all);
+        let one = has(&mut asking);
+        assert!(one.is_some() && !turns.are_wanted() && turns.all().is_none());
+        drop(one);
+        assert!(turns.all().is_some());
+    }
+
+    #[test]
     fn who_waits_no_more_leaves_no_turn_behind() {
         let turns = Turns::new();
-        let (had, waiting) = greedy(&turns, 1);
-        let mut asking = asks(&turns, 1);
-        assert!(has(&mut asking).is_none());
-        drop(waiting);
+        let all = turns.all();
+        let mut asking = [asks(&turns, 1), asks(&turns, 2)];
+        assert!(asking.iter_mut().all(|asking| has(asking).is_none()));
+        let [gone, given] = asking;
+        drop(gone);
+        assert!(turns.are_wanted());
         // It has its turn, and never hears of it.
-        drop(had);
-        drop(asking);
-        assert_eq!(greedy(&turns, 2).0.len(), 8);
+        drop(all);
+        drop(given);
+        assert!(!turns.are_wanted() && turns.all().is_some());
     }
 }

@@ -13,6 +13,7 @@
 mod operator;
 
 mod command_line;
+mod held;
 mod identities;
 mod images;
 #[path = "../../dwcp-v1-compat/tests/legacy/mod.rs"]

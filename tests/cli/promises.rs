@@ -12,7 +12,7 @@ use dwcp_core::{Guest, Layout, RegionId};
 
 use crate::operator::{Place, Receiver, Said, dwcp, noise, run};
 
-const ID: TransferId = TransferId([0xab; 16]);
+pub(crate) const ID: TransferId = TransferId([0xab; 16]);
 
 fn record(standing: Standing, peer: &str) -> Record {
     let (name, layout, peer) = (Name::new("vm1").unwrap(), Layout::new(&[5000]).unwrap(), peer.parse().unwrap());
@@ -26,7 +26,7 @@ fn record(standing: Standing, peer: &str) -> Record {
 }
 
 /// Both ends as a crash between GIVE_UP and RUN leaves them.
-fn in_doubt(place: &Place) {
+pub(crate) fn in_doubt(place: &Place) {
     Records::open(place.path("state")).unwrap().store(&record(Standing::GaveUp, &place.receiver)).unwrap();
     Records::open(place.path("in/.dwcp")).unwrap().store(&record(Standing::Ready, &place.sender)).unwrap();
     let layout = Layout::new(&[5000]).unwrap();

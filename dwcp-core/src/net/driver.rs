@@ -228,9 +228,10 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         self.machine.handle(now, input);
         self.ledger.observe(now, self.machine.progress());
         let outcome = self.drain(now);
-        // Who waits for a hand-over waits for nothing else.
-        let handed = self.machine.progress().handovers != self.progress.borrow().handovers;
-        if outcome.is_some() || handed || now.since(self.published) >= PUBLISH {
+        // Who waits for a hand-over, or for a promise, waits for nothing else.
+        let told = |progress: &Progress| (progress.handovers, progress.phase);
+        let news = told(self.machine.progress()) != told(&self.progress.borrow());
+        if outcome.is_some() || news || now.since(self.published) >= PUBLISH {
             self.published = now;
             self.ledger.tell(self.machine.progress());
             self.progress.send_replace(self.ledger.complete(self.machine.progress()));

@@ -68,6 +68,7 @@ impl ImageFolder {
     /// The directory cannot be written or has not the space; the name exists there and may not be replaced; the
     /// transfer is being staged already.
     pub fn create(&self, name: &Name, transfer: TransferId, layout: Layout) -> Result<ImageStaging, GuestError> {
+        failpoint!(waits, "sink.image.creates");
         let place = Place::new(self, name, transfer);
         place.refuse_existing()?;
         let file = self.names.create(&place.staging);
@@ -156,6 +157,7 @@ impl ImageFolder {
     /// # Errors
     /// Neither exists, or what exists has another size.
     pub fn reopen(&self, record: &Record) -> Result<ImageStaging, GuestError> {
+        failpoint!(waits, "sink.image.reopens");
         let name = &record.name;
         let place = Place::new(self, name, record.transfer);
         let (file, doubted) = match self.names.open(&place.staging) {
@@ -247,6 +249,7 @@ impl ImageFolder {
                 }
                 continue;
             }
+            failpoint!(waits, "sink.image.sweeps");
             let removed = self.names.remove(&name);
             removed.map_err(|error| self.failed(&format!("cannot remove {name} in"), error))?;
             swept.removed.push(name);
