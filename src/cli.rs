@@ -444,7 +444,8 @@ Examples:
   dwcp transfers list
   dwcp transfers list --dir /var/lib/vm --json
 
-At a sender: sending, handing-over (given up, RUN is on its way), cut-off, in-doubt.
+At a sender: sending, handing-over (given up, RUN is on its way), cut-off (forgotten by the first `dwcp send` that is \
+begun 30 days after it was begun last, unless the receiver may have all of it), in-doubt (never forgotten).
 
 At a receiver: receiving, parked (cut off; kept for 24 h after its last page), handing-over, in-doubt (all is here, \
 and its sender must say that it may be used), visible (it may be used; killed before its sender could hear so), \

@@ -1,3 +1,4 @@
+pub(crate) mod cut_off;
 pub(crate) mod doubt;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use dwcp_core::wire::{AbortReason, GuestKind, Name, TransferId};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use self::cut_off::{Promise, forget_old};
 use crate::bars::Bars;
 use crate::baseline::Keeper;
 use crate::cli::SendArgs;
@@ -21,6 +23,7 @@ use crate::identity;
 use crate::interrupt::Interrupts;
 use crate::legacy;
 use crate::pace::Pace;
+use crate::receive::now;
 use crate::report::{Figures, Report};
 use crate::state;
 use crate::statistics;
@@ -59,6 +62,7 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
         transfer: session.transfer().to_string(),
         limit: args.reconnect_limit,
         warm,
+        promise: Promise::of(endpoint.records(), transfer.id),
     };
     let mut outcome = watch.until_over(&mut session, &mut interrupts).await;
     let mut restarts = Restarts::default();
@@ -84,6 +88,7 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
     let exit = Exit::of(&outcome);
     if outcome.owner == Owner::Sink {
         image.forget();
+        watch.promise.kept();
     }
     // Nothing of it was ever looked at: the receiver did not take it.
     let unwanted = outcome.owner == Owner::Source && progress.pages_read == 0 && progress.pages_held == 0;
@@ -194,6 +199,8 @@ async fn begin(args: &SendArgs, words: Option<&Words>, report: &Report) -> Resul
     let (id, offering) = endpoint.records().offering(&key, transfer.id)?;
     let Some(offering) = offering else { return Err(under_way(args, &key, endpoint.records(), &state_dir)) };
     transfer.id = id;
+    // Behind this one, which may be as old.
+    forget_old(endpoint.records(), now(), report);
     if let Some(words) = words
         && let Err(failure) = words.remember(endpoint.records(), id)
     {
@@ -371,6 +378,7 @@ struct FromBaseline<'a> {
 struct Watch<'a> {
     report: &'a Report,
     warm: Warm,
+    promise: Promise,
     /// How long to wait for the last word.
     limit: Duration,
     name: String,
@@ -479,6 +487,7 @@ impl Watch<'_> {
                 }
                 Ok(()) = progress.changed() => {
                     let now = progress.borrow_and_update().clone();
+                    self.promise.note(now.phase);
                     let due = pace.due(Instant::now(), now.pages_settled);
                     bars.source(&now, pace.rate());
                     self.tell_baseline(&now);

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use dwcp_core::net::Records;
+use dwcp_core::wire::TransferId;
 use operator::{LIMIT, Lines, Place, Receiver, Said, WithoutRun, dwcp, noise, run, slow};
 use serde_json::Value;
 
@@ -148,6 +150,67 @@ fn what_was_cut_off_is_told_and_resumed_with_the_words_that_began_it() {
         let name = entry.unwrap().file_name();
         name.to_str().unwrap().contains(&*id)
     }));
+}
+
+/// As if the last `dwcp send` of it had begun so long ago.
+fn aged(place: &Place, id: &str, days: u64) {
+    let path = place.path("state").join(format!("{id}.offered"));
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let since = std::time::Duration::from_secs(86_400 * days);
+    file.set_modified(file.metadata().unwrap().modified().unwrap() - since).unwrap();
+}
+
+#[test]
+fn what_was_cut_off_is_forgotten_by_another_send_after_30_days() {
+    let place = Place::new();
+    let receiver = place.listen();
+    let state = Records::open(place.path("state")).unwrap();
+    for (byte, days) in [(1, 31), (2, 29)] {
+        let (id, key) = (TransferId([byte; 16]), format!("vm{byte} host:1 {}", place.sender));
+        drop(state.offering(&key, id).unwrap());
+        aged(&place, &id.to_string(), days);
+    }
+    let listed = source(&place, &["list"]).out;
+    assert!(listed.contains("30 days ago") && listed.contains("same words within 23 hours"), "{listed}");
+    let mut sending = Lines::start(place.send(&receiver.address, "vm3").arg("--json").arg(place.sparse("vm.mem")));
+    let told = sending.until("forgotten");
+    let of_first = (&TransferId([1; 16]).to_string().into(), &"vm1".into(), &"host:1".into());
+    assert_eq!((&told["transfer"], &told["name"], &told["to"]), of_first, "{told}");
+    assert_eq!(sending.until("summary")["verdict"], "ok");
+    let left = at_source(&place, "cut-off");
+    assert_eq!(left["name"], "vm2");
+    assert!((80_000..=86_400).contains(&left["kept_s"].as_u64().unwrap()), "{left}");
+    receiver.stop();
+}
+
+/// The receiver keeps what it promised for ever; so does its sender what takes that back.
+#[test]
+fn what_may_be_promised_to_a_killed_sender_is_never_forgotten() {
+    let place = Place::new();
+    let (image, pipe) = (place.sparse("vm.mem"), place.path("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let held = format!("sink.chore.stage.before@{}", pipe.display());
+    let receiver = Receiver::start(place.receive().env("DWCP_HOLD", held));
+    let mut sending = Lines::start(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    let pipe = fs::File::options().write(true).open(&pipe).unwrap();
+    let id = at_source(&place, "sending")["transfer"].as_str().unwrap().to_owned();
+    let promised = place.path("state").join(format!("{id}.promised"));
+    while !promised.exists() {
+        std::thread::yield_now();
+    }
+    sending.kill();
+    aged(&place, &id, 400);
+    let other = |name: &str| run(place.send("127.0.0.1:1", name).arg(&image));
+    other("vm2").failed(6, &[]);
+    let entry = at_source(&place, "cut-off");
+    assert!(entry["transfer"] == *id && entry["kept_s"].is_null(), "{entry}");
+    let people = source(&place, &["list"]).out;
+    assert!(people.contains("may have all of it and wait"), "{people}");
+    drop(pipe);
+    let said = run(place.send(&receiver.address, "vm1").arg("--json").arg(&image));
+    assert_eq!((said.code, &said.summary()["transfer"]), (0, &id.into()), "{}{}", said.out, said.err);
+    assert!(!promised.exists());
+    receiver.stop();
 }
 
 #[test]

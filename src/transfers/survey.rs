@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure};
 use crate::place::Place;
 use crate::receive::{self, RAN_KEPT};
-use crate::send;
+use crate::send::{self, cut_off::CUT_OFF_KEPT};
 use crate::units;
 use crate::words::Words;
 
@@ -77,7 +77,7 @@ pub(super) struct Entry {
     bytes: Option<u64>,
     /// Bytes that are durable at this receiver.
     bytes_held: Option<u64>,
-    /// Seconds until this node forgets it.
+    /// Seconds until this node forgets it; null: not by itself.
     kept_s: Option<u64>,
     /// Seconds since something of it was last written here, while it is received.
     quiet_s: Option<u64>,
@@ -132,24 +132,24 @@ impl Survey {
 
 fn at_source(records: &Records) -> Result<Survey, Failure> {
     // Before the records: what is given up meanwhile has one.
-    let mut offers: HashMap<_, _> =
-        records.offers()?.into_iter().map(|offered| (offered.transfer, (offered.key, offered.busy))).collect();
+    let mut offers: HashMap<_, _> = records.offers()?.into_iter().map(|offered| (offered.transfer, offered)).collect();
     let listing = records.list()?;
     let damaged = |transfer| listing.damaged.iter().any(|damaged| damaged.transfer == Some(transfer));
     let mut entries = Vec::new();
     for record in listing.records.iter().filter(|record| record.standing == Standing::GaveUp) {
         let offer = offers.remove(&record.transfer);
-        let state = if offer.as_ref().is_some_and(|(_, busy)| *busy) { State::HandingOver } else { State::InDoubt };
+        let state = if offer.as_ref().is_some_and(|offer| offer.busy) { State::HandingOver } else { State::InDoubt };
         let entry = Entry::of_record(record, End::Source, state).remembering(records);
-        let to = offer.and_then(|(key, _)| send::of_offer_key(&key)).map(|(_, to)| to);
+        let to = offer.and_then(|offer| send::of_offer_key(&offer.key)).map(|(_, to)| to);
         entries.push(Entry { to: to.or(entry.to), ..entry });
     }
-    for (transfer, (key, busy)) in offers.into_iter().filter(|(transfer, _)| !damaged(*transfer)) {
-        let state = if busy { State::Sending } else { State::CutOff };
+    for (transfer, offer) in offers.into_iter().filter(|(transfer, _)| !damaged(*transfer)) {
+        let state = if offer.busy { State::Sending } else { State::CutOff };
+        let kept_s = (!offer.busy && !offer.promised).then(|| until(offer.begun + CUT_OFF_KEPT));
         // A power cut while it was written leaves anything: it was not offered yet.
-        let (name, to) = send::of_offer_key(&key).unzip();
+        let (name, to) = send::of_offer_key(&offer.key).unzip();
         let name = name.map_or_else(|| "?".to_owned(), |name| name.to_string());
-        entries.push(Entry { to, ..Entry::new(transfer, &name, End::Source, state) }.remembering(records));
+        entries.push(Entry { to, kept_s, ..Entry::new(transfer, &name, End::Source, state) }.remembering(records));
     }
     Ok(Survey { entries, damaged: listing.damaged })
 }
@@ -256,7 +256,7 @@ impl Entry {
         let held = || format!("{} of {}", bytes(self.bytes_held), bytes(self.bytes));
         match (self.state, self.at) {
             (State::Sending, _) => format!("to {to}"),
-            (State::CutOff, _) => format!("on its way to {to}; send it again with the same words"),
+            (State::CutOff, _) => self.cut_off(to),
             (State::Receiving, _) => format!("from {peer}, {} are durable here{}", held(), self.quiet()),
             (State::Parked, _) => {
                 format!("{} are here; goes on when its sender {peer} comes back within {}", held(), self.kept())
@@ -271,6 +271,16 @@ impl Entry {
                 "here under its name, unless somebody else put that file there; its sender {peer} was not heard to know it"
             ),
             (State::HandedOver, _) => format!("by {peer}; remembered for {}", self.kept()),
+        }
+    }
+
+    fn cut_off(&self, to: &str) -> String {
+        match self.kept_s {
+            None => format!("on its way to {to}, which may have all of it and wait; send it again with the same words"),
+            Some(0) => format!(
+                "on its way to {to}, 30 days ago; send it again with the same words, or any other `dwcp send` forgets it"
+            ),
+            Some(_) => format!("on its way to {to}; send it again with the same words within {}", self.kept()),
         }
     }
 

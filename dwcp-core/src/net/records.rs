@@ -104,9 +104,15 @@ impl Records {
             if !file.lock().map_err(at)? {
                 return Ok((fresh, None));
             }
+            // It may have been forgotten before it was locked.
+            if !store.is_named(&place, file.as_ref()).map_err(at)? {
+                continue;
+            }
             match id(&place, OFFERED) {
                 // A record beside it: the crash came while it was given up.
                 Some(known) if matches!(self.load(known), Ok(None)) => {
+                    // It is kept as long again, if that can be written down.
+                    let _ = file.write_at(0, key.as_bytes());
                     // Who wrote it may have been killed before it was durable.
                     file.sync().and_then(|()| store.names.sync()).map_err(at)?;
                     return Ok((known, Some(Offering { _locked: file })));
@@ -138,11 +144,70 @@ impl Records {
             let Some((file, key)) = store.bytes(&place)? else { continue };
             // One that is just being made is locked by nobody yet, and shall not be by us.
             if !key.is_empty() {
-                let busy = !file.lock().map_err(|source| store.failed(&place, source))?;
-                offers.push(Offered { transfer, key: String::from_utf8_lossy(&key).into_owned(), busy });
+                let at = |source| store.failed(&place, source);
+                let begun = file.stat().map_err(at)?.modified;
+                let busy = !file.lock().map_err(at)?;
+                let (key, promised) = (String::from_utf8_lossy(&key).into_owned(), store.may_be_promised(transfer)?);
+                offers.push(Offered { transfer, key, busy, begun, promised });
             }
         }
         Ok(offers)
+    }
+
+    /// Forgets what was cut off before it was given up, was begun for the last time more than `age` before `now`, and
+    /// cannot have been [promised](Self::may_be_promised) to this source. Returns which these were. What is given up, what may
+    /// be promised and what is under way stays, however old.
+    ///
+    /// # Errors
+    /// The folder, or a file in it, cannot be read, or not be removed.
+    pub fn expire(&self, now: SystemTime, age: Duration) -> Result<Vec<Offered>, RecordsError> {
+        let mut expired = Vec::new();
+        let Some(store) = &self.store else { return Ok(expired) };
+        // A clock that went back makes a file young, which is safe.
+        let is_old = |file: &dyn File| {
+            file.stat()
+                .map(|stat| now.duration_since(stat.modified).is_ok_and(|passed| passed > age).then_some(stat.modified))
+        };
+        for place in store.names(OFFERED)? {
+            let at = |source| store.failed(&place, source);
+            let Some(transfer) = id(&place, OFFERED) else { continue };
+            let Some((file, key)) = store.bytes(&place)? else { continue };
+            // Who begins with it looks for the lock: nobody touches a young one.
+            if is_old(file.as_ref()).map_err(at)?.is_none() || !file.lock().map_err(at)? {
+                continue;
+            }
+            // Held until it is gone, so that nobody offers it meanwhile.
+            let Some(begun) = is_old(file.as_ref()).map_err(at)? else { continue };
+            let promised = store.may_be_promised(transfer)?;
+            if promised
+                || !store.is_named(&place, file.as_ref()).map_err(at)?
+                || !matches!(self.load(transfer), Ok(None))
+            {
+                continue;
+            }
+            self.remove([place.clone(), name(transfer, WORDS)])?;
+            let key = String::from_utf8_lossy(&key).into_owned();
+            expired.push(Offered { transfer, key, busy: false, begun, promised });
+        }
+        Ok(expired)
+    }
+
+    /// Remembers, durably, that whom something is offered to may have all of it and have promised so from now on; or, once
+    /// another session began, that it cannot any more.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn may_be_promised(&self, transfer: TransferId, may: bool) -> Result<(), RecordsError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let place = name(transfer, PROMISED);
+        if !may {
+            return self.remove([place]);
+        }
+        let made = match store.names.create(&place) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map(drop),
+        };
+        made.and_then(|()| store.names.sync()).map_err(|source| store.failed(&place, source))
     }
 
     /// Remembers a text about what is offered under this id, until that is forgotten: for people, and for whoever
@@ -185,7 +250,7 @@ impl Records {
         if self.load(transfer)?.is_some() {
             return Ok(false);
         }
-        self.remove([name(transfer, OFFERED), name(transfer, WORDS)])?;
+        self.remove([name(transfer, OFFERED), name(transfer, WORDS), name(transfer, PROMISED)])?;
         Ok(true)
     }
 
@@ -195,7 +260,7 @@ impl Records {
     /// The system refused.
     pub fn forget(&self, transfer: TransferId) -> Result<(), RecordsError> {
         // What was given up is never offered again: what says so goes last. spec: O-6
-        self.remove([name(transfer, OFFERED), name(transfer, WORDS), name(transfer, RECORD)])
+        self.remove([OFFERED, WORDS, PROMISED, RECORD].map(|ending| name(transfer, ending)))
     }
 
     /// Removes a record that may have been written in part, for certain. What is offered stays so.
@@ -318,6 +383,17 @@ impl Store {
         text.map(Some).map_err(|_| self.failed(name, io::Error::new(io::ErrorKind::InvalidData, "it is no text")))
     }
 
+    /// Whether this very file has that name.
+    fn is_named(&self, name: &str, file: &dyn File) -> io::Result<bool> {
+        let own = file.stat()?.id;
+        Ok(self.names.stat(name)?.is_some_and(|named| named.id == own))
+    }
+
+    fn may_be_promised(&self, transfer: TransferId) -> Result<bool, RecordsError> {
+        let place = name(transfer, PROMISED);
+        self.names.stat(&place).map(|stat| stat.is_some()).map_err(|source| self.failed(&place, source))
+    }
+
     /// A file of this name, if there is one.
     fn bytes(&self, name: &str) -> Result<Option<Read>, RecordsError> {
         let opened = self.names.open(name);
@@ -351,6 +427,8 @@ const RECORD: &str = ".record";
 const OFFERED: &str = ".offered";
 /// Of files that say how an offer was begun.
 const WORDS: &str = ".words";
+/// Of files beside an offer that the sink may have taken up to its promise.
+const PROMISED: &str = ".promised";
 const BESIDE: &str = ".tmp";
 /// No record, and no key of an offer, is longer.
 const MOST_BYTES: u64 = 1 << 20;
@@ -390,6 +468,10 @@ pub struct Offered {
     pub key: String,
     /// An [`Offering`] of this or another process lives.
     pub busy: bool,
+    /// When it was begun for the last time.
+    pub begun: SystemTime,
+    /// The sink may have all of it and [have promised](Records::may_be_promised) so.
+    pub promised: bool,
 }
 
 /// What is not there need not be removed.
@@ -526,7 +608,8 @@ mod tests {
         records.note(id, "words").unwrap();
         // Another process may have crashed while it made one.
         fs::write(dir.path().join(name(TransferId([2; 16]), OFFERED)), "").unwrap();
-        let offers = |busy| vec![Offered { transfer: id, key: "vm1 host:1".into(), busy }];
+        let begun = fs::metadata(dir.path().join(name(id, OFFERED))).unwrap().modified().unwrap();
+        let offers = |busy| vec![Offered { transfer: id, key: "vm1 host:1".into(), busy, begun, promised: false }];
         assert_eq!(records.offers().unwrap(), offers(true));
         assert!(!records.withdraw(id).unwrap(), "it is under way");
         drop(offering);
@@ -537,6 +620,70 @@ mod tests {
         fs::remove_file(records.path(id).unwrap()).unwrap();
         assert!(records.withdraw(id).unwrap() && records.withdraw(id).unwrap());
         assert_eq!((records.offers().unwrap(), records.noted(id).unwrap()), (vec![], None));
+    }
+
+    /// Only what is nobody's business any more: neither given up, nor promised, nor under way, nor begun again since.
+    #[test]
+    fn an_offer_that_was_cut_off_expires_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let id = |byte| TransferId([byte; 16]);
+        let place = |byte, ending| dir.path().join(name(id(byte), ending));
+        let day = Duration::from_secs(86_400);
+        let offered = |byte: u8| records.offering(&format!("vm{byte} host:1"), id(byte)).unwrap().1.unwrap();
+        for byte in 1..=7 {
+            drop(offered(byte));
+            records.note(id(byte), "words").unwrap();
+        }
+        let begun = fs::metadata(place(1, OFFERED)).unwrap().modified().unwrap();
+        let aged = |byte: u8, days: u32| {
+            let file = fs::File::options().write(true).open(place(byte, OFFERED)).unwrap();
+            file.set_modified(begun - day * days).unwrap();
+        };
+        (1..=7).for_each(|byte| aged(byte, 31));
+        aged(2, 29);
+        records.store(&Record { transfer: id(3), standing: Standing::GaveUp, ..record() }).unwrap();
+        fs::write(place(4, RECORD), "torn").unwrap();
+        records.may_be_promised(id(5), true).unwrap();
+        records.may_be_promised(id(5), true).unwrap();
+        drop(offered(6));
+        let seventh = offered(7);
+        aged(7, 31);
+        // A crash while one was made.
+        fs::write(place(8, OFFERED), "").unwrap();
+        aged(8, 31);
+
+        let expire = || {
+            let mut expired = records.expire(begun + day, day * 31).unwrap();
+            expired.sort_by_key(|expired| expired.transfer);
+            expired.into_iter().map(|expired| (expired.transfer, expired.key)).collect::<Vec<_>>()
+        };
+        assert_eq!(expire(), [(id(1), "vm1 host:1".into()), (id(8), String::new())]);
+        assert!(!place(1, OFFERED).exists() && !place(1, WORDS).exists());
+        assert!((2..=7).all(|byte| place(byte, OFFERED).exists() && place(byte, WORDS).exists()));
+        assert_eq!(records.offering("vm1 host:1", id(9)).unwrap().0, id(9), "it was forgotten");
+        assert!(records.offers().unwrap().iter().all(|offer| offer.promised == (offer.transfer == id(5))));
+        // Another session of it began, and what was promised was taken back.
+        records.may_be_promised(id(5), false).unwrap();
+        drop(seventh);
+        assert_eq!(expire().len(), 2);
+    }
+
+    /// Whoever had opened it then would offer what nobody remembers.
+    #[test]
+    fn an_offer_that_was_forgotten_is_known_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let (id, store) = (TransferId([1; 16]), records.store.as_ref().unwrap());
+        let place = name(id, OFFERED);
+        drop(records.offering("vm1 host:1", id).unwrap());
+        let file = store.names.open(&place).unwrap();
+        assert!(store.is_named(&place, file.as_ref()).unwrap());
+        records.may_be_promised(id, true).unwrap();
+        assert!(records.withdraw(id).unwrap() && !store.is_named(&place, file.as_ref()).unwrap());
+        assert_eq!(store.names.list().unwrap(), Vec::<String>::new());
+        drop(records.offering("vm1 host:1", id).unwrap());
+        assert!(!store.is_named(&place, file.as_ref()).unwrap(), "another file");
     }
 
     // spec: O-7
