@@ -513,7 +513,7 @@ impl Desk<'_> {
     /// not looked at.
     fn tidy(&mut self, more: bool) {
         self.unswept |= more;
-        if !self.unswept {
+        if !self.unswept || !self.sweeping.is_empty() {
             return;
         }
         // Offers go first; it is tried again when they are taken.

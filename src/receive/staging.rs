@@ -128,18 +128,20 @@ impl Stager {
         self.turns.all()
     }
 
-    /// Removes old records, and what was cut off more than a day ago. `others`: transfers that are under way or promised. True:
+    /// Removes what was cut off more than a day ago, and old records. `others`: transfers that are under way or promised. True:
     /// an offer came meanwhile, and there may be more to remove.
     pub(super) async fn sweep(self: Arc<Self>, right: Turn, others: HashSet<TransferId>) -> bool {
         let sweeping = tokio::task::spawn_blocking(move || {
-            let _right = right;
-            self.sweep_now(&others)
+            let gave_way = self.sweep_now(&others);
+            // Records are in nobody's way, and may be many.
+            drop(right);
+            prune(&self.records);
+            gave_way
         });
         sweeping.await.unwrap_or(false)
     }
 
     fn sweep_now(&self, others: &HashSet<TransferId>) -> bool {
-        prune(&self.records);
         let gave_way = Cell::new(false);
         let kept = |transfer| {
             gave_way.set(gave_way.get() || self.turns.are_wanted());
