@@ -1,5 +1,6 @@
 //! Both versions in one node: what `dwcp send` and `dwcp receive` do with the runtime flag.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,8 +39,14 @@ pub(crate) fn dual(endpoint: Endpoint, options: &FlagOptions) -> Result<Endpoint
     // What was obeyed once is not taken back by a restart.
     let watched = FileOptions { remember: endpoint.records().folder(), ..FileOptions::default() };
     let flags = configured(options.flags.as_deref(), node, watched).map_err(|error| {
-        Failure::new(Exit::Failed, format!("the flag document cannot be watched: {error}"))
-            .advise("It needs three threads: look at the limits of this process. What the message says of flag-version is beside the records.")
+        let failure = Failure::new(Exit::Failed, format!("the flag document cannot be watched: {error}"));
+        match error.kind() {
+            ErrorKind::InvalidData => {
+                failure.advise("That file is beside the records: `.dwcp` in --dir, or --state-dir.")
+            }
+            _ => failure
+                .advise("It needs three threads: look at the limits of this process, and at the disk of the records."),
+        }
     })?;
     let now = flags.snapshot();
     tracing::info!(flags = %now, "which version is spoken");

@@ -112,11 +112,14 @@ fn a_rollout_goes_up_and_back_and_says_what_changed() {
     let said = fleet.set(&["--disable", "--reason", "performance"]);
     ok(&said);
     assert!(!fleet.v3("node-1") && fleet.document().flags.v3.reason.as_str() == "performance");
-    let before = fleet.text();
+    let before = fleet.document().version;
+    let said = fleet.set(&["--disable", "--dry-run"]);
+    ok(&said);
+    assert!(said.out.contains("it says so already") && fleet.document().version == before, "{}", said.out);
+    // A word that the document says already is written all the same: nobody knows which document nodes obey.
     let summary = fleet.set(&["--disable", "--json"]).summary();
-    let version = fleet.document().version.value();
-    assert_eq!((&summary["written"], &summary["version"]), (&false.into(), &version.into()), "nothing to change");
-    assert_eq!(fleet.text(), before);
+    assert_eq!((&summary["written"], &summary["changes"]), (&true.into(), &serde_json::json!([])));
+    assert!(fleet.document().version > before && fleet.document().flags.v3.reason.as_str() == "performance");
 }
 
 #[test]
@@ -397,4 +400,61 @@ fn a_node_that_watches_follows_the_operator() {
     ok(&fleet.set(&["--revive"]));
     assert!(watch.wait(LIMIT).expect("it is seen").v3());
     assert_eq!(source.stats().loads, 3);
+}
+
+#[test]
+fn a_kill_is_obeyed_however_the_document_came_to_say_so() {
+    let fleet = Fleet::new();
+    let node = FileSource::open(fleet.file(), NodeName::new("node-1").unwrap(), FileOptions::default()).unwrap();
+    assert!(node.snapshot().v3());
+    // By hand, and the version was left as it is.
+    let by_hand = fleet.text().replace("\"kill\": false", "\"kill\": true");
+    assert_ne!(by_hand, fleet.text());
+    fs::write(fleet.file(), by_hand).unwrap();
+    let said = fleet.set(&["--kill", "--reason", "operator"]);
+    ok(&said);
+    let mut seen = node.watch();
+    while node.snapshot().v3() {
+        assert!(seen.wait(LIMIT).is_some(), "{}", said.out);
+    }
+}
+
+#[test]
+fn the_last_version_of_all_says_how_to_count_anew() {
+    let fleet = Fleet::new();
+    let last = fleet.text().replace("\"version\": 1,", "\"version\": 9007199254740991,");
+    assert_ne!(last, fleet.text());
+    fs::write(fleet.file(), &last).unwrap();
+    fleet.set(&["--disable"]).failed(1, &["after which there is none", "DWCP_FORCE_V1=1", "flag-version"]);
+    assert_eq!(fleet.text(), last);
+    let dir = fleet.path("images");
+    fs::create_dir_all(dir.join(".dwcp")).unwrap();
+    let remembered = dir.join(".dwcp/flag-version");
+    fs::write(fleet.file(), last.replace("9007199254740991", "5")).unwrap();
+    fs::write(&remembered, "dwcp flag version 1\nobeyed 9007199254740991\n").unwrap();
+    let dir = dir.to_str().unwrap();
+    fleet.set(&["--disable", "--dir", dir]).failed(1, &["this node obeyed version 9007199254740991"]);
+    // What cannot be read is no reason to leave version 3 on.
+    fs::write(&remembered, "what").unwrap();
+    let said = fleet.set(&["--kill", "--reason", "integrity", "--dir", dir]);
+    ok(&said);
+    assert!(said.err.contains("the version is the clock's: ") && !fleet.v3("node-1"), "{}", said.err);
+}
+
+#[test]
+fn what_would_be_lost_of_an_edit_is_refused() {
+    let fleet = Fleet::new();
+    for twice in [["--include", "a", "--exclude", "a"], ["--include", "b", "--unlist", "b"]] {
+        fleet.set(&twice).failed(2, &["is named more than once"]);
+    }
+    let nowhere = fleet.path("link.json");
+    symlink(fleet.path("missing.json"), &nowhere).unwrap();
+    let mut command = dwcp();
+    command.args(["flag", "set", "--create", "--enable", "dwcp_v3_hde", "--file"]).arg(&nowhere);
+    run(&mut command).failed(1, &["is a link that leads nowhere"]);
+    assert!(nowhere.is_symlink());
+    let mut command = fleet.command("set");
+    let said = run(command.args(["dwcp_v3_compression", "--disable", "--reason", "integrity"]));
+    ok(&said);
+    assert!(said.err.contains("makes no transfer begin from zero"), "{}", said.err);
 }

@@ -99,10 +99,10 @@ pub(crate) struct DemoArgs {
     crash: Option<Victim>,
     /// When --crash comes: so much of the guest has been sent once, 0% to 100%; or switch-over, when it
     /// is given up and not yet running again
-    #[arg(long, default_value = "60%", value_name = "WHEN", requires = "crash")]
+    #[arg(long, default_value = "60%", value_name = "WHEN", requires = "crash", allow_hyphen_values = true)]
     at: Moment,
     /// When so much of the guest has been sent once, go back to version 1, and later forward again
-    #[arg(long, value_name = "WHEN", conflicts_with = "crash")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "crash", allow_hyphen_values = true)]
     downgrade_at: Option<units::Percent>,
     /// Why version 3 is switched off: integrity and security begin again from zeros
     #[arg(long, default_value = "performance", value_name = "REASON", requires = "downgrade_at")]

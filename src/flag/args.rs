@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use dwcp_core::flag::{Flag, FlagVersion, NodeName, Percentage, Reason, Word};
 
-use crate::exit::{self, Exit};
+use crate::exit::{self, Exit, Failure};
 
 const EXITS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
 
@@ -159,6 +160,18 @@ pub(crate) struct SetArgs {
     /// Print JSON lines; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl SetArgs {
+    /// Each node is named once: of two words about it, one would be lost.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let mut named = BTreeSet::new();
+        let twice = self.include.iter().chain(&self.exclude).chain(&self.unlist).find(|node| !named.insert(*node));
+        twice.map_or(Ok(()), |node| {
+            let what = format!("{node} is named more than once");
+            Err(Failure::new(Exit::Usage, what).advise("Name each node once, with --include, --exclude or --unlist."))
+        })
+    }
 }
 
 fn version(text: &str) -> Result<FlagVersion, String> {

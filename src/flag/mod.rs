@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dwcp_core::flag::{
-    Exact, FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Remembered, Roster, Why, Word,
-    bucket, is_forced_v1, remembered,
+    Exact, FORCE_V1, Flag, FlagDocument, FlagRule, FlagVersion, MAX_STALE, NodeName, Reason, Remembered, Roster, Why,
+    Word, bucket, is_forced_v1, remembered,
 };
 use serde::Serialize;
 
@@ -222,7 +222,7 @@ struct SetSummary<'a> {
     flag: &'a str,
     version_before: Option<u64>,
     version: u64,
-    /// False: nothing was to be changed, or it was a dry run.
+    /// False: it was a dry run.
     written: bool,
     changes: &'a [Change],
     reason: &'a str,
@@ -241,14 +241,12 @@ struct Moves {
 
 fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let flag = Flag::from(args.flag);
+    args.check()?;
     let roster = args.roster.as_deref().map(read_roster).transpose()?;
     let store = Store::open(&args.file)?;
     let found = store.read()?;
     let fresh = !matches!(found, Found::Document(_));
-    let obeyed = obeyed_before(args.dir.as_deref(), args.state_dir.as_ref())?;
-    let obeyed = obeyed.map(|obeyed| obeyed.version);
-    let above = obeyed.and_then(FlagVersion::next);
-    let least = store::now().max(above.unwrap_or(FlagVersion::FIRST));
+    let least = above_obeyed(args, report)?;
     let (mut document, before) = begin(found, args, least)?;
     let old = edit::rule_of(&document, flag);
     let by = args.by.clone().unwrap_or_else(user);
@@ -256,37 +254,27 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     let changes = edit::changes(&old, &rule);
     let moves = roster.as_ref().map(|roster| Moves::of(roster, flag, &old, &rule));
     remark(args, &changes, &rule, exact, report);
-    // An old document that says so already is one that nobody obeys.
-    let pending = fresh || !changes.is_empty() || obeyed > before;
-    let written = pending && !args.dry_run;
-    if written {
-        match flag {
-            Flag::V3 => document.flags.v3 = rule.clone(),
-            Flag::Compression => document.flags.compression = Some(rule.clone()),
-        }
+    match flag {
+        Flag::V3 => document.flags.v3 = rule.clone(),
+        Flag::Compression => document.flags.compression = Some(rule.clone()),
     }
     if fresh && flag != Flag::V3 {
         report.warn(&format!("note: a new document has {} off: every node that looks at it runs v1", Flag::V3));
     }
-    let version = next(&document, before, pending, least, &args.file)?;
+    let version = next(&document, before, least, &args.file)?;
     document.version = version;
-    if written {
+    if !args.dry_run {
         store.replace(&document)?;
     }
     tell(args, &changes, &rule, moves.as_ref(), report);
-    let told = match (written, pending) {
-        (true, _) => format!("{}: version {version} is written", args.file.display()),
-        (false, false) => format!("{}: nothing to change, version {version} stays", args.file.display()),
-        (false, true) => format!("{}: would become version {version}; nothing is written", args.file.display()),
-    };
-    report.say(&told);
+    report.say(&outcome(args, fresh || !changes.is_empty(), version));
     let summary = SetSummary {
         verdict: Exit::Ok.word(),
         file: args.file.display().to_string(),
         flag: flag.key(),
         version_before: before.map(FlagVersion::value),
         version: version.value(),
-        written,
+        written: !args.dry_run,
         changes: &changes,
         reason: rule.reason.as_str(),
         updated_by: rule.updated_by.as_str(),
@@ -294,6 +282,48 @@ fn set(args: &SetArgs, report: &Report) -> Result<Exit, Failure> {
     };
     report.event("summary", &summary);
     Ok(Exit::Ok)
+}
+
+/// What became of the document. One that said so already may have been put back, or edited without a new version: nodes obey
+/// what is written now.
+fn outcome(args: &SetArgs, changed: bool, version: FlagVersion) -> String {
+    let file = args.file.display();
+    match (args.dry_run, changed) {
+        (false, true) => format!("{file}: version {version} is written"),
+        (false, false) => {
+            format!("{file}: it said so already; version {version} is written, so that every node obeys it")
+        }
+        (true, true) => format!("{file}: would become version {version}; nothing is written"),
+        (true, false) => format!("{file}: it says so already, and would become version {version}; nothing is written"),
+    }
+}
+
+/// The least version of what is written: the clock's, and above what a node that is named obeyed.
+fn above_obeyed(args: &SetArgs, report: &Report) -> Result<FlagVersion, Failure> {
+    let obeyed = match obeyed_before(args.dir.as_deref(), args.state_dir.as_ref()) {
+        Ok(Some(obeyed)) => obeyed.version,
+        Ok(None) => return Ok(store::now()),
+        // A kill switch must not fail because a node cannot tell.
+        Err(failure) => {
+            report.warn(&format!(
+                "warning: what this node obeyed is not known, so the version is the clock's: {}",
+                failure.what
+            ));
+            return Ok(store::now());
+        }
+    };
+    let above = obeyed
+        .next()
+        .ok_or_else(|| at_the_end(format!("this node obeyed version {obeyed}, after which there is none")))?;
+    Ok(store::now().max(above))
+}
+
+fn at_the_end(what: String) -> Failure {
+    Failure::new(Exit::Failed, what).advise(format!(
+        "{FORCE_V1}=1 and a restart take a node to version 1 at once. To count anew: stop the nodes that look at the document, \
+         remove `flag-version` beside the records of each (`.dwcp` in --dir, or --state-dir), remove the document, write it \
+         with --create, and start them again."
+    ))
 }
 
 /// What an operator may not expect of an edit: a share that the roster does not allow, a reason and a threshold that stay.
@@ -305,7 +335,12 @@ fn remark(args: &SetArgs, changes: &[Change], rule: &FlagRule, exact: Option<Exa
             exact.wanted, exact.nodes
         ));
     }
-    if rule.reason.discards_applied() && args.reason.is_none() && !changes.is_empty() {
+    if Flag::from(args.flag) == Flag::Compression && args.reason.as_ref().is_some_and(Reason::discards_applied) {
+        report.warn(&format!(
+            "note: this reason makes no transfer begin from zero: {} stays as it is; to distrust version 3, kill that",
+            Flag::V3
+        ));
+    } else if rule.reason.discards_applied() && args.reason.is_none() && !changes.is_empty() {
         report.warn(&format!(
             "note: the reason stays {}: transfers that leave version 3 begin from zero; --reason operator takes that back",
             rule.reason
@@ -346,17 +381,14 @@ fn begin(found: Found, args: &SetArgs, now: FlagVersion) -> Result<(FlagDocument
 fn next(
     document: &FlagDocument,
     before: Option<FlagVersion>,
-    changed: bool,
     least: FlagVersion,
     path: &Path,
 ) -> Result<FlagVersion, Failure> {
-    if before.is_none() || !changed {
+    if before.is_none() {
         return Ok(document.version);
     }
     document.version.next().map(|next| next.max(least)).ok_or_else(|| {
-        let what = format!("{} has version {}, after which there is none", path.display(), document.version);
-        let advice = "Stop the nodes that look at it, write it anew with a small version, and start them again.";
-        Failure::new(Exit::Failed, what).advise(advice)
+        at_the_end(format!("{} has version {}, after which there is none", path.display(), document.version))
     })
 }
 

@@ -82,6 +82,10 @@ impl Store {
     /// Keeps others from changing it. Where the path is a link, what it leads to is changed.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let path = match fs::canonicalize(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => {
+                let what = format!("{} is a link that leads nowhere", path.display());
+                return Err(Failure::new(Exit::Failed, what).advise("Name what it is to lead to, or remove the link."));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(path),
             resolved => resolved,
         };
