@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::{IncomingAsk, IncomingOffer, Records, Session};
@@ -20,6 +21,10 @@ use super::{Peer, now, prune, sink_config, warm};
 use crate::baseline::Shelf;
 use crate::cli::ReceiveArgs;
 use crate::report::Report;
+
+/// Who looks at what is left of an image (`dwcp transfers list`), or is just closing it, has it for a moment: a second in all.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Makes sessions of offers.
 #[derive(Debug)]
@@ -89,7 +94,18 @@ impl Stager {
 
     /// Takes an offer whose name is free. `others`: transfers that are under way or promised.
     pub(super) async fn take(self: Arc<Self>, incoming: IncomingOffer, others: HashSet<TransferId>) -> Taken {
-        let transfer = incoming.offer().transfer;
+        let others = Arc::new(others);
+        let mut taken = Arc::clone(&self).take_once(incoming, &others).await;
+        for _ in 0..LOOKS {
+            let Taken::Refused { incoming, error: GuestError::Busy { .. } } = taken else { break };
+            tokio::time::sleep(LOOK_AGAIN).await;
+            taken = Arc::clone(&self).take_once(*incoming, &others).await;
+        }
+        taken
+    }
+
+    async fn take_once(self: Arc<Self>, incoming: IncomingOffer, others: &Arc<HashSet<TransferId>>) -> Taken {
+        let (transfer, others) = (incoming.offer().transfer, Arc::clone(others));
         let turn = self.turns.take(incoming.peer()).await;
         let taking = tokio::task::spawn_blocking(move || {
             // Its thread is busy until then, whoever waits for it no more.

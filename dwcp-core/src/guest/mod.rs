@@ -322,6 +322,12 @@ pub enum GuestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What is left of an image is being written to, looked at or thrown away by somebody else, perhaps for a moment only.
+    #[error("{what}")]
+    Busy {
+        /// Which, and what to do.
+        what: String,
+    },
     /// A disk is full. What is durable of an image on its way stays as it is, to be gone on with.
     #[error("{what}")]
     NoSpace {

@@ -407,11 +407,7 @@ impl First {
             flags: Flagged::by(&self.gate.endpoint.flags),
             ledger,
         };
-        let task = tokio::spawn(async move {
-            let outcome = driver.run(Vec::new()).await;
-            drop(place);
-            outcome
-        });
+        let task = tokio::spawn(driver.run(Vec::new(), place));
         Session::new(offer.transfer, events, watch, task)
     }
 }

@@ -126,8 +126,8 @@ const PUBLISH: Duration = Duration::from_millis(50);
 const WIND_UP: Duration = Duration::from_secs(30);
 
 impl<M: Machine + Send, H: Hands> Driver<M, H> {
-    /// Runs the session to its end.
-    pub(super) async fn run(mut self, first: Vec<Input>) -> Outcome {
+    /// Runs the session to its end. Its place is free when nothing of it is at work any more, which may be later.
+    pub(super) async fn run<P: Send + 'static>(mut self, first: Vec<Input>, place: P) -> Outcome {
         let mut outcome = None;
         let flags = self.flags.watch.latest();
         outcome = outcome.or(self.obey(&flags));
@@ -142,7 +142,7 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
         };
         self.accuser.judge(&outcome);
         self.ledger.close(&outcome, self.machine.progress());
-        self.wind_up().await;
+        self.wind_up(place).await;
         failpoint!(wound_up, H::END);
         outcome
     }
@@ -274,19 +274,22 @@ impl<M: Machine + Send, H: Hands> Driver<M, H> {
     }
 
     /// Lets the last frames, the guest's last chores and the workers come to their ends.
-    async fn wind_up(self) {
+    async fn wind_up<P: Send + 'static>(self, place: P) {
         let Self { mut hands, control, chores, queue, .. } = self;
         // Workers that report to a closed queue end by themselves.
         drop(queue);
-        let ending = async {
+        let mut ending = Box::pin(async move {
             if let Some(control) = control {
                 control.close().await;
             }
             hands.stop().await;
             chores.finish().await;
-        };
-        if tokio::time::timeout(WIND_UP, ending).await.is_err() {
-            tracing::warn!("the session's workers did not end in time");
+            drop(place);
+        });
+        if tokio::time::timeout(WIND_UP, &mut ending).await.is_err() {
+            tracing::warn!("the session's workers did not end in time; its transfer has its place until they have");
+            // What they do to an image on its way must not be done to what another session made of it. spec: O-5
+            tokio::spawn(ending);
         }
     }
 }

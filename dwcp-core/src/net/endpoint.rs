@@ -379,7 +379,7 @@ impl Endpoint {
             flags: Flagged::by(&self.flags),
             ledger: Ledger::open(Arc::clone(&self.counters), End::Source, framing).with_methods(methods),
         };
-        Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new()))))
+        Ok(Session::new(transfer, events, watch, tokio::spawn(driver.run(Vec::new(), ()))))
     }
 
     /// Listens for sources at `at`, an address and a port; port 0 lets the system choose.

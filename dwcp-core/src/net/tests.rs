@@ -247,7 +247,7 @@ async fn only_the_latest_dial_of_the_control_connection_is_believed() {
         let event = Box::new(Event::RedialFailed { session_unknown });
         driver.events.send(Event::Redialled { attempt, event }).await.unwrap();
     }
-    let outcome = driver.run(vec![]).await;
+    let outcome = driver.run(vec![], ()).await;
     assert!(matches!(outcome.error, Some(SessionError::Cancelled)), "{outcome:?}");
 }
 
@@ -277,12 +277,61 @@ async fn a_guest_that_answers_nothing_fails_the_session_and_is_resumed_all_the_s
     let layout = Layout::new(&[4096]).unwrap();
     let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
     let driver = driver(Greedy { holds: Some(hold), ..Greedy::default() }, &guest);
-    let outcome = driver.run(vec![]).await;
+    let outcome = driver.run(vec![], ()).await;
     let Some(SessionError::Guest(error @ GuestError::Stuck { waiting: 64 })) = outcome.error else {
         panic!("{outcome:?}")
     };
     assert!(error.to_string().contains("look why it does not answer"), "{error}");
     assert_eq!(guest.resumed.load(Ordering::Relaxed), 1);
+}
+
+/// A machine that is over while its guest is at work.
+#[derive(Default)]
+struct Hasty {
+    outputs: std::collections::VecDeque<Output>,
+    progress: Progress,
+}
+
+impl Machine for Hasty {
+    fn handle(&mut self, _: Time, input: Input) {
+        if matches!(input, Input::Start) {
+            let over = Outcome { owner: Owner::Source, error: Some(SessionError::Superseded) };
+            self.outputs.extend([Output::Harvest, Output::Finished(over)]);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+/// Another session would make something else of the image that this one still writes to.
+// spec: O-5
+#[tokio::test(start_paused = true)]
+async fn a_place_is_free_when_nothing_of_the_session_is_at_work_any_more() {
+    let (hold, released) = blocking::channel();
+    let layout = Layout::new(&[4096]).unwrap();
+    let guest = Arc::new(Mute { layout, released: Mutex::new(released), resumed: AtomicU8::new(0) });
+    let place = Arc::new(());
+    let seen = Arc::downgrade(&place);
+    let running = tokio::spawn(driver(Hasty::default(), &guest).run(vec![], place));
+    while !running.is_finished() {
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    }
+    assert!(matches!(running.await.unwrap().error, Some(SessionError::Superseded)));
+    assert_eq!(seen.strong_count(), 1, "its guest is at work");
+    drop(hold);
+    while seen.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// While it winds up nobody answers for it any more: a sender that comes back waits for its end, and not for an answer.

@@ -529,6 +529,7 @@ impl SessionError {
                 | Self::Cancelled
                 | Self::ShuttingDown
                 | Self::Superseded
+                | Self::Record { .. }
                 | Self::Guest(GuestError::NoSpace { .. })
         )
     }

@@ -96,7 +96,7 @@ fn sink(lane_window: u64) -> Sink {
 }
 
 /// A sink of a guest of zeros that has promised READY, and the RUN that it waits for.
-fn ready_sink() -> (Sink, Frame) {
+fn staged_sink() -> (Sink, Frame) {
     let mut sink = sink(0);
     let Offer { transfer, epoch, layout, .. } = offer();
     let root = leaves::Tree::new(&layout).root(&Leaves::new(&layout));
@@ -104,9 +104,14 @@ fn ready_sink() -> (Sink, Frame) {
     let pause = Pause { attempt: 1, root, device_bytes: 0, device_digest, finals: vec![] };
     feed(&mut sink, 1, Input::Frame(Frame::Pause(pause)));
     feed(&mut sink, 1, Input::Staged);
+    (sink, Frame::Run(Run { transfer, epoch, attempt: 1, root }))
+}
+
+fn ready_sink() -> (Sink, Frame) {
+    let (mut sink, run) = staged_sink();
     let outputs = feed(&mut sink, 2, Input::Persisted);
     assert!(says(&outputs, |frame| matches!(frame, Frame::Ready(_))), "{outputs:?}");
-    (sink, Frame::Run(Run { transfer, epoch, attempt: 1, root }))
+    (sink, run)
 }
 
 /// Ticks at each deadline for a while: none may stay in the past.
@@ -193,6 +198,15 @@ fn a_source_that_gave_up_never_says_abort() {
     let outputs = feed(&mut source, 7, Input::Cancel);
     assert!(!says(&outputs, |_| true), "{outputs:?}");
     assert!(matches!(outputs.last(), Some(Output::Finished(Outcome { owner: Owner::InDoubt, .. }))));
+}
+
+#[test]
+fn a_promise_that_cannot_be_recorded_costs_no_page_that_is_durable() {
+    let (mut sink, _) = staged_sink();
+    let outputs = feed(&mut sink, 2, Input::PersistFailed { text: "no space left".into() });
+    let kept: Vec<_> = outputs.iter().filter(|output| matches!(output, Output::Forget(_) | Output::Park)).collect();
+    assert!(matches!(kept[..], [Output::Forget(_), Output::Park]), "{outputs:?}");
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Discard)), "{outputs:?}");
 }
 
 #[test]

@@ -78,7 +78,9 @@ impl ImageFolder {
             let _ = self.names.remove(&place.staging);
             return Err(self.no_room(name, &layout, error));
         }
-        Ok(ImageStaging::over(file, place, layout))
+        let staging = ImageStaging::over(file, place, layout);
+        staging.mark();
+        Ok(staging)
     }
 
     /// As [`create`](Self::create) for what is offered, with a journal beside the staging file of what of it is
@@ -86,7 +88,8 @@ impl ImageFolder {
     /// same peer and `taken` does not say that its transfer is under way or promised.
     ///
     /// # Errors
-    /// As [`create`](Self::create).
+    /// As [`create`](Self::create). [`GuestError::Busy`] where what is left is written to, or looked at, by somebody else:
+    /// who looks has it for a moment only. What is left and cannot be read just now stays as it is.
     pub fn go_on(
         &self,
         offer: &Offer,
@@ -104,14 +107,16 @@ impl ImageFolder {
             })?;
             let (_, held) = found.journal.into_parts();
             let staging = ImageStaging::over(found.file, place, offer.layout.clone()).holding(journal, held);
-            staging.mark();
             // To take space that is there already takes as long as it has pieces.
             let cleared = staging.clear_others().and_then(|given_back| {
-                let lacks = given_back || staging.lacks_space();
+                let lacks = given_back || staging.lacks() > 0;
                 if lacks { self.reserve(staging.file(), &offer.layout) } else { Ok(()) }
             });
             let cleared = cleared.and_then(|()| self.reserve_journal(&staging));
-            return cleared.map(|()| staging).map_err(|error| self.no_room(&offer.name, &offer.layout, error));
+            return match cleared {
+                Ok(()) => Ok(staging),
+                Err(error) => Err(self.no_room_to_go_on(&staging, error)),
+            };
         }
         place.clear(&about)?;
         let staging = self.create(&offer.name, offer.transfer, offer.layout.clone())?.with_journal(&about)?;
@@ -119,7 +124,6 @@ impl ImageFolder {
             staging.discard();
             return Err(self.no_room(&offer.name, &offer.layout, error));
         }
-        staging.mark();
         self.names.sync().map_err(|error| self.failed("cannot make durable", error))?;
         Ok(staging)
     }
@@ -131,15 +135,19 @@ impl ImageFolder {
         about: &About,
         taken: impl Fn(TransferId) -> bool,
     ) -> Result<Option<Found>, GuestError> {
-        let (mut found, mut others) = (None, Vec::new());
+        let (mut found, mut others) = (None::<Found>, Vec::new());
         for left in place.left(about, taken)? {
-            match place.look(about, left) {
-                Ok(Some(parts)) if found.is_none() => found = Some(parts),
-                Ok(_) => others.push(left),
-                Err(error) => {
-                    tracing::warn!(%error, transfer = %left, "what is left of a transfer cannot be read");
+            match &found {
+                // A second name that a crash left.
+                Some(parts) if place.is_also(left, parts)? => others.push(left),
+                Some(_) => {
+                    place.look(about, left)?;
                     others.push(left);
                 }
+                None => match place.look(about, left)? {
+                    Some(parts) => found = Some(parts),
+                    None => others.push(left),
+                },
             }
         }
         let Some(found) = found else {
@@ -301,6 +309,19 @@ impl ImageFolder {
             ));
         }
         self.failed(&format!("cannot make a file of {} bytes in", layout.bytes()), error)
+    }
+
+    fn no_room_to_go_on(&self, staging: &ImageStaging, error: io::Error) -> GuestError {
+        if no_space(&error) {
+            let what = format!(
+                "no space left in {} to go on with {}: what has come stays for a day; free {} bytes, and send it again",
+                self.path.display(),
+                staging.name(),
+                staging.lacks().saturating_add(room(staging.layout()))
+            );
+            return GuestError::Other(what);
+        }
+        self.failed(&format!("cannot go on with {} in", staging.name()), error)
     }
 
     /// A name of this directory, for messages.

@@ -25,6 +25,8 @@ pub(super) struct Found {
     /// More of the same image: perhaps other names of the same file, which a crash left.
     pub(super) others: Vec<TransferId>,
     pub(super) file: Arc<dyn File>,
+    /// Nobody else has it, for certain.
+    pub(super) alone: bool,
     pub(super) journal: Old,
 }
 
@@ -84,8 +86,8 @@ impl Place {
         let mut left = Vec::new();
         for name in self.folder.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL).filter(|&transfer| !taken(transfer)) else { continue };
-            let file = self.folder.names.open(&name);
-            if file.is_ok_and(|file| Journal::about(file.as_ref()).as_ref() == Some(about)) {
+            let whose = self.folder.names.open(&name).and_then(|file| Journal::about(file.as_ref()));
+            if known(whose).map_err(|error| self.unread(transfer, error))?.as_ref() == Some(about) {
                 left.push(transfer);
             }
         }
@@ -94,22 +96,56 @@ impl Place {
         Ok(left)
     }
 
-    /// What an earlier transfer left, if its files fit together.
-    pub(super) fn look(&self, about: &About, left: TransferId) -> io::Result<Option<Found>> {
+    /// What an earlier transfer left, if its files fit together. It is locked before it is read: nobody adds to it any more.
+    ///
+    /// # Errors
+    /// It cannot be read just now, or somebody has it. What is durable is not thrown away for that.
+    pub(super) fn look(&self, about: &About, left: TransferId) -> Result<Option<Found>, GuestError> {
         let names = &self.folder.names;
-        let file = names.open(&staging_name(left))?;
-        if file.stat()?.bytes != about.layout.bytes() {
+        let unread = |error| self.unread(left, error);
+        let file = known(names.open(&staging_name(left)).map(Some)).map_err(unread)?;
+        let Some(file) = file else { return Ok(None) };
+        let alone = match file.lock() {
+            Ok(false) => return Err(self.busy(left)),
+            // Where files cannot be locked nobody can be noticed.
+            locked => locked.is_ok(),
+        };
+        if file.stat().map_err(unread)?.bytes != about.layout.bytes() {
             return Ok(None);
         }
-        let journal = Journal::read(names.open(&journal_name(left))?)?.filter(|journal| journal.about() == about);
-        Ok(journal.map(|journal| Found { left, others: Vec::new(), file, journal }))
+        let journal = names.open(&journal_name(left)).and_then(Journal::read);
+        let journal = known(journal).map_err(unread)?.filter(|journal| journal.about() == about);
+        Ok(journal.map(|journal| Found { left, others: Vec::new(), file, alone, journal }))
+    }
+
+    /// Whether the staging file of a transfer is this one.
+    pub(super) fn is_also(&self, left: TransferId, found: &Found) -> Result<bool, GuestError> {
+        Ok(self.presence(&staging_name(left), found.file.as_ref())? == Presence::Ours)
+    }
+
+    fn busy(&self, left: TransferId) -> GuestError {
+        let what = format!(
+            "{} in {} is still being written to by a session that ended, or by another process; wait until that has ended, \
+             and send it again",
+            staging_name(left),
+            self.folder.place()
+        );
+        GuestError::Busy { what }
+    }
+
+    fn unread(&self, left: TransferId, error: io::Error) -> GuestError {
+        let what = format!(
+            "cannot read what is left of transfer {left} (mend that and send it again, or throw it away with `dwcp transfers \
+             abort {left}`) in"
+        );
+        self.folder.failed(&what, error)
     }
 
     /// Removes what a crash left under the names of this very transfer and cannot be gone on with: a journal that was
     /// being made, a staging file without one.
     pub(super) fn clear(&self, about: &About) -> Result<(), GuestError> {
-        let journal = self.folder.names.open(&journal_name(self.transfer));
-        let left = journal.ok().and_then(|file| Journal::about(file.as_ref()));
+        let left = self.folder.names.open(&journal_name(self.transfer)).and_then(|file| Journal::about(file.as_ref()));
+        let left = known(left).map_err(|error| self.unread(self.transfer, error))?;
         // Its own sender may send another image under the id, such as the same one grown.
         if left.is_some_and(|left| left.peer != about.peer) {
             return Err(GuestError::Other(format!(
@@ -135,13 +171,13 @@ impl Place {
     pub(super) fn take_over(&self, about: &About, found: &Found) -> io::Result<Journal> {
         let names = &self.folder.names;
         let renamed = found.left != self.transfer;
-        if renamed {
-            self.also_called(&staging_name(found.left), &self.staging)?;
-        }
         let journal = match self.go_on(found)? {
             Some(journal) => journal,
             None => self.begin(about, &found.file, found.journal.held())?,
         };
+        if renamed {
+            self.also_called(&staging_name(found.left), &self.staging)?;
+        }
         names.sync()?;
         let gone = found.others.iter().copied().chain(renamed.then_some(found.left));
         let gone: Vec<TransferId> = gone.filter(|&gone| gone != self.transfer).collect();
@@ -155,14 +191,18 @@ impl Place {
     /// Goes on with the journal as it is, unless that is too long, or somebody may still append to it.
     fn go_on(&self, found: &Found) -> io::Result<Option<Journal>> {
         // Whoever appends to a journal has its staging file locked.
-        if !matches!(found.file.lock(), Ok(true)) {
+        if !found.alone {
             return Ok(None);
         }
         let (names, committer) = (Arc::clone(&self.folder.names), self.folder.committer.clone());
         let data = Arc::clone(&found.file);
         let journal = Journal::go_on(Arc::clone(&names), self.transfer, &found.journal, data, committer)?;
-        if journal.is_some() && found.left != self.transfer {
-            self.also_called(&journal_name(found.left), &journal_name(self.transfer))?;
+        if journal.is_some() {
+            // One that was being written anew when its process died.
+            let _ = names.remove(&beside_name(self.transfer));
+            if found.left != self.transfer {
+                self.also_called(&journal_name(found.left), &journal_name(self.transfer))?;
+            }
         }
         Ok(journal)
     }
@@ -183,6 +223,7 @@ impl Place {
 
     pub(super) fn unlink_journal(&self) {
         let _ = self.folder.names.remove(&journal_name(self.transfer));
+        let _ = self.folder.names.remove(&beside_name(self.transfer));
     }
 
     pub(super) fn unlink_staging(&self) -> Result<(), GuestError> {
@@ -200,6 +241,14 @@ impl Place {
 
     fn exists(&self) -> GuestError {
         GuestError::Exists { what: self.folder.shown(self.name.as_str()) }
+    }
+}
+
+/// What was found, if anything that could be ours: a disk or a process that fails just now says nothing about what is there.
+fn known<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
+        found => found,
     }
 }
 

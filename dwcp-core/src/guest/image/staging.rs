@@ -13,7 +13,7 @@ use crate::session::Leaves;
 use crate::session::leaves::zero_leaf;
 use crate::session::page_hash::hash_pages;
 use crate::storage::File;
-use crate::wire::Digest;
+use crate::wire::{Digest, Name};
 
 const PAGE: u64 = 4096;
 /// The smallest hole that is made of space that was reserved.
@@ -71,8 +71,12 @@ impl ImageStaging {
         self.file.as_ref()
     }
 
-    /// Tells other processes that it is under way, for as long as the file is open. Nobody is refused for it here: who
-    /// had the same file before may not have closed it yet.
+    /// What it will be called.
+    pub(super) fn name(&self) -> &Name {
+        &self.place.name
+    }
+
+    /// Tells others that a new file is under way, for as long as it is open.
     pub(super) fn mark(&self) {
         if !matches!(self.file.lock(), Ok(true)) {
             tracing::debug!(staging = self.place.staging, "cannot be marked as under way");
@@ -149,9 +153,9 @@ impl ImageStaging {
         self.zero(at, bytes).map(|()| true)
     }
 
-    /// Whether less of the disk is its than it is long.
-    pub(super) fn lacks_space(&self) -> bool {
-        self.used() < self.layout.bytes()
+    /// Bytes that it is longer than what of the disk is its.
+    pub(super) fn lacks(&self) -> u64 {
+        self.layout.bytes().saturating_sub(self.used())
     }
 
     /// Gives back the space that was reserved for pages that stayed zeros, unless a hole would cost more than it saves.
@@ -421,7 +425,6 @@ impl Guest for ImageStaging {
 
     fn stage(&self) -> Result<(), GuestError> {
         if let Some(journal) = &self.journal {
-            self.mark();
             self.still_named()?;
             journal.flush().map_err(|error| self.no_write(&error, 0))?;
         }
@@ -454,11 +457,15 @@ impl Guest for ImageStaging {
     }
 
     fn discard(&self) {
-        // Never a file of the same name that is not ours; and nothing is left to report to.
-        if matches!(self.place.presence(&self.place.staging, self.file.as_ref()), Ok(Presence::Ours)) {
-            let _ = self.place.unlink_staging();
+        // Never a file of the same name that is not ours, nor its journal; and nothing is left to report to.
+        match self.place.presence(&self.place.staging, self.file.as_ref()) {
+            Ok(Presence::Ours) => {
+                let _ = self.place.unlink_staging();
+                self.place.unlink_journal();
+            }
+            Ok(Presence::None) => self.place.unlink_journal(),
+            _ => {}
         }
-        self.place.unlink_journal();
     }
 
     fn park(&self) {

@@ -273,7 +273,10 @@ pub(super) fn mend(file: &dyn File, end: End, tail: u64) -> io::Result<()> {
     let start = end.bytes.saturating_sub(tail);
     let mut bytes = vec![0; usize::try_from(end.bytes - start).unwrap_or(0)];
     file.read_at(start, &mut bytes)?;
-    file.set_len(end.bytes)?;
+    // Also where the length stays the same it would give back space that was taken for what is to come.
+    if file.stat()?.bytes > end.bytes {
+        file.set_len(end.bytes)?;
+    }
     file.write_at(start, &bytes)?;
     file.sync()
 }

@@ -121,9 +121,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Whose journal a file is.
-    pub(super) fn about(file: &dyn File) -> Option<About> {
-        log::about(BufReader::new(Reader::of(file).ok()?)).ok().flatten()
+    /// Whose journal a file is. `None`: it is none, or its beginning is torn.
+    pub(super) fn about(file: &dyn File) -> io::Result<Option<About>> {
+        log::about(BufReader::new(Reader::of(file)?))
     }
 
     /// What a file says as a journal. `None`: it is none, or its beginning is torn.

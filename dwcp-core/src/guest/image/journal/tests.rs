@@ -322,14 +322,14 @@ fn a_journal_that_somebody_else_changed_is_not_written_anew() {
     desk.note(4, 1);
     assert_eq!(desk.journal.flush().unwrap_err().kind(), io::ErrorKind::InvalidData);
     assert!(desk.read().unwrap().is_none());
-    assert!(Journal::about(desk.disk.open(&journal_name(ID)).unwrap().as_ref()).is_none());
+    assert!(Journal::about(desk.disk.open(&journal_name(ID)).unwrap().as_ref()).unwrap().is_none());
 }
 
 #[test]
 fn a_journal_says_whose_it_is() {
     let desk = desk(100, &[3]);
     let file = desk.disk.open(&journal_name(ID)).unwrap();
-    assert_eq!(Journal::about(file.as_ref()), Some(about(&[100 * 4096])));
+    assert_eq!(Journal::about(file.as_ref()).unwrap(), Some(about(&[100 * 4096])));
     assert_eq!(desk.read().unwrap().unwrap().about(), &about(&[100 * 4096]));
 }
 
