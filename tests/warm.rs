@@ -148,10 +148,15 @@ impl Warm {
     }
 }
 
+/// The only pack of a node's store.
+fn pack_of(node: &Path) -> PathBuf {
+    let mut files = fs::read_dir(node).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|end| end == "pack")).unwrap()
+}
+
 /// Flips bits all over the pages of a node's store.
 fn rot(node: &Path) {
-    let pack = fs::read_dir(node).unwrap().map(|entry| entry.unwrap().path());
-    let pack = pack.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let pack = pack_of(node);
     let mut bytes = fs::read(&pack).unwrap();
     let step = bytes.len() / 50;
     bytes.iter_mut().skip(1000).step_by(step).for_each(|byte| *byte ^= 1);
@@ -315,6 +320,45 @@ fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
     whole(&summary);
     assert!(figure(&summary, "bytes_wire") > 2000 * 4096, "{summary}");
     warm.arrived(receiver, &image);
+}
+
+/// What happens to a pack, why no baseline is used then, and what is said of the pack.
+type Spoiled<'a> = (&'a dyn Fn(&Path), &'a str, &'a str);
+
+/// It is told, and nothing is promised of it: the transfer goes on without.
+#[test]
+fn a_receiver_whose_pack_is_gone_or_cut_off_or_cannot_be_opened_goes_on_without_it() {
+    let gone = |pack: &Path| fs::remove_file(pack).unwrap();
+    let cut_off = |pack: &Path| fs::File::options().write(true).open(pack).unwrap().set_len(5000).unwrap();
+    let not_opened = |pack: &Path| {
+        fs::remove_file(pack).unwrap();
+        fs::create_dir(pack).unwrap();
+    };
+    let cases: [Spoiled<'_>; 3] = [
+        (&gone, "none of the baselines that the sender of vm1 names can be used", "it is missing"),
+        (&cut_off, "none of the baselines that the sender of vm1 names can be used", "it ends before byte"),
+        (&not_opened, "no baseline of", "directory"),
+    ];
+    for (spoil, why, said) in cases {
+        let warm = Warm::at_both();
+        let (image, pack) = (warm.after(), pack_of(&warm.path("b")));
+        let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
+        spoil(&pack);
+        let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
+        assert!(sending.until("baseline")["baseline"].is_null());
+        let told = receiver.lines.until("baseline");
+        assert!(told["baseline"].is_null() && told["why"].as_str().unwrap().contains(why), "{told}");
+        let summary = sending.until("summary");
+        whole(&summary);
+        assert!(figure(&summary, "bytes_wire") > 2000 * 4096, "{summary}");
+        assert!(fs::read(&image).unwrap() == fs::read(warm.place.stored("vm1")).unwrap());
+        receiver.lines.interrupt();
+        let (code, err) = receiver.lines.end();
+        assert!(
+            code == 0 && err.contains(said) && err.contains(&pack.file_name().unwrap().display().to_string()),
+            "{err}"
+        );
+    }
 }
 
 #[test]
