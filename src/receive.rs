@@ -466,7 +466,8 @@ impl Desk<'_> {
     fn follow(&mut self, session: Session, peer: Peer) {
         let (ask, asked) = Way::to_session();
         self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask) });
-        let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
+        let (report, folder) = (self.report.clone(), self.folder.clone());
+        let watch = Watch { report, peer, dir: self.args.dir.clone(), folder };
         self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
     }
 

@@ -319,7 +319,11 @@ fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
     let summary = sending.until("summary");
     whole(&summary);
     assert!(figure(&summary, "bytes_wire") > 2000 * 4096, "{summary}");
-    warm.arrived(receiver, &image);
+    assert!(fs::read(&image).unwrap() == fs::read(warm.place.stored("vm1")).unwrap());
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    // What was laid down is thrown away, and nothing else is said of it.
+    assert!(code == 0 && err.contains("Nothing of it became visible here") && !err.contains("are kept"), "{err}");
 }
 
 /// What happens to a pack, why no baseline is used then, and what is said of the pack.
