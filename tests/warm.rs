@@ -220,7 +220,7 @@ fn a_page_that_was_named_and_is_damaged_at_the_receiver_ends_the_transfer_by_nam
     rot(&warm.path("b"));
     let send = || run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     // What to do stands before what is too long for a frame.
-    send().failed(1, &["of baseline golden cannot be used", "send it again", "names all such pages ("]);
+    send().failed(4, &["of baseline golden cannot be used", "send it again", "names all such pages ("]);
     whole(&send().summary());
     warm.arrived(receiver, &image);
 }
@@ -311,7 +311,7 @@ fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
     let image = warm.after();
     let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
     let first = run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
-    first.failed(1, &["of baseline golden cannot be used", "The source is intact"]);
+    first.failed(4, &["of baseline golden cannot be used", "The source is intact", "the disk of its baselines"]);
     assert_eq!(receiver.lines.until("transfer")["verdict"], "integrity");
     assert!(!warm.place.stored("vm1").exists());
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
