@@ -85,6 +85,8 @@ impl Exit {
         match error {
             SessionError::Integrity { .. } | SessionError::Guest(GuestError::Baseline { .. }) => Self::Integrity,
             SessionError::PeerReports(frame) if frame.code.is_integrity() => Self::Integrity,
+            // What the receiver had stored, of which it alone knows the page.
+            SessionError::PeerAborted { reason: AbortReason::Baseline, .. } => Self::Integrity,
             SessionError::NotConverging(_) => Self::NotConverged,
             SessionError::PeerAborted { reason: AbortReason::NotConverging, .. } => Self::NotConverged,
             SessionError::Unreachable { .. } | SessionError::LanesUsedUp { .. } => Self::Unreachable,
@@ -228,6 +230,26 @@ mod tests {
             assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), [&code.to_string(), exit.word()]);
         }
         assert_eq!(TABLE.lines().count(), 12);
+    }
+
+    /// Each end says the same of a baseline that is damaged at the receiver, and of a disk that is full there.
+    #[test]
+    fn what_was_stored_otherwise_is_damage_at_both_ends() {
+        let of = |error| Exit::of(&Outcome { owner: Owner::Source, error: Some(error) });
+        let told = |reason| of(SessionError::PeerAborted { reason, text: String::new() });
+        let baseline = GuestError::Baseline {
+            digest: dwcp_core::wire::Digest([0; 32]),
+            name: dwcp_core::wire::Name::new("golden").unwrap(),
+            region: dwcp_core::RegionId(0),
+            page: 17,
+            why: String::new(),
+        };
+        assert_eq!(
+            (of(SessionError::Guest(baseline)), told(AbortReason::Baseline)),
+            (Exit::Integrity, Exit::Integrity)
+        );
+        let full = GuestError::NoSpace { what: String::new() };
+        assert_eq!((of(SessionError::Guest(full)), told(AbortReason::LocalFailure)), (Exit::Failed, Exit::Failed));
     }
 
     #[test]

@@ -481,7 +481,8 @@ impl Desk<'_> {
         let (ask, asked) = Way::to_session();
         let progress = Some(session.progress());
         self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask), progress });
-        let watch = Watch { report: self.report.clone(), peer, dir: self.args.dir.clone() };
+        let (report, folder) = (self.report.clone(), self.stager.folder().clone());
+        let watch = Watch { report, peer, dir: self.args.dir.clone(), folder };
         self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
     }
 

@@ -587,12 +587,20 @@ fn failure(args: &SendArgs, transfer: &str, exit: Exit, outcome: &Outcome, durab
                 Exit::Unreachable => {
                     failure.advise("The source is intact. Check the link and the receiver, and send it again.")
                 }
+                // What to do is said with the page; nothing is wrong with what travelled.
+                Exit::Integrity if is_of_baseline(outcome) => failure.advise(
+                    "The source is intact, and nothing became visible at the receiver. Check the disk of its baselines.",
+                ),
                 Exit::Integrity => failure
                     .advise("The source is intact. Check memory and disks of both hosts before you send it again."),
                 _ => failure.advise("The source is intact, and nothing became visible at the receiver."),
             }
         }
     })
+}
+
+fn is_of_baseline(outcome: &Outcome) -> bool {
+    matches!(outcome.error, Some(SessionError::PeerAborted { reason: AbortReason::Baseline, .. }))
 }
 
 /// What of it stays at the receiver, and how it goes on, or away.

@@ -2,10 +2,13 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "a test fails by panicking, its helpers too"
 )]
+
+mod operator;
 
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -36,6 +39,7 @@ impl Demo {
         for line in self.lines.by_ref() {
             let value: Value = serde_json::from_str(&line.unwrap()).unwrap();
             assert_eq!(value["schema"], 1, "{value}");
+            operator::explained("demo", &value);
             self.seen.push(value.clone());
             if value["event"] == event && phase.is_none_or(|phase| value["phase"] == phase) {
                 return value;

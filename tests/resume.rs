@@ -14,7 +14,7 @@ mod operator;
 use std::fs;
 use std::path::Path;
 
-use operator::{Lines, Place, Receiver, dwcp, noise};
+use operator::{Lines, Place, Receiver, dwcp, noise, run};
 
 /// Slow enough to be killed in the middle, fast enough for a test: 2 s.
 const RATE: &str = "8MB";
@@ -228,6 +228,39 @@ fn what_was_cut_off_long_ago_goes_while_the_receiver_runs() {
     receiver.lines.until("transfer");
     receiver.stop();
     assert_eq!((place.visible(), place.parked()), (vec!["vm1".to_owned()], 0));
+}
+
+/// Whoever reads what a receiver says need not know that there is a journal, but that nothing is lost.
+#[test]
+fn a_receiver_says_what_it_keeps_of_a_transfer_that_its_sender_ended() {
+    let place = Place::new();
+    let image = place.path("vm.mem");
+    fs::write(&image, noise(BYTES)).unwrap();
+    let mut receiver = place.listen();
+    let send = || {
+        let mut command = place.send(&receiver.address, "vm1");
+        Lines::start(command.args(["--json", "--bandwidth", RATE]).arg(&image))
+    };
+    let mut sending = send();
+    until_durable(&place, BYTES / 4);
+    sending.interrupt();
+    assert_eq!(sending.until("summary")["verdict"], "interrupted");
+    let transfer = receiver.lines.until("transfer");
+    assert_eq!(transfer["verdict"], "interrupted");
+    let (transfer, dir) = (transfer["transfer"].as_str().unwrap(), place.stored(""));
+    let mut command = dwcp();
+    command.args(["transfers", "list", "--json", "--dir"]).arg(&dir);
+    let listed = run(&mut command);
+    let line = listed.out.lines().find(|line| line.contains(transfer)).unwrap();
+    let held = serde_json::from_str::<serde_json::Value>(line).unwrap()["bytes_held"].as_u64().unwrap();
+    assert!(held >= u64::try_from(BYTES / 5).unwrap(), "{line}");
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    let kept = err.split_once(" are kept for a day").unwrap_or_else(|| panic!("{err}")).0;
+    assert!(
+        code == 0 && kept.ends_with("MB") && err.contains(&format!("dwcp transfers abort {transfer} --dir")),
+        "{err}"
+    );
 }
 
 #[test]

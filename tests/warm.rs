@@ -148,10 +148,15 @@ impl Warm {
     }
 }
 
+/// The only pack of a node's store.
+fn pack_of(node: &Path) -> PathBuf {
+    let mut files = fs::read_dir(node).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|end| end == "pack")).unwrap()
+}
+
 /// Flips bits all over the pages of a node's store.
 fn rot(node: &Path) {
-    let pack = fs::read_dir(node).unwrap().map(|entry| entry.unwrap().path());
-    let pack = pack.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let pack = pack_of(node);
     let mut bytes = fs::read(&pack).unwrap();
     let step = bytes.len() / 50;
     bytes.iter_mut().skip(1000).step_by(step).for_each(|byte| *byte ^= 1);
@@ -215,7 +220,7 @@ fn a_page_that_was_named_and_is_damaged_at_the_receiver_ends_the_transfer_by_nam
     rot(&warm.path("b"));
     let send = || run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     // What to do stands before what is too long for a frame.
-    send().failed(1, &["of baseline golden cannot be used", "send it again", "names all such pages ("]);
+    send().failed(4, &["of baseline golden cannot be used", "send it again", "names all such pages ("]);
     whole(&send().summary());
     warm.arrived(receiver, &image);
 }
@@ -306,7 +311,7 @@ fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
     let image = warm.after();
     let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
     let first = run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
-    first.failed(1, &["of baseline golden cannot be used", "The source is intact"]);
+    first.failed(4, &["of baseline golden cannot be used", "The source is intact", "the disk of its baselines"]);
     assert_eq!(receiver.lines.until("transfer")["verdict"], "integrity");
     assert!(!warm.place.stored("vm1").exists());
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
@@ -314,7 +319,50 @@ fn a_store_that_is_damaged_at_the_receiver_is_named_once_and_not_used_again() {
     let summary = sending.until("summary");
     whole(&summary);
     assert!(figure(&summary, "bytes_wire") > 2000 * 4096, "{summary}");
-    warm.arrived(receiver, &image);
+    assert!(fs::read(&image).unwrap() == fs::read(warm.place.stored("vm1")).unwrap());
+    receiver.lines.interrupt();
+    let (code, err) = receiver.lines.end();
+    // What was laid down is thrown away, and nothing else is said of it.
+    assert!(code == 0 && err.contains("Nothing of it became visible here") && !err.contains("are kept"), "{err}");
+}
+
+/// What happens to a pack, why no baseline is used then, and what is said of the pack.
+type Spoiled<'a> = (&'a dyn Fn(&Path), &'a str, &'a str);
+
+/// It is told, and nothing is promised of it: the transfer goes on without.
+#[test]
+fn a_receiver_whose_pack_is_gone_or_cut_off_or_cannot_be_opened_goes_on_without_it() {
+    let gone = |pack: &Path| fs::remove_file(pack).unwrap();
+    let cut_off = |pack: &Path| fs::File::options().write(true).open(pack).unwrap().set_len(5000).unwrap();
+    let not_opened = |pack: &Path| {
+        fs::remove_file(pack).unwrap();
+        fs::create_dir(pack).unwrap();
+    };
+    let cases: [Spoiled<'_>; 3] = [
+        (&gone, "none of the baselines that the sender of vm1 names can be used", "it is missing"),
+        (&cut_off, "none of the baselines that the sender of vm1 names can be used", "it ends before byte"),
+        (&not_opened, "no baseline of", "directory"),
+    ];
+    for (spoil, why, said) in cases {
+        let warm = Warm::at_both();
+        let (image, pack) = (warm.after(), pack_of(&warm.path("b")));
+        let mut receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
+        spoil(&pack);
+        let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
+        assert!(sending.until("baseline")["baseline"].is_null());
+        let told = receiver.lines.until("baseline");
+        assert!(told["baseline"].is_null() && told["why"].as_str().unwrap().contains(why), "{told}");
+        let summary = sending.until("summary");
+        whole(&summary);
+        assert!(figure(&summary, "bytes_wire") > 2000 * 4096, "{summary}");
+        assert!(fs::read(&image).unwrap() == fs::read(warm.place.stored("vm1")).unwrap());
+        receiver.lines.interrupt();
+        let (code, err) = receiver.lines.end();
+        assert!(
+            code == 0 && err.contains(said) && err.contains(&pack.file_name().unwrap().display().to_string()),
+            "{err}"
+        );
+    }
 }
 
 #[test]

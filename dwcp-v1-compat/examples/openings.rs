@@ -62,7 +62,12 @@ pub(crate) fn run(count: u64, seed: u64) -> Result<Done, String> {
         if accepted && sight != Sight::More {
             match groups.spoke(connection, sight) {
                 Route::Start(group) => open.push(group),
-                Route::Close(_) if dice.below(200) == 0 => open.drain(..).for_each(|group| drop(groups.ended(group))),
+                Route::Close(_) if dice.below(200) == 0 => {
+                    for group in open.drain(..) {
+                        let whole = dice.below(2) == 0;
+                        drop(if whole { groups.ended(group) } else { groups.failed(now, group) });
+                    }
+                }
                 _ => {}
             }
         }
@@ -124,7 +129,7 @@ fn twin(framing: Framing, bytes: &[u8]) -> Sight {
             }
             let first = framing == Framing::Mst8 || number(0, 4) != Some(0) || number(4, 8) == Some(0);
             let good = first && within(number(0, 4), 0, most) && within(length, 1, 16 << 20);
-            sight(good, true, Sight::V1)
+            sight(good, true, Sight::V1 { first: number(0, 4) == Some(0) })
         }
         _ => Sight::Garbage,
     }

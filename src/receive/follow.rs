@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dwcp_core::GuestError;
+use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::Session;
 use dwcp_core::session::{Outcome, Owner, SessionError};
 use dwcp_core::wire::{Digest, TransferId};
@@ -19,6 +20,7 @@ use crate::pace::Pace;
 use crate::report::{Received, Report};
 use crate::send::Step;
 use crate::state;
+use crate::units;
 
 /// A transfer that ended.
 pub(super) struct Done {
@@ -44,6 +46,7 @@ pub(super) struct Watch {
     pub(super) report: Report,
     pub(super) peer: Peer,
     pub(super) dir: PathBuf,
+    pub(super) folder: ImageFolder,
 }
 
 #[derive(Serialize)]
@@ -114,10 +117,35 @@ impl Watch {
         let arrived = outcome.owner == Owner::Sink && self.peer.asks.is_none();
         let image =
             arrived.then(|| Image { transfer: transfer.clone(), path: self.dir.join(self.peer.name.as_str()), root });
-        Done { image, ..self.tell(&transfer, &outcome, received) }
+        let kept = self.kept(&outcome).await;
+        Done { image, ..self.tell(&transfer, &outcome, received, kept) }
     }
 
-    fn tell(&self, transfer: &str, outcome: &Outcome, received: Received) -> Done {
+    /// Bytes that are kept of what did not come whole, so that they need not travel again.
+    async fn kept(&self, outcome: &Outcome) -> u64 {
+        if outcome.owner != Owner::Source || self.peer.asks.is_some() {
+            return 0;
+        }
+        let (folder, transfer) = (self.folder.clone(), self.peer.transfer);
+        let parked = tokio::task::spawn_blocking(move || folder.parked_of(transfer)).await;
+        parked.ok().flatten().map_or(0, |parked| parked.held_bytes.min(parked.bytes))
+    }
+
+    /// What became of what had come, and what is next.
+    fn advice(&self, transfer: &str, kept: u64) -> String {
+        let theirs = "Nothing of it became visible here; it is the sender's as before.";
+        if kept == 0 {
+            return theirs.to_owned();
+        }
+        format!(
+            "{theirs} {} are kept for a day, and the next send of it goes on with them (to throw them away: dwcp transfers abort \
+             {transfer} --dir {})",
+            units::bytes(kept),
+            self.dir.display()
+        )
+    }
+
+    fn tell(&self, transfer: &str, outcome: &Outcome, received: Received, kept: u64) -> Done {
         let Peer { transfer: id, name, .. } = &self.peer;
         // Visible here all the same when only the last words were lost.
         let exit = if outcome.owner == Owner::Sink { Exit::Ok } else { Exit::of(outcome) };
@@ -159,7 +187,7 @@ impl Watch {
             ),
             _ => failure(
                 &format!("ended: {}", error.as_deref().unwrap_or("no reason given")),
-                "Nothing of it became visible here; it is the sender's as before.".into(),
+                self.advice(transfer, kept),
             ),
         }
         self.report

@@ -92,6 +92,11 @@ impl Stager {
         }
     }
 
+    /// Where images are made.
+    pub(super) fn folder(&self) -> &ImageFolder {
+        &self.folder
+    }
+
     /// Takes an offer whose name is free. `others`: transfers that are under way or promised.
     pub(super) async fn take(self: Arc<Self>, incoming: IncomingOffer, others: HashSet<TransferId>) -> Taken {
         let others = Arc::new(others);

@@ -177,10 +177,13 @@ fn a_doubt_is_ended_by_the_operator_who_fences() {
     in_doubt(&place);
     resolve(&place, &[id, "--owner", "sink"]).failed(2, &["--fenced"]);
     resolve(&place, &[id]).failed(2, &["--owner", "--to"]);
+    for said in [resolve(&place, &["--json"]), resolve_sink(&place, &["--json"])] {
+        assert!(said.out.contains("\"in-doubt\"") && said.summary()["transfers"] == 1, "{}", said.out);
+    }
     let said = resolve(&place, &[id, "--owner", "sink", "--fenced"]);
     assert!(said.code == 0 && said.out.contains("do not use the copy here"), "{}{}", said.out, said.err);
-    let said = resolve_sink(&place, &[id, "--owner", "sink", "--fenced"]);
-    assert_eq!(said.code, 0, "{}", said.err);
+    let said = resolve_sink(&place, &[id, "--owner", "sink", "--fenced", "--json"]);
+    assert_eq!((said.code, &said.summary()["owner"]), (0, &"sink".into()), "{}", said.err);
     assert_eq!(place.visible(), ["vm1"]);
 
     let place = Place::new();

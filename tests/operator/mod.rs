@@ -80,8 +80,40 @@ pub(crate) fn whole(summary: &serde_json::Value) {
     }
 }
 
+/// Who reads the lines by a program finds each of their fields explained, in the section of its command or among the words.
+#[track_caller]
+pub(crate) fn explained(command: &str, line: &serde_json::Value) {
+    const DOCUMENT: &str = include_str!("../../docs/json.md");
+    let sections = || DOCUMENT.split("\n## ");
+    let own = sections().find(|section| section.contains(&format!(". `dwcp {command}`\n"))).expect("a section");
+    let words = [sections().next().unwrap(), sections().nth(1).unwrap(), own];
+    let mut values = vec![line];
+    while let Some(value) = values.pop() {
+        values.extend(value.as_array().into_iter().flatten());
+        for (field, value) in value.as_object().into_iter().flatten() {
+            let word = format!("`{field}`");
+            let known = words.iter().any(|section| section.contains(&word)) || ["schema", "event"].contains(&&**field);
+            assert!(known, "docs/json.md says nothing of {field}: {line}");
+            values.push(value);
+        }
+    }
+    let event = format!("`{}`", line["event"].as_str().unwrap());
+    assert!(words.iter().any(|section| section.contains(&event)), "docs/json.md has no {event} of {command}");
+}
+
+/// The lines of commands that come to an end by themselves are looked at, too.
+#[track_caller]
 pub(crate) fn run(command: &mut Command) -> Said {
-    Said::of(&command.output().unwrap())
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let said = Said::of(&command.output().unwrap());
+    // What goes on with a transfer has the lines of what began it.
+    let looked_at = ["flag", "transfers", "resolve", "quarantine", "dictionary"].contains(&&*words[0]);
+    if looked_at && words.iter().any(|word| word == "--json") && !words.iter().any(|word| word == "resume") {
+        for line in said.out.lines() {
+            explained(&words[0], &serde_json::from_str(line).unwrap());
+        }
+    }
+    said
 }
 
 /// A folder with two identities, a sender's state, and a receiver's directory.

@@ -546,6 +546,8 @@ impl SessionError {
             Self::PeerViolation { code, lane, position, what } | Self::Integrity { code, lane, position, what } => {
                 Some(Frame::Error(ErrorFrame { code: *code, lane: *lane, position: *position, text: what.clone() }))
             }
+            // spec: O-9
+            Self::Guest(GuestError::Baseline { .. }) => abort(AbortReason::Baseline, self.to_string()),
             Self::Guest(_)
             | Self::Record { .. }
             | Self::LanesUsedUp { .. }

@@ -268,6 +268,8 @@ pub enum AbortReason {
     LocalFailure,
     /// The node shuts down.
     Shutdown,
+    /// The sink cannot provide a page of the baseline that was agreed on. spec: O-9
+    Baseline,
 }
 
 /// The sender found a fault of the receiver of this frame, or cannot go on.
@@ -649,8 +651,8 @@ impl Run {
 
 impl AbortReason {
     /// All reasons.
-    pub const ALL: [Self; 5] =
-        [Self::Cancelled, Self::Refused, Self::NotConverging, Self::LocalFailure, Self::Shutdown];
+    pub const ALL: [Self; 6] =
+        [Self::Cancelled, Self::Refused, Self::NotConverging, Self::LocalFailure, Self::Shutdown, Self::Baseline];
 
     fn byte(self) -> u8 {
         match self {
@@ -659,6 +661,7 @@ impl AbortReason {
             Self::NotConverging => 3,
             Self::LocalFailure => 4,
             Self::Shutdown => 5,
+            Self::Baseline => 6,
         }
     }
 

@@ -114,7 +114,7 @@ fn control() -> impl Strategy<Value = Frame> {
         (any::<u64>(), text()).prop_map(|(position, text)| {
             Frame::Error(ErrorFrame { code: ErrorCode::ExtentDigest, lane: LaneId(3), position, text })
         }),
-        (0_usize..5, text()).prop_map(|(reason, text)| Frame::Abort(Abort { reason: AbortReason::ALL[reason], text })),
+        (0_usize..6, text()).prop_map(|(reason, text)| Frame::Abort(Abort { reason: AbortReason::ALL[reason], text })),
         any::<u64>().prop_map(|id| Frame::Ping(Ping { id })),
         any::<u64>().prop_map(|id| Frame::Pong(Ping { id })),
     ]

@@ -23,12 +23,16 @@ pub struct GroupsConfig {
     pub most_waiting: usize,
     /// From accept to the first bytes, unless the connection belongs to a transfer that is under way.
     pub deadline: Duration,
+    /// From the end of a transfer that did not come whole: v1 dials its connections together, so those that are accepted until
+    /// then are of the same message.
+    pub aftermath: Duration,
 }
 
 impl Default for GroupsConfig {
     fn default() -> Self {
         let most_connections = usize::from(MAX_CONNECTIONS);
-        Self { most_groups: 64, most_connections, most_waiting: 4096, deadline: Duration::from_secs(5) }
+        let (deadline, aftermath) = (Duration::from_secs(5), Duration::from_secs(1));
+        Self { most_groups: 64, most_connections, most_waiting: 4096, deadline, aftermath }
     }
 }
 
@@ -55,6 +59,8 @@ pub enum Route {
     /// It is one more of a transfer. v1 has no message id: two transfers from one address at a time cannot be told
     /// apart, and end in [`Defect`](crate::message::Defect)s.
     Join(GroupId),
+    /// It is one more of a transfer that is over already, and did not come whole: it is hung up on, as the others were.
+    Rest,
     /// It is hung up on.
     Close(TurnedAway),
 }
@@ -110,12 +116,25 @@ struct Waiting {
     address: IpAddr,
     /// `None`: held for a transfer.
     until: Option<Time>,
+    /// It came in the aftermath of a transfer.
+    after: Option<Failed>,
 }
 
 #[derive(Debug)]
 struct Group {
     address: IpAddr,
     members: usize,
+    /// One of them began with the first chunk of the message.
+    first: bool,
+}
+
+/// What is known of a transfer that is over and did not come whole.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    /// The end of its aftermath.
+    until: Time,
+    /// Its first chunk has come, so the next one is of another message.
+    first: bool,
 }
 
 /// Sorts connections by address into v1 transfers, one at a time for each, and ends those that never speak.
@@ -130,6 +149,8 @@ pub struct Groups {
     waiting_of: HashMap<IpAddr, usize>,
     open: HashMap<IpAddr, GroupId>,
     groups: BTreeMap<GroupId, Group>,
+    /// As many as `most_groups`; of more, each connection is taken for another transfer.
+    failed: HashMap<IpAddr, Failed>,
     next: u64,
     counts: GroupCounts,
 }
@@ -144,6 +165,7 @@ impl Groups {
             waiting_of: HashMap::new(),
             open: HashMap::new(),
             groups: BTreeMap::new(),
+            failed: HashMap::new(),
             next: 0,
             counts: GroupCounts::default(),
         }
@@ -170,7 +192,8 @@ impl Groups {
         let group = self.open.get(&address).copied();
         let until = group.is_none().then(|| now + self.config.deadline);
         self.deadlines.extend(until.map(|until| (until, connection)));
-        self.waiting.insert(connection, Waiting { address, until });
+        let after = self.failed.get(&address).copied().filter(|failed| now < failed.until);
+        self.waiting.insert(connection, Waiting { address, until, after });
         *self.waiting_of.entry(address).or_default() += 1;
         Ok(match (group, until) {
             (Some(group), _) => {
@@ -183,13 +206,15 @@ impl Groups {
 
     /// A connection has spoken, and this was seen. [`Sight::More`] is for those that closed before it could be told.
     pub fn spoke(&mut self, connection: ConnectionId, sight: Sight) -> Route {
-        let Some(address) = self.forget(connection) else { return Route::Close(TurnedAway::Unknown) };
+        let Some(Waiting { address, after, .. }) = self.forget(connection) else {
+            return Route::Close(TurnedAway::Unknown);
+        };
         match sight {
             Sight::Tls => {
                 self.counts.tls += 1;
                 Route::Tls
             }
-            Sight::V1 => self.group(address),
+            Sight::V1 { first } => self.group(address, first, after),
             Sight::Garbage | Sight::More => {
                 self.counts.garbage += 1;
                 Route::Close(TurnedAway::Garbage)
@@ -197,7 +222,7 @@ impl Groups {
         }
     }
 
-    fn group(&mut self, address: IpAddr) -> Route {
+    fn group(&mut self, address: IpAddr, first: bool, after: Option<Failed>) -> Route {
         let full = self.groups.len() >= self.config.most_groups;
         if let Some((id, group)) =
             self.open.get(&address).and_then(|id| self.groups.get_mut(id).map(|group| (*id, group)))
@@ -207,8 +232,13 @@ impl Groups {
                 return Route::Close(TurnedAway::Connections);
             }
             group.members += 1;
+            group.first |= first;
             self.counts.joined += 1;
             return Route::Join(id);
+        }
+        if after.is_some_and(|failed| !(first && failed.first)) {
+            self.counts.joined += 1;
+            return Route::Rest;
         }
         if full {
             self.counts.turned_away += 1;
@@ -216,7 +246,7 @@ impl Groups {
         }
         let id = GroupId(self.next);
         self.next += 1;
-        self.groups.insert(id, Group { address, members: 1 });
+        self.groups.insert(id, Group { address, members: 1, first });
         self.open.insert(address, id);
         self.counts.started += 1;
         // Those that the peer opened before it spoke on the first.
@@ -229,7 +259,7 @@ impl Groups {
         Route::Start(id)
     }
 
-    /// A transfer that began is not taken. [`ended`](Self::ended) follows.
+    /// A transfer that began is not taken. [`failed`](Self::failed) follows.
     pub fn unclaimed(&mut self) {
         self.counts.unclaimed += 1;
     }
@@ -246,7 +276,18 @@ impl Groups {
         self.forget(connection);
     }
 
-    /// A transfer is over, well or not. These connections were held for it without having spoken: close them.
+    /// A transfer is over and did not come whole: [`ended`](Self::ended), but connections of it may still be to come, which begin
+    /// no other one.
+    pub fn failed(&mut self, now: Time, group: GroupId) -> Vec<ConnectionId> {
+        self.failed.retain(|_, failed| now < failed.until);
+        if let Some(group) = self.groups.get(&group).filter(|_| self.failed.len() < self.config.most_groups) {
+            let failed = Failed { until: now + self.config.aftermath, first: group.first };
+            self.failed.insert(group.address, failed);
+        }
+        self.ended(group)
+    }
+
+    /// A transfer is over. These connections were held for it without having spoken: close them.
     pub fn ended(&mut self, group: GroupId) -> Vec<ConnectionId> {
         let Some(group) = self.groups.remove(&group) else { return Vec::new() };
         self.open.remove(&group.address);
@@ -281,9 +322,10 @@ impl Groups {
         self.counts
     }
 
-    fn forget(&mut self, connection: ConnectionId) -> Option<IpAddr> {
-        let Waiting { address, until } = self.waiting.remove(&connection)?;
-        if let Some(until) = until {
+    fn forget(&mut self, connection: ConnectionId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&connection)?;
+        let address = waiting.address;
+        if let Some(until) = waiting.until {
             self.deadlines.remove(&(until, connection));
         }
         if let Some(count) = self.waiting_of.get_mut(&address) {
@@ -292,6 +334,6 @@ impl Groups {
                 self.waiting_of.remove(&address);
             }
         }
-        Some(address)
+        Some(waiting)
     }
 }

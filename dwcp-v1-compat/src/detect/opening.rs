@@ -9,7 +9,10 @@ pub enum Sight {
     /// A TLS ClientHello: a node that speaks v3.
     Tls,
     /// The header of a v1 chunk.
-    V1,
+    V1 {
+        /// It is the first of its message.
+        first: bool,
+    },
     /// Neither.
     Garbage,
 }
@@ -97,5 +100,5 @@ fn judge_v1(framing: Framing, bytes: &[u8]) -> Sight {
     if header.id >= chunks || !(1..=MAX_CHUNK_BYTES).contains(&header.length) || misplaced {
         return Sight::Garbage;
     }
-    Sight::V1
+    Sight::V1 { first: header.id == 0 }
 }

@@ -30,10 +30,10 @@ fn openings_are_told_apart_a_byte_at_a_time() {
     let hello = [0x16, 3, 1, 0, 200, 1, 0, 0];
     assert_eq!(sight(Framing::Mst8, &hello)[..6], [[Sight::More; 5].as_slice(), &[Sight::Tls]].concat());
     let mst8 = [0, 0, 0, 2, 0, 4, 0, 0];
-    assert_eq!(sight(Framing::Mst8, &mst8), [[Sight::More; 7].as_slice(), &[Sight::V1]].concat());
+    assert_eq!(sight(Framing::Mst8, &mst8), [[Sight::More; 7].as_slice(), &[Sight::V1 { first: false }]].concat());
     assert_eq!(last(Framing::Amst16, &mst8), Sight::More);
     let amst16 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9, 0, 0];
-    assert_eq!(last(Framing::Amst16, &amst16), Sight::V1);
+    assert_eq!(last(Framing::Amst16, &amst16), Sight::V1 { first: true });
     // The header of one with the lengths of the other: an mst8 chunk of no bytes.
     assert_eq!(last(Framing::Mst8, &amst16), Sight::Garbage);
     for garbage in [b"GET / HT".as_slice(), b"SSH-2.0-", &[0x40], &[2], &[0x16, 2], &[0x16, 3, 0], &[0xff]] {
@@ -49,8 +49,8 @@ fn a_verdict_stays_and_keeps_the_bytes_that_were_looked_at() {
     for byte in [0, 0, 0, 2, 0, 4, 0, 0] {
         opening.feed(byte);
     }
-    assert_eq!(opening.feed(0xff), Sight::V1);
-    assert_eq!((opening.sight(), opening.bytes()), (Sight::V1, [0, 0, 0, 2, 0, 4, 0, 0].as_slice()));
+    assert_eq!(opening.feed(0xff), Sight::V1 { first: false });
+    assert_eq!((opening.sight(), opening.bytes()), (Sight::V1 { first: false }, [0, 0, 0, 2, 0, 4, 0, 0].as_slice()));
 }
 
 #[test]
@@ -61,11 +61,11 @@ fn silent_connections_of_a_transfer_are_held_to_its_end_and_others_have_a_deadli
         assert_eq!(standing, Standing::Watched { until: at(5) });
     }
     groups.accepted(at(1), id(3), peer(2)).unwrap();
-    let Route::Start(group) = groups.spoke(id(1), Sight::V1) else { panic!("no group") };
+    let Route::Start(group) = groups.spoke(id(1), Sight::V1 { first: true }) else { panic!("no group") };
     // Opened later, and by another name of the same address.
     let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
     assert_eq!(groups.accepted(at(2), id(4), mapped), Ok(Standing::Held(group)));
-    assert_eq!(groups.spoke(id(4), Sight::V1), Route::Join(group));
+    assert_eq!(groups.spoke(id(4), Sight::V1 { first: true }), Route::Join(group));
     assert_eq!(groups.deadline(), Some(at(6)), "that of the other address");
     assert_eq!(groups.expired(at(6)), Some(id(3)));
     assert_eq!(groups.expired(at(1000)), None);
@@ -79,16 +79,47 @@ fn silent_connections_of_a_transfer_are_held_to_its_end_and_others_have_a_deadli
 fn a_node_that_speaks_tls_goes_on_beside_a_transfer_of_its_address() {
     let mut groups = Groups::new(GroupsConfig::default());
     groups.accepted(at(0), id(0), peer(1)).unwrap();
-    let Route::Start(group) = groups.spoke(id(0), Sight::V1) else { panic!("no group") };
+    let Route::Start(group) = groups.spoke(id(0), Sight::V1 { first: true }) else { panic!("no group") };
     groups.accepted(at(0), id(1), peer(1)).unwrap();
     assert_eq!(groups.spoke(id(1), Sight::Tls), Route::Tls);
     groups.accepted(at(0), id(2), peer(1)).unwrap();
     assert_eq!(groups.spoke(id(2), Sight::Garbage), Route::Close(TurnedAway::Garbage));
     assert_eq!(groups.ended(group), []);
     assert_eq!((groups.counts().tls, groups.counts().garbage), (1, 1));
-    assert_eq!(groups.spoke(id(2), Sight::V1), Route::Close(TurnedAway::Unknown));
+    assert_eq!(groups.spoke(id(2), Sight::V1 { first: true }), Route::Close(TurnedAway::Unknown));
     groups.accepted(at(9), id(3), peer(1)).unwrap();
-    assert!(matches!(groups.spoke(id(3), Sight::V1), Route::Start(next) if next != group), "a new transfer");
+    assert!(
+        matches!(groups.spoke(id(3), Sight::V1 { first: true }), Route::Start(next) if next != group),
+        "a new transfer"
+    );
+}
+
+/// v1 dials its connections together, but some of them may be accepted when the first one has ended the transfer.
+#[test]
+fn what_comes_behind_a_transfer_that_failed_is_of_it_until_another_one_begins() {
+    let mut groups = Groups::new(GroupsConfig::default());
+    let mut next = 0;
+    let mut speak = |groups: &mut Groups, now, last, first| {
+        next += 1;
+        groups.accepted(now, id(next), peer(last)).unwrap();
+        groups.spoke(id(next), Sight::V1 { first })
+    };
+    let Route::Start(group) = speak(&mut groups, at(9), 1, false) else { panic!("no group") };
+    assert_eq!(groups.failed(at(9), group), []);
+    // Its first chunk may be among these, and is none of another message.
+    let soon = at(9) + Duration::from_millis(999);
+    assert_eq!([true, false].map(|first| speak(&mut groups, soon, 1, first)), [Route::Rest; 2]);
+    let Route::Start(other) = speak(&mut groups, soon, 2, true) else { panic!("another address") };
+    let Route::Start(group) = speak(&mut groups, at(10), 1, true) else { panic!("the aftermath is over") };
+    assert_eq!((groups.counts().started, groups.counts().joined), (3, 2));
+    // The first chunk came: with the next one another message begins, and whatever comes then is of that.
+    groups.failed(at(10), group);
+    assert_eq!(speak(&mut groups, at(10), 1, false), Route::Rest);
+    let Route::Start(group) = speak(&mut groups, at(10), 1, true) else { panic!("a peer that tries again") };
+    assert_eq!(speak(&mut groups, at(10), 1, false), Route::Join(group));
+    // Behind one that came whole nothing is to come.
+    groups.ended(other);
+    assert!(matches!(speak(&mut groups, at(10), 2, false), Route::Start(_)));
 }
 
 #[test]
@@ -109,16 +140,16 @@ fn transfers_and_connections_are_bounded() {
     assert_eq!(accept(&mut groups, 4), Err(TurnedAway::Waiting));
     groups.closed(last);
     let four = accept(&mut groups, 4).unwrap();
-    assert!(matches!(groups.spoke(four, Sight::V1), Route::Start(_)));
-    let Route::Start(group) = groups.spoke(id(1), Sight::V1) else { panic!("no group") };
-    assert_eq!(groups.spoke(id(2), Sight::V1), Route::Join(group));
-    assert_eq!(groups.spoke(id(3), Sight::V1), Route::Join(group));
+    assert!(matches!(groups.spoke(four, Sight::V1 { first: true }), Route::Start(_)));
+    let Route::Start(group) = groups.spoke(id(1), Sight::V1 { first: true }) else { panic!("no group") };
+    assert_eq!(groups.spoke(id(2), Sight::V1 { first: true }), Route::Join(group));
+    assert_eq!(groups.spoke(id(3), Sight::V1 { first: true }), Route::Join(group));
     let more = accept(&mut groups, 1).unwrap();
-    assert_eq!(groups.spoke(more, Sight::V1), Route::Close(TurnedAway::Connections));
+    assert_eq!(groups.spoke(more, Sight::V1 { first: true }), Route::Close(TurnedAway::Connections));
     groups.left(group);
     let more = accept(&mut groups, 1).unwrap();
-    assert_eq!(groups.spoke(more, Sight::V1), Route::Join(group), "a place is free again");
+    assert_eq!(groups.spoke(more, Sight::V1 { first: true }), Route::Join(group), "a place is free again");
     let third = accept(&mut groups, 7).unwrap();
-    assert_eq!(groups.spoke(third, Sight::V1), Route::Close(TurnedAway::Groups));
+    assert_eq!(groups.spoke(third, Sight::V1 { first: true }), Route::Close(TurnedAway::Groups));
     assert_eq!(groups.counts().turned_away, 4);
 }

@@ -150,8 +150,8 @@ impl LegacyArrival {
     pub fn take(self, guest: Arc<dyn Guest>, form: Form, options: ReceiveOptions) -> LegacySession {
         let from = self.from();
         let task = tokio::spawn(async move {
-            let (arrivals, _place) = self.split();
-            match form {
+            let (arrivals, place) = self.split();
+            let taken = match form {
                 Form::Memory(baseline) => receive_memory(arrivals, guest, baseline, options).await,
                 Form::Disk(disk, baseline) => {
                     receive_disk(arrivals, guest, disk, baseline, options).await.map(|disk| disk.received)
@@ -160,7 +160,11 @@ impl LegacyArrival {
                     let taken = take_plain(arrivals, guest, &options);
                     options.tally.counting(Direction::Received, taken, |received| received.bytes).await
                 }
+            };
+            if taken.is_ok() {
+                place.whole();
             }
+            taken
         });
         LegacySession { from, task: Some(task) }
     }

@@ -196,3 +196,82 @@ impl Shared {
         Poll::Ready(Ok(Came { placed: 0, held: room.filled().len() }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dwcp_core::Layout;
+    use dwcp_core::guest::Memory;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::message::{Deadlines, Defect, DefectKind, Incoming, IncomingConfig, Shape};
+
+    /// Takes a message of one connection at a time, into memory.
+    async fn taken(arrivals: Arrivals<DuplexStream>, tally: &Tally) -> Result<Received, TransferError> {
+        let shape = Shape::Amst16 { most_bytes: 1 << 20, most_chunk_bytes: 1 << 16 };
+        let config = IncomingConfig { shape, most_connections: 1, window: None, deadlines: Deadlines::default() };
+        let taking = Taking::new(Incoming::new(config, Time::default()).unwrap());
+        let guest: Arc<dyn Guest> = Arc::new(Memory::new(Layout::new(&[8]).unwrap()));
+        side_by_side(arrivals, taking, guest, tally).await
+    }
+
+    /// In simulated time: who is refused every few milliseconds, also while something is late, changes nothing for the others. The
+    /// message is as late as if nobody had dialled.
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_are_refused_move_no_deadline() {
+        // Half of a chunk, and then nothing.
+        let part = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 8, 1, 2, 3, 4];
+        let mut late_after = Vec::new();
+        for step in [None, Some(70), Some(7)].map(|step| step.map(Duration::from_millis)) {
+            let (mut far, near) = duplex(64);
+            far.write_all(&part).await.unwrap();
+            let (joins, more) = mpsc::channel(1);
+            let dialling = tokio::spawn(async move {
+                let Some(step) = step else { return 0 };
+                // More than twice as long as it may take.
+                for dialled in 0..20_000 {
+                    if joins.send(duplex(64).1).await.is_err() {
+                        return dialled;
+                    }
+                    sleep(step).await;
+                }
+                20_000
+            });
+            let (start, tally) = (Instant::now(), Tally::default());
+            let error = taken(Arrivals { ready: vec![near], more: Some(more) }, &tally).await.unwrap_err();
+            assert!(matches!(error, TransferError::Defect(Defect::Silent { .. })), "{error}");
+            late_after.push(start.elapsed().as_millis());
+            let (dialled, refused) = (dialling.await.unwrap(), tally.defects().of(DefectKind::TooManyConnections));
+            // The last of them may find nobody.
+            assert!(refused + 1 >= dialled && (step.is_none() || refused > 800), "{refused} of {dialled}");
+            drop(far);
+        }
+        let least = (Deadlines::default().silence + GRACE).as_millis();
+        assert!(late_after.iter().all(|after| (least..least + 3).contains(after)), "{late_after:?}");
+    }
+
+    /// Nor does one that is refused end the wait for a peer that closed all and dials again.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_goes_on_over_the_next_connection_that_finds_a_place() {
+        let chunk = |id: u8| [0, 0, 0, id, 0, 0, 0, id * 4, 0, 0, 0, 4, 0, 0, 0, 8, id, id, id, id];
+        let (mut first, near) = duplex(64);
+        let (joins, more) = mpsc::channel(1);
+        let dialling = tokio::spawn(async move {
+            first.write_all(&chunk(0)).await.unwrap();
+            joins.send(duplex(64).1).await.unwrap();
+            sleep(Duration::from_secs(50)).await;
+            drop(first);
+            sleep(Duration::from_millis(2900)).await;
+            let (mut second, near) = duplex(64);
+            second.write_all(&chunk(1)).await.unwrap();
+            joins.send(near).await.unwrap();
+        });
+        let tally = Tally::default();
+        let received = taken(Arrivals { ready: vec![near], more: Some(more) }, &tally).await.unwrap();
+        dialling.await.unwrap();
+        assert_eq!((received.bytes, received.connections, received.closed), (8, 2, true));
+        assert_eq!(tally.defects().of(DefectKind::TooManyConnections), 1);
+    }
+}

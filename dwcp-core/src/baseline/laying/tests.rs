@@ -93,14 +93,24 @@ impl Shelf {
         Laying::over_behind(Front::at_once(), Arc::<Counted>::clone(guest), Arc::clone(&self.baseline))
     }
 
+    fn pack(&self) -> std::path::PathBuf {
+        let mut files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap()
+    }
+
     /// Changes a bit in the middle of the pages.
     fn rot(&self) {
-        let mut files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        let pack = files.find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap();
+        let pack = self.pack();
         let mut bytes = std::fs::read(&pack).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         std::fs::write(pack, bytes).unwrap();
+    }
+
+    /// What is behind the middle can no longer be read.
+    fn cut(&self) {
+        let pack = std::fs::File::options().write(true).open(self.pack()).unwrap();
+        pack.set_len(pack.metadata().unwrap().len() / 2).unwrap();
     }
 }
 
@@ -190,10 +200,11 @@ fn lanes_and_the_background_never_undo_each_other() {
 
 // spec: O-9
 #[test]
-fn a_rotten_page_is_named_and_nothing_is_staged() {
-    for early in [true, false] {
+fn a_page_that_is_rotten_or_cannot_be_read_is_named_and_nothing_is_staged() {
+    let [rot, cut]: [fn(&Shelf); 2] = [Shelf::rot, Shelf::cut];
+    for (early, spoil) in [(true, rot), (false, rot), (true, cut), (false, cut)] {
         let shelf = Shelf::new(0..PAGES);
-        shelf.rot();
+        spoil(&shelf);
         let guest = Counted::new(PAGES, &[]);
         let laying = shelf.over(&guest);
         let rotten = (0..PAGES).find(|&number| shelf.baseline.read(R0, number, &mut [0; PAGE_BYTES]).is_err()).unwrap();

@@ -192,18 +192,22 @@ impl ImageFolder {
         for name in self.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL) else { continue };
             // One that cannot be read is swept away in time.
-            let Ok(Some(journal)) = self.names.open(&name).and_then(Journal::read) else { continue };
-            let (about, held) = journal.into_parts();
-            let Ok(Some(stat)) = self.names.stat(&name) else { continue };
-            let Ok(staging) = self.names.open(&staging_name(transfer)) else { continue };
-            let held_bytes = ImageStaging::pages(&about.layout, &held) * u64::try_from(PAGE_BYTES).unwrap_or(0);
-            let About { peer, name, layout } = about;
-            let bytes = layout.bytes();
-            let busy = matches!(staging.lock(), Ok(false));
-            parked.push(Parked { transfer, peer, name, bytes, held_bytes, written: stat.modified, busy });
+            parked.extend(self.parked_of(transfer));
         }
         parked.sort_by(|a, b| (&a.name, a.transfer).cmp(&(&b.name, b.transfer)));
         Ok(parked)
+    }
+
+    /// One of [`parked`](Self::parked). `None`: it is not, or its journal cannot be read.
+    pub fn parked_of(&self, transfer: TransferId) -> Option<Parked> {
+        let journal = journal_name(transfer);
+        let (about, held) = self.names.open(&journal).and_then(Journal::read).ok()??.into_parts();
+        let written = self.names.stat(&journal).ok()??.modified;
+        let staging = self.names.open(&staging_name(transfer)).ok()?;
+        let held_bytes = ImageStaging::pages(&about.layout, &held) * u64::try_from(PAGE_BYTES).unwrap_or(0);
+        let About { peer, name, layout } = about;
+        let busy = matches!(staging.lock(), Ok(false));
+        Some(Parked { transfer, peer, name, bytes: layout.bytes(), held_bytes, written, busy })
     }
 
     /// Throws away what is left of a transfer that was cut off, so that nobody goes on with it. It is gone for certain

@@ -52,6 +52,18 @@ pub(super) fn advise(
     estimate: &Estimate,
     experience: Experience,
 ) -> Advice {
+    let clock = Clock::start();
+    advise_by(guest, config, estimate, experience, &|| clock.now().since(Time::default()))
+}
+
+/// `spent`: how long it has been trying.
+fn advise_by(
+    guest: Arc<dyn Guest>,
+    config: &EstimateConfig,
+    estimate: &Estimate,
+    experience: Experience,
+    spent: &dyn Fn() -> Duration,
+) -> Advice {
     if fits(estimate, config) {
         return Advice::default();
     }
@@ -60,7 +72,7 @@ pub(super) fn advise(
         let downtime = estimate.progress.downtime.and_then(|downtime| u64::try_from(downtime.as_millis()).ok());
         return Advice { budget: downtime.map(above).map(Duration::from_millis), ..Advice::default() };
     }
-    let mut trials = Trials { guest, experience, clock: Clock::start() };
+    let mut trials = Trials { guest, experience, spent };
     let link = config.link.get();
     let most_link = link.saturating_mul(MOST_FASTER).min(MOST_LINK.max(link));
     let budget = u64::try_from(config.source.downtime_budget.as_millis()).unwrap_or(u64::MAX);
@@ -92,15 +104,15 @@ fn fits(estimate: &Estimate, config: &EstimateConfig) -> bool {
 }
 
 /// Transfers that are run over what is known of the pages.
-struct Trials {
+struct Trials<'a> {
     guest: Arc<dyn Guest>,
     experience: Experience,
-    clock: Clock,
+    spent: &'a dyn Fn() -> Duration,
 }
 
-impl Trials {
+impl Trials<'_> {
     fn is_late(&self) -> bool {
-        self.clock.now().since(Time::default()) > MOST_TIME
+        (self.spent)() > MOST_TIME
     }
 
     /// A transfer that comes to nothing at all is none that helps.
@@ -181,7 +193,61 @@ fn unit_of(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::num::NonZeroU16;
+
     use super::*;
+    use crate::extent::{Layout, RegionId};
+    use crate::guest::Memory;
+    use crate::session::EffortPolicy;
+
+    /// What a guest is told that writes four times what its link takes, when the time is up after so many looks at the clock.
+    fn told_after(looks: u32) -> Advice {
+        let memory = Memory::new(Layout::new(&[2 << 20]).unwrap());
+        let mut bytes = vec![0; 2 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        memory.write(RegionId(0), 0, &bytes).unwrap();
+        let guest: Arc<dyn Guest> = Arc::new(memory);
+        let source = SourceConfig {
+            effort: EffortPolicy::Fixed(dwcp_hde::Effort::Raw),
+            downtime_budget: Duration::from_millis(300),
+            ..SourceConfig::default()
+        };
+        let config = EstimateConfig {
+            source,
+            link: NonZeroU64::new(1_000_000).unwrap(),
+            rtt: Duration::from_millis(1),
+            cores: NonZeroU16::new(1).unwrap(),
+            written_pages: 1000,
+            device_state: 0,
+            sample: None,
+            zeros: None,
+            baseline: None,
+        };
+        let (estimate, experience) = Run::new(Arc::clone(&guest), &config).unwrap().finish().unwrap();
+        assert!(!fits(&estimate, &config));
+        let looked = Cell::new(0);
+        let spent = || {
+            looked.set(looked.get() + 1);
+            if looked.get() <= looks { MOST_TIME } else { MOST_TIME + Duration::from_nanos(1) }
+        };
+        advise_by(guest, &config, &estimate, experience, &spent)
+    }
+
+    /// What was tried by then is told, and is enough; what was not is no advice.
+    #[test]
+    fn trying_ends_with_its_time() {
+        assert_eq!(told_after(0), Advice::default());
+        // One trial, of all that may be, and no search for less.
+        assert_eq!(told_after(1), Advice { budget: Some(MOST_BUDGET), ..Advice::default() });
+        let some = told_after(2).budget.unwrap();
+        assert!(some < MOST_BUDGET, "{some:?}");
+        let Advice { budget, link, written_pages } = told_after(u32::MAX);
+        assert!(
+            budget.unwrap() < some && link.is_some() && written_pages.is_some(),
+            "{budget:?}, {link:?}, {written_pages:?}"
+        );
+    }
 
     #[test]
     fn what_is_told_has_two_digits_and_something_to_spare() {

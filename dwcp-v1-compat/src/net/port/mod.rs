@@ -95,7 +95,7 @@ impl LegacyPort {
         let framing = self.policy.framing();
         let why = match timeout(GroupsConfig::default().deadline, look::opening(&stream, framing)).await {
             Ok(Some(Sight::Tls)) => return Sorted::Tls(stream),
-            Ok(Some(Sight::V1)) => match refused {
+            Ok(Some(Sight::V1 { .. })) => match refused {
                 Refused::NotAllowed { .. } => TurnedAway::ClearText,
                 Refused::SpokeV3 { .. } => TurnedAway::DowngradeRefused,
             },
@@ -122,6 +122,8 @@ impl LegacyPort {
             Way::Tls => return Sorted::Tls(stream),
             Way::Start(group, more) => return self.start(group, more, stream, address),
             Way::Join(group, joins) => return self.join(group, &joins, stream),
+            // The transfer was counted when it ended.
+            Way::Over => return Sorted::Taken,
             Way::Close(crate::detect::TurnedAway::Garbage) => TurnedAway::NotAuthenticated,
             Way::Close(_) => TurnedAway::OverAddressLimit,
         };
@@ -129,7 +131,7 @@ impl LegacyPort {
     }
 
     fn start(&self, group: GroupId, more: mpsc::Receiver<Member>, stream: TcpStream, from: IpAddr) -> Sorted {
-        let place = Place { table: self.table.clone(), group, claimed: false };
+        let place = Place { table: self.table.clone(), group, claimed: false, whole: false };
         let ready = vec![self.table.member(group, stream)];
         let arrival = LegacyArrival { from, connections: Arrivals { ready, more: Some(more) }, place };
         match self.arrived.try_send(arrival) {
@@ -141,8 +143,11 @@ impl LegacyPort {
     }
 
     fn join(&self, group: GroupId, joins: &mpsc::Sender<Member>, stream: TcpStream) -> Sorted {
-        let joined = joins.try_send(self.table.member(group, stream)).is_ok();
-        if joined { Sorted::Taken } else { Sorted::TurnedAway(TurnedAway::OverAddressLimit, None) }
+        match joins.try_send(self.table.member(group, stream)) {
+            // It is over, and about to be counted.
+            Ok(()) | Err(TrySendError::Closed(_)) => Sorted::Taken,
+            Err(TrySendError::Full(_)) => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
+        }
     }
 }
 
@@ -192,7 +197,7 @@ impl LegacyArrival {
     }
 
     /// Its connections, and what holds its address's place as long as it lives.
-    pub(super) fn split(mut self) -> (Arrivals<Member>, impl Send) {
+    pub(super) fn split(mut self) -> (Arrivals<Member>, Place) {
         self.place.claimed = true;
         (self.connections, self.place)
     }
@@ -268,6 +273,8 @@ enum Way {
     Tls,
     Start(GroupId, mpsc::Receiver<Member>),
     Join(GroupId, mpsc::Sender<Member>),
+    /// It is of a transfer that is over.
+    Over,
     Close(crate::detect::TurnedAway),
 }
 
@@ -310,8 +317,10 @@ impl Waiting {
             }
             Route::Join(group) => match state.transfers.get(&group) {
                 Some(joins) => Way::Join(group, joins.clone()),
-                None => Way::Close(crate::detect::TurnedAway::Unknown),
+                None => Way::Over,
             },
+            // It was held for one that ended while it spoke.
+            Route::Rest | Route::Close(crate::detect::TurnedAway::Unknown) => Way::Over,
             Route::Close(why) => Way::Close(why),
         }
     }
@@ -334,11 +343,20 @@ async fn passed(until: Option<Instant>) {
 
 /// The place of a transfer; given back when dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     table: Table,
     group: GroupId,
     /// Somebody takes the transfer, and counts how it ends.
     claimed: bool,
+    /// It came whole, so nothing of it is still to come.
+    whole: bool,
+}
+
+impl Place {
+    /// Gives it back when a message has come whole.
+    pub(super) fn whole(mut self) {
+        self.whole = true;
+    }
 }
 
 impl Drop for Place {
@@ -348,7 +366,9 @@ impl Drop for Place {
             state.groups.unclaimed();
         }
         state.transfers.remove(&self.group);
-        for held in state.groups.ended(self.group) {
+        let now = state.now();
+        let held = if self.whole { state.groups.ended(self.group) } else { state.groups.failed(now, self.group) };
+        for held in held {
             state.close(held, false);
         }
     }

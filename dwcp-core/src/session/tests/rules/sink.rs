@@ -521,6 +521,28 @@ fn what_is_held_is_told_before_accept() {
     assert_eq!(frames(&bench.hear(Frame::Offer(offer))), told);
 }
 
+/// Its own failure like any other, but for the word that says whose bytes are damaged.
+// spec: O-9, K-12
+#[test]
+fn a_page_of_a_baseline_that_cannot_be_provided_has_a_reason_of_its_own() {
+    let rotten = crate::GuestError::Baseline {
+        digest: Digest([1; 32]),
+        name: Name::new("golden").unwrap(),
+        region: crate::RegionId(0),
+        page: 17,
+        why: String::new(),
+    };
+    for (error, expected) in [
+        (rotten, AbortReason::Baseline),
+        (crate::GuestError::NoSpace { what: String::new() }, AbortReason::LocalFailure),
+    ] {
+        let outputs = joined().feed(Input::GuestFailed(error));
+        assert!(frames(&outputs).iter().any(|frame| matches!(frame, Frame::Abort(abort) if abort.reason == expected)));
+        assert_eq!(outcome(&outputs).unwrap().owner, Owner::Source);
+        assert_eq!(asked!(outputs, Output::Discard), expected == AbortReason::Baseline, "a full disk has whole pages");
+    }
+}
+
 // spec: O-9, R-1
 #[test]
 fn of_an_agreed_baseline_only_what_is_held_otherwise_is_told() {
