@@ -181,6 +181,22 @@ fn a_key_that_others_can_read_is_refused_and_so_is_another_key() {
 }
 
 #[test]
+fn a_store_without_its_header_is_not_made_anew_with_another_key() {
+    let store = Store::new();
+    let image = store.image("a.mem", 1..5);
+    assert_eq!(store.add("a", &image).code, 0);
+    fs::remove_file(store.path("store/store")).unwrap();
+    run(&mut store.command("list")).failed(4, &["`store`", "is missing", "baseline add", "own key"]);
+    let mut wrong = dwcp();
+    wrong.args(["baseline", "add", "--make-key", "--tenant", "web", "--name", "b", "--key-file"]).arg(store.path("wrong"));
+    wrong.arg("--store").arg(store.path("store")).arg(&image);
+    run(&mut wrong).failed(1, &["no file `store`", "this key opens none", "Nothing was changed", "Name the key"]);
+    assert!(!store.path("store/store").exists());
+    assert_eq!(store.add("a", &image).summary()["known_pages"], 4);
+    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 1);
+}
+
+#[test]
 fn nothing_of_an_image_stands_in_the_store() {
     let store = Store::new();
     let image = store.image("a.mem", 1..100);

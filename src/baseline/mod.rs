@@ -275,6 +275,9 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// What to do where the header is gone.
+const MADE_AGAIN: &str = "`dwcp baseline add` with the store's own key makes it again; another key is refused.";
+
 /// What happened in a store, and what to do.
 fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
     move |error| {
@@ -284,17 +287,22 @@ fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
         match error {
             BaselineError::NoStore => failure.advise("Name with --store the directory given to `dwcp baseline add`."),
             BaselineError::WrongKey => failure.advise("Name the key that the store was made with: --key-file, or --baseline-key of send and receive."),
-            BaselineError::DamagedHeader => failure.advise(
-                "Without it nothing in the store can be used. Bring the file back from a copy, or add the images again to \
-                 a new store.",
+            BaselineError::DamagedHeader => failure.advise(format!("Without it nothing in the store can be used. Bring the file back from a copy, or remove it. {MADE_AGAIN}")),
+            BaselineError::NoHeader => {
+                failure.advise(format!("Without it nothing in the store can be used. Bring the file back from a copy. {MADE_AGAIN}"))
+            }
+            BaselineError::NoneOpened => failure.advise(
+                "Nothing was changed. Name the key that the store was made with, or bring the file back from a copy. Where neither \
+                 is left, add the images again to a new store.",
             ),
             BaselineError::Format { found, .. } if found < dwcp_core::baseline::FORMAT => failure.advise(
                 "An older version of dwcp made it, and nothing of it is read: add the images again to a new store, then \
                  remove this one.",
             ),
-            BaselineError::Format { .. } => failure.advise(
-                "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.",
-            ),
+            BaselineError::Format { ref file, .. } => failure.advise(format!(
+                "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.{}",
+                if file == "store" { format!(" {MADE_AGAIN}") } else { String::new() }
+            )),
             BaselineError::OverLimit { .. } => failure.advise(
                 "Nothing was added. Make room with `dwcp baseline gc --limit SIZE` or --remove, or allow more with --limit.",
             ),

@@ -15,6 +15,12 @@ pub enum BaselineError {
     /// The header of the store is not whole.
     #[error("the file `{header}` of this baseline store is damaged", header = super::names::HEADER)]
     DamagedHeader,
+    /// The header of the store is gone. The key opens what is there, so it can be made again with it.
+    #[error("the file `{header}` of this baseline store is missing", header = super::names::HEADER)]
+    NoHeader,
+    /// The header of the store is gone, and the key opens no baseline that is there: it is not made again with this one.
+    #[error("this baseline store has no file `{header}`, and this key opens none of its baselines", header = super::names::HEADER)]
+    NoneOpened,
     /// The store was made with another key.
     #[error("this baseline store was made with another key")]
     WrongKey,
@@ -114,7 +120,7 @@ impl BaselineError {
 
     /// Whether bytes of the store are not what was written, so that another try is of no use.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::DamagedHeader)
+        matches!(self, Self::Damaged { .. } | Self::DamagedHeader | Self::NoHeader)
     }
 }
 

@@ -139,8 +139,8 @@ impl BaselineStore {
     }
 
     fn check_header(&self) -> Result<(), BaselineError> {
-        let file = match self.folder.open(HEADER) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BaselineError::NoStore),
+        let file = match self.folder.open_to_read(HEADER) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.without_header()?),
             other => other.map_err(|error| BaselineError::io(format!("cannot open {HEADER}"), error))?,
         };
         let mut header = [0; HEAD + CHECK];
@@ -157,6 +157,15 @@ impl BaselineStore {
         // The sum needs no key, so it tells which of the two it is.
         let whole = check.get(KEYED..) == Some(&header_sum(head, check));
         Err(if whole { BaselineError::WrongKey } else { BaselineError::DamagedHeader })
+    }
+
+    /// What is wrong with a folder that has no header.
+    fn without_header(&self) -> Result<BaselineError, BaselineError> {
+        Ok(match sealed_files(&*self.folder, &self.key)? {
+            Sealed::None => BaselineError::NoStore,
+            Sealed::Opened => BaselineError::NoHeader,
+            Sealed::Closed => BaselineError::NoneOpened,
+        })
     }
 
     /// A salt that no file has had.
@@ -421,11 +430,45 @@ fn header_sum(head: &[u8], check: &[u8]) -> [u8; 16] {
     hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
-/// Makes the header unless there is one. Of two processes that do so at once, the first one's counts.
+/// What a folder has beside its header.
+enum Sealed {
+    /// No pack and no manifest.
+    None,
+    /// At least one manifest that the key opens.
+    Opened,
+    /// None that it opens.
+    Closed,
+}
+
+fn sealed_files(folder: &dyn Folder, key: &StoreKey) -> Result<Sealed, BaselineError> {
+    let mut found = Sealed::None;
+    for name in folder.list().map_err(|error| BaselineError::io("cannot list the store", error))? {
+        match FileName::of(&name) {
+            FileName::Manifest(_) => {
+                let file = folder.open_to_read(&name);
+                if file.is_ok_and(|file| sealed::read_index(&*file, &name, key, u64::MAX).is_ok()) {
+                    return Ok(Sealed::Opened);
+                }
+                found = Sealed::Closed;
+            }
+            FileName::Pack(_) => found = Sealed::Closed,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the header unless there is one, or it would be that of other baselines: with it their own key would be refused, and
+/// a collection with this one would remove them. Of two processes that do so at once, the first one's counts.
 fn make_header(folder: &dyn Folder, key: &StoreKey) -> Result<(), BaselineError> {
     let making = |error| BaselineError::io("making the store's header", error);
-    if folder.stat(HEADER).map_err(making)?.is_some() {
+    let is_there = || Ok::<_, BaselineError>(folder.stat(HEADER).map_err(making)?.is_some());
+    if is_there()? {
         return Ok(());
+    }
+    if matches!(sealed_files(folder, key)?, Sealed::Closed) {
+        // Unless another process has made it since, and adds already.
+        return if is_there()? { Ok(()) } else { Err(BaselineError::NoneOpened) };
     }
     let salt = random()?;
     let unfinished = names::unfinished_header(&salt);
