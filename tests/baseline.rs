@@ -260,6 +260,22 @@ fn what_does_not_fit_the_limit_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_manifest_that_is_no_file_takes_no_other_baseline_away() {
+    let store = Store::new();
+    assert_eq!(store.add("a", &store.image("a.mem", 1..5)).code, 0);
+    let manifest = store.files(".baseline").remove(0);
+    assert_eq!(store.add("b", &store.image("b.mem", 5..9)).code, 0);
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink("nowhere", &manifest).unwrap();
+    run(&mut store.command("list")).failed(4, &["cannot be read", "baseline gc"]);
+    run(&mut store.command("verify")).failed(4, &["cannot be read"]);
+    let said = run(store.command("gc").args(["--tenant", "web", "--remove", "a"]));
+    said.failed(1, &["tenant web has no baseline a", "cannot be read has no name"]);
+    assert_eq!(run(store.command("gc").args(["--tenant", "web", "--remove", "b"])).summary()["removed"], 1);
+    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 0);
+}
+
+#[test]
 fn a_process_that_dies_while_it_adds_leaves_what_was_there_and_garbage() {
     let store = Store::new();
     assert_eq!(store.add("a", &store.image("a.mem", 1..50)).code, 0);

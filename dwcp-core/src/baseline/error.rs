@@ -118,6 +118,11 @@ impl BaselineError {
         Self::Damaged { file: file.to_owned(), damage }
     }
 
+    /// Whether the system could not read what is there. Of one file that says nothing of the others.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
     /// Whether bytes of the store are not what was written, so that another try is of no use.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::DamagedHeader | Self::NoHeader)
@@ -131,6 +136,9 @@ pub enum Damage {
     /// It is missing.
     #[error("it is missing")]
     Missing,
+    /// It is no file. No collection removes it.
+    #[error("it is a directory")]
+    Directory,
     /// The system cannot read it.
     #[error("it cannot be read: {why}")]
     Unreadable {

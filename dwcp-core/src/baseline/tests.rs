@@ -486,6 +486,8 @@ fn two_processes_use_one_store_at_once() {
     assert!(listing.baselines.iter().all(|one| one.own_bytes <= one.bytes));
 }
 
+mod unreadable;
+
 mod segments {
     use proptest::prelude::*;
 
