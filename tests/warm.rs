@@ -225,9 +225,16 @@ fn an_image_that_is_the_baseline_does_not_travel() {
     let warm = Warm::at_both();
     let image = warm.path("before.mem");
     let receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
+    // By that it is known which baselines were not used for long; who only looks leaves it as it is.
+    let is_used =
+        || fs::read_dir(warm.path("a")).unwrap().any(|file| file.unwrap().path().extension() == Some("used".as_ref()));
+    let mut estimate = dwcp();
+    estimate.args(["estimate", "--link", "1gbit"]).arg(&image);
+    assert_eq!((run(&mut warm.with_baseline(estimate, "a")).code, is_used()), (0, false));
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     let summary = sending.until("summary");
     whole(&summary);
+    assert!(is_used());
     assert!(figure(&summary, "bytes_wire") < 16 * 1024, "{summary}");
     warm.arrived(receiver, &image);
 }

@@ -305,6 +305,11 @@ impl BaselineStore {
         self.pinned(&summary.name)?.ok_or_else(unknown)
     }
 
+    /// Counts a baseline that a listing told of as used now, for [`collect`](Self::collect).
+    pub fn use_of(&self, summary: &Summary) {
+        self.touch(&summary.name);
+    }
+
     /// Opens a manifest and keeps others from collecting it. `None`: it has been collected.
     pub(super) fn pinned(&self, name: &ManifestName) -> Result<Option<Baseline>, BaselineError> {
         let file = name.file();
@@ -350,7 +355,8 @@ impl BaselineStore {
         Ok(manifests)
     }
 
-    /// The heads and chunks of all manifests. One that is collected meanwhile is left out.
+    /// The heads and chunks of all manifests. One that is collected meanwhile is left out, and one that cannot be read takes
+    /// nothing from the others.
     pub(super) fn survey(&self) -> Result<Survey, BaselineError> {
         let mut survey = Survey::default();
         for name in self.manifests()? {
