@@ -411,6 +411,41 @@ fn a_receiver_of_one_image_ends_when_that_is_kept() {
 }
 
 #[test]
+fn a_sender_that_is_stopped_says_what_it_keeps_and_leaves_when_it_is_stopped_again() {
+    for is_stopped_again in [false, true] {
+        let warm = Warm::new();
+        warm.add("a");
+        let lock = fs::File::open(warm.path("a").join("store")).unwrap();
+        lock.lock().unwrap();
+        let image = warm.after();
+        let receiver = Receiver::start(&mut warm.place.receive());
+        let mut sending = Lines::start(&mut warm.keeping(warm.send(&receiver.address, &image), "a"));
+        // From then on it waits for its store.
+        sending.until("statistics");
+        sending.interrupt();
+        let lock = Some(lock).filter(|_| is_stopped_again);
+        if is_stopped_again {
+            sending.signal("TERM");
+        }
+        let kept = sending.until("baseline-kept");
+        assert_eq!(
+            (kept["digest"].is_null(), kept["error"].is_string()),
+            (is_stopped_again, is_stopped_again),
+            "{kept}"
+        );
+        whole(&sending.until("summary"));
+        let (code, errors) = sending.end();
+        drop(lock);
+        assert!(
+            code == 0 && errors.contains("the image is at the receiver; keeping it as baseline vm1-kept"),
+            "{errors}"
+        );
+        assert_eq!(errors.contains("was not kept as baseline vm1-kept: this sender was stopped"), is_stopped_again);
+        warm.arrived(receiver, &image);
+    }
+}
+
+#[test]
 fn an_image_that_cannot_be_kept_has_arrived_all_the_same() {
     let warm = Warm::at_both();
     let image = warm.after();
