@@ -188,12 +188,29 @@ fn a_store_without_its_header_is_not_made_anew_with_another_key() {
     fs::remove_file(store.path("store/store")).unwrap();
     run(&mut store.command("list")).failed(4, &["`store`", "is missing", "baseline add", "own key"]);
     let mut wrong = dwcp();
-    wrong.args(["baseline", "add", "--make-key", "--tenant", "web", "--name", "b", "--key-file"]).arg(store.path("wrong"));
+    wrong
+        .args(["baseline", "add", "--make-key", "--tenant", "web", "--name", "b", "--key-file"])
+        .arg(store.path("wrong"));
     wrong.arg("--store").arg(store.path("store")).arg(&image);
     run(&mut wrong).failed(1, &["no file `store`", "this key opens none", "Nothing was changed", "Name the key"]);
     assert!(!store.path("store/store").exists());
     assert_eq!(store.add("a", &image).summary()["known_pages"], 4);
     assert_eq!(run(&mut store.command("list")).summary()["baselines"], 1);
+}
+
+#[test]
+fn a_key_that_does_not_fit_the_disk_is_not_left_there_in_part() {
+    let store = Store::new();
+    let image = store.image("a.mem", 1..5);
+    let mut full = Command::new("sh");
+    // A write fails, as on a full disk, and does not end the process.
+    full.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"]).arg(dwcp().get_program());
+    full.args(["baseline", "add", "--json", "--make-key", "--tenant", "web", "--name", "a", "--store"]);
+    let said = run(full.arg(store.path("store")).arg("--key-file").arg(store.path("key")).arg(&image));
+    said.failed(1, &["cannot write the key"]);
+    let names: Vec<_> = fs::read_dir(store.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["a.mem"]);
+    assert_eq!(store.add("a", &image).code, 0);
 }
 
 #[test]
@@ -247,19 +264,6 @@ fn damage_is_told_by_name_and_repaired_by_adding_again() {
 }
 
 #[test]
-fn what_does_not_fit_the_limit_is_refused_with_what_to_do() {
-    let store = Store::new();
-    let image = store.image("a.mem", 1..401);
-    let said = run(store
-        .command("add")
-        .args(["--make-key", "--tenant", "web", "--name", "a", "--limit", "300KiB"])
-        .arg(&image));
-    said.failed(1, &["may have 307200", "Nothing was added", "baseline gc", "--limit"]);
-    assert_eq!(store.files("").len(), 1);
-    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 0);
-}
-
-#[test]
 fn a_manifest_that_is_no_file_takes_no_other_baseline_away() {
     let store = Store::new();
     assert_eq!(store.add("a", &store.image("a.mem", 1..5)).code, 0);
@@ -272,6 +276,19 @@ fn a_manifest_that_is_no_file_takes_no_other_baseline_away() {
     let said = run(store.command("gc").args(["--tenant", "web", "--remove", "a"]));
     said.failed(1, &["tenant web has no baseline a", "cannot be read has no name"]);
     assert_eq!(run(store.command("gc").args(["--tenant", "web", "--remove", "b"])).summary()["removed"], 1);
+    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 0);
+}
+
+#[test]
+fn what_does_not_fit_the_limit_is_refused_with_what_to_do() {
+    let store = Store::new();
+    let image = store.image("a.mem", 1..401);
+    let said = run(store
+        .command("add")
+        .args(["--make-key", "--tenant", "web", "--name", "a", "--limit", "300KiB"])
+        .arg(&image));
+    said.failed(1, &["may have 307200", "Nothing was added", "baseline gc", "--limit"]);
+    assert_eq!(store.files("").len(), 1);
     assert_eq!(run(&mut store.command("list")).summary()["baselines"], 0);
 }
 
