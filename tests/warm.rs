@@ -307,6 +307,10 @@ fn a_store_that_is_damaged_at_the_sender_costs_bytes_and_nothing_else() {
     // Numbers of pages need no reading.
     assert!((104 * 4096..112 * 4096).contains(&wire), "{wire} bytes");
     warm.arrived(receiver, &image);
+    let (_, errors) = sending.end();
+    for said in ["cannot be read here", "could not be read here in all"] {
+        assert_eq!(errors.matches(said).count(), 1, "{errors}");
+    }
 }
 
 #[test]

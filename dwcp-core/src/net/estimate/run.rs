@@ -16,7 +16,7 @@ use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
 use crate::net::dial::NOTSENT_LOWAT;
 use crate::net::dictionaries::Held;
-use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
+use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages, Unread};
 use crate::session::{
     Applied, Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Outcome, Output, Progress, SessionError, Sink,
     SinkConfig, Source, SourceConfig, Time, Verdict,
@@ -146,6 +146,7 @@ impl<'a> Run<'a> {
                 shadow: ShadowBytes::default(),
                 baselines: config.baseline.iter().cloned().collect(),
                 dictionaries: Held::default(),
+                unread: Unread::default(),
             },
             press: Press::new(),
             now: Time::default(),
