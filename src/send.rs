@@ -100,10 +100,10 @@ pub(crate) async fn run(args: SendArgs, words: Option<Words>, report: &Report) -
         Some(failure) => report.trouble(failure),
         None => report.say(&format!("{} is at {}, verified\n{}", args.name, args.to, figures.lines())),
     }
-    if let (Some(keeper), Owner::Sink) = (keeper, outcome.owner) {
-        keeper.keep(&watch.transfer, args.last_image(), progress.root, report).await;
-    }
     statistics::tell(&endpoint, statistics::End::Source, report);
+    if let (Some(keeper), Owner::Sink) = (keeper, outcome.owner) {
+        keeper.keep_unless(&watch.transfer, args.last_image(), progress.root, report, &mut interrupts).await;
+    }
     summarise(&args, report, Some(&watch.transfer), &figures, failure.as_ref())
 }
 

@@ -181,6 +181,39 @@ fn a_key_that_others_can_read_is_refused_and_so_is_another_key() {
 }
 
 #[test]
+fn a_store_without_its_header_is_not_made_anew_with_another_key() {
+    let store = Store::new();
+    let image = store.image("a.mem", 1..5);
+    assert_eq!(store.add("a", &image).code, 0);
+    fs::remove_file(store.path("store/store")).unwrap();
+    run(&mut store.command("list")).failed(4, &["`store`", "is missing", "baseline add", "own key"]);
+    let mut wrong = dwcp();
+    wrong
+        .args(["baseline", "add", "--make-key", "--tenant", "web", "--name", "b", "--key-file"])
+        .arg(store.path("wrong"));
+    wrong.arg("--store").arg(store.path("store")).arg(&image);
+    run(&mut wrong).failed(1, &["no file `store`", "this key opens none", "Nothing was changed", "Name the key"]);
+    assert!(!store.path("store/store").exists());
+    assert_eq!(store.add("a", &image).summary()["known_pages"], 4);
+    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 1);
+}
+
+#[test]
+fn a_key_that_does_not_fit_the_disk_is_not_left_there_in_part() {
+    let store = Store::new();
+    let image = store.image("a.mem", 1..5);
+    let mut full = Command::new("sh");
+    // A write fails, as on a full disk, and does not end the process.
+    full.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"]).arg(dwcp().get_program());
+    full.args(["baseline", "add", "--json", "--make-key", "--tenant", "web", "--name", "a", "--store"]);
+    let said = run(full.arg(store.path("store")).arg("--key-file").arg(store.path("key")).arg(&image));
+    said.failed(1, &["cannot write the key"]);
+    let names: Vec<_> = fs::read_dir(store.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["a.mem"]);
+    assert_eq!(store.add("a", &image).code, 0);
+}
+
+#[test]
 fn nothing_of_an_image_stands_in_the_store() {
     let store = Store::new();
     let image = store.image("a.mem", 1..100);
@@ -228,6 +261,22 @@ fn damage_is_told_by_name_and_repaired_by_adding_again() {
     run(&mut store.command("verify")).failed(4, &["it ends before byte", "baseline gc"]);
     assert_eq!(run(&mut store.command("gc")).summary()["damaged"], 1);
     assert_eq!(store.files("").len(), 1, "the header is left");
+}
+
+#[test]
+fn a_manifest_that_is_no_file_takes_no_other_baseline_away() {
+    let store = Store::new();
+    assert_eq!(store.add("a", &store.image("a.mem", 1..5)).code, 0);
+    let manifest = store.files(".baseline").remove(0);
+    assert_eq!(store.add("b", &store.image("b.mem", 5..9)).code, 0);
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink("nowhere", &manifest).unwrap();
+    run(&mut store.command("list")).failed(4, &["cannot be read", "baseline gc"]);
+    run(&mut store.command("verify")).failed(4, &["cannot be read"]);
+    let said = run(store.command("gc").args(["--tenant", "web", "--remove", "a"]));
+    said.failed(1, &["tenant web has no baseline a", "cannot be read has no name"]);
+    assert_eq!(run(store.command("gc").args(["--tenant", "web", "--remove", "b"])).summary()["removed"], 1);
+    assert_eq!(run(&mut store.command("list")).summary()["baselines"], 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod operator;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -177,5 +178,24 @@ fn a_poisoned_dictionary_is_refused_by_name_at_either_end() {
     run(&mut nodes.using(nodes.place.receive(), Some("a"))).failed(1, &words);
     let mut list = dwcp();
     let listed = run(list.args(["dictionary", "list", "--json", "--store"]).arg(nodes.path("a")));
+    listed.failed(4, &["golden.dictionary is damaged", "train it again"]);
     assert_eq!(listed.summary()["damaged"], 1);
+}
+
+#[test]
+fn a_dictionary_that_others_can_read_is_told_wherever_it_is_used() {
+    let nodes = Nodes::new();
+    let image = nodes.scattered("golden.mem", 0, 100);
+    assert_eq!(nodes.train("a", "golden", &image).code, 0);
+    let file = nodes.path("a").join("golden.dictionary");
+    let list = || run(dwcp().args(["dictionary", "list", "--json", "--store"]).arg(nodes.path("a")));
+    let said = "golden.dictionary (mode 0644): others than its owner can use it";
+    for (mode, is_told) in [(0o600, false), (0o644, true)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let listed = list();
+        assert_eq!((listed.code, listed.err.contains(said)), (0, is_told), "{}", listed.err);
+        let mut send = nodes.using(nodes.place.send("127.0.0.1:9", "vm1"), Some("a"));
+        let sent = run(send.arg(&image));
+        assert_eq!(sent.err.matches(said).count(), usize::from(is_told), "{}", sent.err);
+    }
 }

@@ -220,7 +220,10 @@ fn a_page_that_was_named_and_is_damaged_at_the_receiver_ends_the_transfer_by_nam
     rot(&warm.path("b"));
     let send = || run(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     // What to do stands before what is too long for a frame.
-    send().failed(4, &["of baseline golden cannot be used", "send it again", "names all such pages ("]);
+    send().failed(
+        4,
+        &["of baseline golden cannot be used", "send it again, without --baseline if", "names all such pages ("],
+    );
     whole(&send().summary());
     warm.arrived(receiver, &image);
 }
@@ -230,9 +233,16 @@ fn an_image_that_is_the_baseline_does_not_travel() {
     let warm = Warm::at_both();
     let image = warm.path("before.mem");
     let receiver = Receiver::start(&mut warm.with_store(warm.place.receive(), "b"));
+    // By that it is known which baselines were not used for long; who only looks leaves it as it is.
+    let is_used =
+        || fs::read_dir(warm.path("a")).unwrap().any(|file| file.unwrap().path().extension() == Some("used".as_ref()));
+    let mut estimate = dwcp();
+    estimate.args(["estimate", "--link", "1gbit"]).arg(&image);
+    assert_eq!((run(&mut warm.with_baseline(estimate, "a")).code, is_used()), (0, false));
     let mut sending = Lines::start(&mut warm.with_baseline(warm.send(&receiver.address, &image), "a"));
     let summary = sending.until("summary");
     whole(&summary);
+    assert!(is_used());
     assert!(figure(&summary, "bytes_wire") < 16 * 1024, "{summary}");
     warm.arrived(receiver, &image);
 }
@@ -302,6 +312,10 @@ fn a_store_that_is_damaged_at_the_sender_costs_bytes_and_nothing_else() {
     // Numbers of pages need no reading.
     assert!((104 * 4096..112 * 4096).contains(&wire), "{wire} bytes");
     warm.arrived(receiver, &image);
+    let (_, errors) = sending.end();
+    for said in ["cannot be read here", "could not be read here in all"] {
+        assert_eq!(errors.matches(said).count(), 1, "{errors}");
+    }
 }
 
 #[test]
@@ -449,6 +463,41 @@ fn a_receiver_of_one_image_ends_when_that_is_kept() {
     drop(lock);
     assert!(receiver.lines.until("baseline-kept")["digest"].is_string());
     assert_eq!((&receiver.lines.until("summary")["verdict"], receiver.lines.end().0), (&"ok".into(), 0));
+}
+
+#[test]
+fn a_sender_that_is_stopped_says_what_it_keeps_and_leaves_when_it_is_stopped_again() {
+    for is_stopped_again in [false, true] {
+        let warm = Warm::new();
+        warm.add("a");
+        let lock = fs::File::open(warm.path("a").join("store")).unwrap();
+        lock.lock().unwrap();
+        let image = warm.after();
+        let receiver = Receiver::start(&mut warm.place.receive());
+        let mut sending = Lines::start(&mut warm.keeping(warm.send(&receiver.address, &image), "a"));
+        // From then on it waits for its store.
+        sending.until("statistics");
+        sending.interrupt();
+        let lock = Some(lock).filter(|_| is_stopped_again);
+        if is_stopped_again {
+            sending.signal("TERM");
+        }
+        let kept = sending.until("baseline-kept");
+        assert_eq!(
+            (kept["digest"].is_null(), kept["error"].is_string()),
+            (is_stopped_again, is_stopped_again),
+            "{kept}"
+        );
+        whole(&sending.until("summary"));
+        let (code, errors) = sending.end();
+        drop(lock);
+        assert!(
+            code == 0 && errors.contains("the image is at the receiver; keeping it as baseline vm1-kept"),
+            "{errors}"
+        );
+        assert_eq!(errors.contains("was not kept as baseline vm1-kept: this sender was stopped"), is_stopped_again);
+        warm.arrived(receiver, &image);
+    }
 }
 
 #[test]

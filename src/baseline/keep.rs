@@ -11,7 +11,8 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::{UseOfBaseline, failure, is_of, key, unknown};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupts;
 use crate::report::Report;
 use crate::{state, units};
 
@@ -72,7 +73,7 @@ impl Keeper {
         let _turn = self.turn.lock().await;
         let keeper = self.clone();
         let adding = tokio::task::spawn_blocking(move || keeper.add(&image, root));
-        let added = adding.await.unwrap_or_else(|_| Err(Failure::new(crate::exit::Exit::Failed, "adding it panicked")));
+        let added = adding.await.unwrap_or_else(|_| Err(Failure::new(Exit::Failed, "adding it panicked")));
         match added {
             Ok(added) => {
                 let (name, tenant) = (self.name.as_str(), self.tenant.as_str());
@@ -92,10 +93,41 @@ impl Keeper {
         }
     }
 
+    /// As [`keep`](Self::keep), of a sender. A first signal is told what it waits for, a second one leaves: the image is the
+    /// receiver's, and the store stays as it was.
+    pub(crate) async fn keep_unless(
+        &self,
+        transfer: &str,
+        image: PathBuf,
+        root: Option<Digest>,
+        report: &Report,
+        interrupts: &mut Interrupts,
+    ) {
+        let keeping = self.keep(transfer, image, root, report);
+        tokio::pin!(keeping);
+        tokio::select! {
+            () = &mut keeping => return,
+            () = interrupts.next() => {}
+        }
+        report.warn(&format!(
+            "the image is at the receiver; keeping it as baseline {} in {}, or waiting for another process that adds or \
+             collects there. Again to leave at once",
+            self.name,
+            self.path.display()
+        ));
+        tokio::select! {
+            () = &mut keeping => {}
+            () = interrupts.next() => {
+                let what = "this sender was stopped before all of it was stored";
+                self.failed(transfer, &Failure::new(Exit::Failed, what), report);
+            }
+        }
+    }
+
     /// Tells that an image is not kept, because its receiver was stopped before.
     pub(crate) fn stopped(&self, transfer: &str, report: &Report) {
         let what = "this receiver was stopped before all of it was stored".to_owned();
-        self.failed(transfer, &Failure::new(crate::exit::Exit::Failed, what), report);
+        self.failed(transfer, &Failure::new(Exit::Failed, what), report);
     }
 
     fn failed(&self, transfer: &str, failure: &Failure, report: &Report) {
@@ -112,10 +144,7 @@ impl Keeper {
 
     fn add(&self, image: &Path, root: Option<Digest>) -> Result<dwcp_core::baseline::Added, Failure> {
         let Some(root) = root else {
-            return Err(Failure::new(
-                crate::exit::Exit::Failed,
-                "it was handed over without its root being known here",
-            ));
+            return Err(Failure::new(Exit::Failed, "it was handed over without its root being known here"));
         };
         let image = ImageSource::open(image)?;
         self.store.keep(&self.tenant, &self.name, &image, root, &mut |_| {}).map_err(failure(&self.path))

@@ -1,11 +1,13 @@
 //! The file with a store's key.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use dwcp_core::baseline::{KEY_BYTES, StoreKey};
+use dwcp_core::storage::{Disk, Folder};
 
 use crate::exit::{Exit, Failure};
 
@@ -15,11 +17,11 @@ pub(super) fn load(path: &Path) -> Result<StoreKey, Failure> {
     let unreadable = |error: io::Error| {
         let failure = failed(format!("cannot read the key {shown}: {error}"));
         match error.kind() {
-            io::ErrorKind::NotFound => failure.advise(
+            ErrorKind::NotFound => failure.advise(
                 "Name the key that the store was made with, or bring it from a node that shares its baselines; for a new \
                  store let `dwcp baseline add --make-key` make one.",
             ),
-            io::ErrorKind::PermissionDenied => failure.advise("Run as the user whose key it is."),
+            ErrorKind::PermissionDenied => failure.advise("Run as the user whose key it is."),
             _ => failure,
         }
     };
@@ -46,21 +48,48 @@ pub(super) fn load(path: &Path) -> Result<StoreKey, Failure> {
     Ok(StoreKey::new(&bytes))
 }
 
-/// Makes a key, unless there is one.
+/// Makes a key, unless there is one: under its name it is whole, or not there.
 pub(super) fn make(path: &Path) -> Result<bool, Failure> {
     let shown = path.display();
     let bytes = StoreKey::generate().map_err(|error| failed(format!("cannot make a key: {error}")))?;
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()
-    };
-    match write() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(failed(format!("cannot write the key {shown}: {error}"))
-            .advise("Name a file in a directory that exists and that this user may write.")),
-        Ok(()) => Ok(true),
+    write(path, &bytes).map_err(|error| {
+        let failure = failed(format!("cannot write the key {shown}: {error}"));
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                failure.advise("Nothing was left there. Make room on that disk, or name a file on another one.")
+            }
+            ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem => {
+                failure.advise("Name a file in a directory that exists and that this user may write.")
+            }
+            _ => failure,
+        }
+    })
+}
+
+/// Whether there was none before.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let name = path.file_name().and_then(OsStr::to_str).ok_or(ErrorKind::InvalidFilename)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = Disk::open(parent)?;
+    if folder.stat(name)?.is_some() {
+        return Ok(false);
     }
+    let unfinished = format!("{name}.{}.new", std::process::id());
+    let written = folder.create(&unfinished).and_then(|file| {
+        file.write_at(0, bytes)?;
+        file.sync()?;
+        folder.rename(&unfinished, name)
+    });
+    if let Err(error) = written {
+        // A disk that is full shall not stay so for our sake.
+        let _ = folder.remove(&unfinished);
+        return if error.kind() == ErrorKind::AlreadyExists { Ok(false) } else { Err(error) };
+    }
+    folder.sync()?;
+    Ok(true)
 }
 
 fn failed(what: String) -> Failure {

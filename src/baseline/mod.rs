@@ -11,7 +11,7 @@ mod use_of;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use dwcp_core::baseline::{About, BaselineError, BaselineStore, Limits, Progress, Summary};
+use dwcp_core::baseline::{About, BaselineError, BaselineStore, Damage, Limits, Progress, Summary};
 use dwcp_core::wire::Name;
 use dwcp_core::{Guest, RegionId};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -90,9 +90,7 @@ fn listed(
 ) -> Result<(Vec<Summary>, usize), Failure> {
     let listing = store.list().map_err(failure(&of.store.store))?;
     for (_, error) in &listing.damaged {
-        report.warn(&format!(
-            "warning: {error}; it is of no use any more: `dwcp baseline gc` removes it, then add its image again"
-        ));
+        report.warn(&format!("warning: {error}; {}", advice(error)));
     }
     let (tenant, store) = (of.tenant.as_ref(), of.store.store.as_path());
     let mut baselines = listing.baselines;
@@ -101,6 +99,19 @@ fn listed(
     }
     baselines.retain(|one| is_of(one, tenant, name));
     Ok((baselines, listing.damaged.len()))
+}
+
+/// What to do about a manifest that cannot be used.
+fn advice(error: &BaselineError) -> &'static str {
+    match error {
+        BaselineError::Damaged { damage: Damage::Directory, .. } => {
+            "nothing of a store is one: see whose it is, and move it away"
+        }
+        error if error.is_damage() => {
+            "it is of no use any more: `dwcp baseline gc` removes it, then add its image again"
+        }
+        _ => "it may be whole: `dwcp baseline gc` leaves it, and what it may need; remove the file if it stays so",
+    }
 }
 
 /// What to do when a baseline is not there.
@@ -193,20 +204,22 @@ fn verify(args: &VerifyArgs, report: &Report) -> Result<Exit, Failure> {
     let store = open(&args.of.store)?;
     let (baselines, unreadable) = listed(&store, &args.of, args.name.as_ref(), report)?;
     let (mut damaged, mut damaged_pages) = (unreadable, 0);
+    let mut read = 0;
     for summary in &baselines {
-        let pages = verify_one(&store, summary, &args.of.store.store, report)?;
+        let Some(pages) = verify_one(&store, summary, &args.of.store.store, report)? else { continue };
+        read += 1;
         damaged += usize::from(pages > 0);
         damaged_pages += pages;
     }
     let exit = told::exit_of(damaged);
-    let baselines = baselines.len();
+    let baselines = read;
     let damaged_pages = Some(damaged_pages);
     report.event("summary", &Told { verdict: exit.word(), baselines, damaged, bytes_disk: None, damaged_pages });
     Ok(exit)
 }
 
-/// Reads one baseline; how many of its pages are damaged.
-fn verify_one(store: &BaselineStore, summary: &Summary, path: &Path, report: &Report) -> Result<u64, Failure> {
+/// Reads one baseline; how many of its pages are damaged. `None`: somebody has removed it since it was listed.
+fn verify_one(store: &BaselineStore, summary: &Summary, path: &Path, report: &Report) -> Result<Option<u64>, Failure> {
     let about = &summary.about;
     let shown = format!("{} of tenant {}", about.name, about.tenant);
     let mut ranges = Ranges::default();
@@ -220,12 +233,15 @@ fn verify_one(store: &BaselineStore, summary: &Summary, path: &Path, report: &Re
                 first.get_or_insert_with(|| error.to_string());
             }
         }),
-        Err(error) if error.is_damage() => {
+        Err(error @ (BaselineError::Damaged { .. } | BaselineError::Io { .. })) => {
             first = Some(error.to_string());
             Ok(0)
         }
-        // It was removed since it was listed: nobody has any use of it.
-        Err(BaselineError::Unknown { .. }) => Ok(about.pages),
+        Err(BaselineError::Unknown { .. }) => {
+            bar.finish_and_clear();
+            report.say(&format!("{shown}: it was removed meanwhile, and was not read"));
+            return Ok(None);
+        }
         Err(error) => Err(error),
     };
     bar.finish_and_clear();
@@ -241,7 +257,7 @@ fn verify_one(store: &BaselineStore, summary: &Summary, path: &Path, report: &Re
         }
     }
     report.event("baseline", &told::Verified::of(summary, damaged));
-    Ok(damaged)
+    Ok(Some(damaged))
 }
 
 fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
@@ -252,6 +268,10 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
     if let Some(name) = args.remove.iter().find(|name| !listing.baselines.iter().any(|one| named(one, name))) {
         let mut failure = unknown(path, args.tenant.as_ref(), Some(name), &listing.baselines).advise(SEE_LIST);
         failure.what.push_str("; nothing was removed");
+        if !listing.damaged.is_empty() {
+            failure =
+                failure.advise("See `dwcp baseline list`: what cannot be read has no name, and goes with `gc` alone.");
+        }
         return Err(failure);
     }
     warn_busy(&store, path, report)?;
@@ -262,6 +282,9 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
     }
     for (file, error) in &collected.damaged {
         report.warn(&format!("warning: removed {file}, which could not be read: {error}"));
+    }
+    for (_, error) in &collected.left {
+        report.warn(&format!("warning: {error}; it is left there; see `dwcp baseline list`"));
     }
     for one in &collected.in_use {
         report.warn(&format!(
@@ -275,6 +298,9 @@ fn collect(args: &GcArgs, report: &Report) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// What to do where the header is gone.
+const MADE_AGAIN: &str = "`dwcp baseline add` with the store's own key makes it again; another key is refused.";
+
 /// What happened in a store, and what to do.
 fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
     move |error| {
@@ -284,17 +310,22 @@ fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
         match error {
             BaselineError::NoStore => failure.advise("Name with --store the directory given to `dwcp baseline add`."),
             BaselineError::WrongKey => failure.advise("Name the key that the store was made with: --key-file, or --baseline-key of send and receive."),
-            BaselineError::DamagedHeader => failure.advise(
-                "Without it nothing in the store can be used. Bring the file back from a copy, or add the images again to \
-                 a new store.",
+            BaselineError::DamagedHeader => failure.advise(format!("Without it nothing in the store can be used. Bring the file back from a copy, or remove it. {MADE_AGAIN}")),
+            BaselineError::NoHeader => {
+                failure.advise(format!("Without it nothing in the store can be used. Bring the file back from a copy. {MADE_AGAIN}"))
+            }
+            BaselineError::NoneOpened => failure.advise(
+                "Nothing was changed. Name the key that the store was made with, or bring the file back from a copy. Where neither \
+                 is left, add the images again to a new store.",
             ),
             BaselineError::Format { found, .. } if found < dwcp_core::baseline::FORMAT => failure.advise(
                 "An older version of dwcp made it, and nothing of it is read: add the images again to a new store, then \
                  remove this one.",
             ),
-            BaselineError::Format { .. } => failure.advise(
-                "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.",
-            ),
+            BaselineError::Format { ref file, .. } => failure.advise(format!(
+                "Use the version of dwcp that made it. If none newer was ever used here, that file is damaged: remove it.{}",
+                if file == "store" { format!(" {MADE_AGAIN}") } else { String::new() }
+            )),
             BaselineError::OverLimit { .. } => failure.advise(
                 "Nothing was added. Make room with `dwcp baseline gc --limit SIZE` or --remove, or allow more with --limit.",
             ),
@@ -309,5 +340,29 @@ fn failure(store: &Path) -> impl Fn(BaselineError) -> Failure {
             }
             _ => failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dwcp_core::Layout;
+    use dwcp_core::baseline::StoreKey;
+    use dwcp_core::guest::Memory;
+
+    use super::*;
+
+    #[test]
+    fn what_was_removed_before_its_turn_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BaselineStore::make(folder.path(), StoreKey::new(&[1; 32]), Limits::default()).unwrap();
+        let memory = Memory::new(Layout::new(&[4096]).unwrap());
+        memory.write(RegionId(0), 0, &[1; 4096]).unwrap();
+        let name = |text| Name::new(text).unwrap();
+        store.add(&name("web"), &name("vm1"), &memory, &mut |_| {}).unwrap();
+        let listed = store.list().unwrap().baselines;
+        let verified = || verify_one(&store, &listed[0], folder.path(), &Report::new(true)).unwrap();
+        assert_eq!(verified(), Some(0), "no page is damaged");
+        store.collect(&mut |_| true, None).unwrap();
+        assert_eq!(verified(), None);
     }
 }

@@ -205,6 +205,8 @@ pub(super) struct CollectedSummary {
     removed: usize,
     in_use: usize,
     damaged: usize,
+    /// Files that could be neither used nor removed.
+    left: usize,
     bytes_before: u64,
     bytes_disk: u64,
 }
@@ -216,6 +218,7 @@ impl CollectedSummary {
             removed: collected.removed.len(),
             in_use: collected.in_use.len(),
             damaged: collected.damaged.len(),
+            left: collected.left.len(),
             bytes_before: collected.bytes_before,
             bytes_disk: collected.bytes,
         }

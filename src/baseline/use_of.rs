@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use dwcp_core::baseline::{Baseline, BaselineStore, Limits};
+use dwcp_core::baseline::{Baseline, BaselineStore, Limits, Summary};
 use dwcp_core::wire::Name;
 
 use super::{failure, is_of, key, unknown};
@@ -38,23 +38,38 @@ impl UseOfBaseline {
         store.map(Some).map_err(failure(path))
     }
 
-    /// The baselines that are named, which are not removed while they are open.
+    /// The baselines that are named, which are not removed while they are open. That they are used is remembered: those that
+    /// were not for long go first.
     pub(crate) fn open(&self) -> Result<Vec<Arc<Baseline>>, Failure> {
+        self.each(|store, one| store.use_of(one))
+    }
+
+    /// The same for who only looks, and writes nothing.
+    pub(crate) fn look(&self) -> Result<Vec<Arc<Baseline>>, Failure> {
+        self.each(|_, _| {})
+    }
+
+    fn each(&self, opened: impl Fn(&BaselineStore, &Summary)) -> Result<Vec<Arc<Baseline>>, Failure> {
         if self.baseline.is_empty() {
             return Ok(Vec::new());
         }
         let Some(store) = self.store()? else { return Ok(Vec::new()) };
-        self.baseline.iter().map(|name| self.named(&store, name)).collect()
+        let named = |name| {
+            let (summary, baseline) = self.named(&store, name)?;
+            opened(&store, &summary);
+            Ok(baseline)
+        };
+        self.baseline.iter().map(named).collect()
     }
 
-    fn named(&self, store: &BaselineStore, name: &Name) -> Result<Arc<Baseline>, Failure> {
+    fn named(&self, store: &BaselineStore, name: &Name) -> Result<(Summary, Arc<Baseline>), Failure> {
         let path = self.baseline_store.as_deref().unwrap_or(std::path::Path::new(""));
         let (tenant, all) = (self.baseline_tenant.as_ref(), store.list().map_err(failure(path))?.baselines);
         let mut found: Vec<_> = all.iter().filter(|one| is_of(one, tenant, Some(name))).collect();
         // The newest of a name stands first; one that was replaced stays as long as somebody uses it.
         found.dedup_by(|later, first| later.about.tenant == first.about.tenant);
         match found.as_slice() {
-            [one] => Ok(Arc::new(store.look_into(one).map_err(failure(path))?)),
+            [one] => Ok(((*one).clone(), Arc::new(store.look_into(one).map_err(failure(path))?))),
             [] => Err(unknown(path, tenant, Some(name), &all)
                 .advise("See `dwcp baseline list`, or leave --baseline out: then all pages travel.")),
             several => {

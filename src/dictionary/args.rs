@@ -7,7 +7,7 @@ use dwcp_hde::{MAX_DICTIONARY_BYTES, MIN_DICTIONARY_BYTES};
 use crate::exit::{self, Exit};
 use crate::units;
 
-const EXITS: [Exit; 3] = [Exit::Ok, Exit::Failed, Exit::Usage];
+const EXITS: [Exit; 4] = [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Integrity];
 
 #[derive(Debug, Args)]
 #[command(after_help = exit::help(&EXITS, "\

@@ -5,6 +5,7 @@ mod pages;
 mod told;
 
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use dwcp_core::dictionary::{DictionaryStore, StoreError, Stored};
@@ -36,7 +37,12 @@ impl UseOfDictionaries {
     /// The endpoint, with the dictionaries of the store if one was named.
     pub(crate) fn of(&self, endpoint: Endpoint) -> Result<Endpoint, Failure> {
         let Some(path) = &self.dictionary_store else { return Ok(endpoint) };
-        Ok(endpoint.with_dictionaries(open(path)?.dictionaries().map_err(failure(path))?))
+        let dictionaries = open(path)?.dictionaries().map_err(failure(path))?;
+        if let [first, more @ ..] = open_to_others(path).as_slice() {
+            let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+            tracing::warn!("{first}{more}: {SECRET}");
+        }
+        Ok(endpoint.with_dictionaries(dictionaries))
     }
 
     /// What a transfer that is over did with a dictionary. `None`: none was to be used.
@@ -86,6 +92,9 @@ fn list(args: &StoreArgs, report: &Report) -> Result<Exit, Failure> {
         let advice = if denied { "run as the user whose store it is" } else { REPAIR };
         report.warn(&format!("warning: {}: {error}; {advice}", path.display()));
     }
+    for open in open_to_others(path) {
+        report.warn(&format!("warning: {open}: {SECRET}"));
+    }
     if whole.is_empty() {
         let which = if damaged.is_empty() { "no dictionary" } else { "no dictionary that can be used" };
         report.say(&format!("there is {which} in {}", path.display()));
@@ -94,9 +103,10 @@ fn list(args: &StoreArgs, report: &Report) -> Result<Exit, Failure> {
         report.say(&shown.line());
         report.event("dictionary", &shown);
     }
-    let (verdict, dictionaries, damaged) = (Exit::Ok.word(), whole.len(), damaged.len());
+    let exit = if damaged.is_empty() { Exit::Ok } else { Exit::Integrity };
+    let (verdict, dictionaries, damaged) = (exit.word(), whole.len(), damaged.len());
     report.event("summary", &Listed { verdict, dictionaries, damaged });
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
@@ -108,6 +118,22 @@ fn show(args: &ShowArgs, report: &Report) -> Result<Exit, Failure> {
     }
     report.event("summary", &ShownSummary::of(&shown));
     Ok(Exit::Ok)
+}
+
+/// What is wrong with a file that [`open_to_others`] tells.
+const SECRET: &str = "others than its owner can use it, and it holds pieces of guests' memory in clear; run chmod 600";
+
+/// Dictionaries that are as secret as their directory, no more. What cannot be looked at is told where it is read.
+fn open_to_others(path: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let open = files.filter_map(|file| {
+        let name = file.file_name().into_string().ok().filter(|name| name.ends_with(".dictionary"))?;
+        let mode = file.metadata().ok().filter(std::fs::Metadata::is_file)?.permissions().mode();
+        (mode & 0o077 != 0).then(|| format!("{} (mode {:04o})", path.join(name).display(), mode & 0o7777))
+    });
+    let mut open: Vec<_> = open.collect();
+    open.sort();
+    open
 }
 
 const REPAIR: &str = "remove it, and train it again or bring it from a node that has it whole";

@@ -21,7 +21,7 @@ use crate::send::STORE_LIMIT;
 pub(crate) fn run(args: &EstimateArgs, report: &Report) -> Result<Exit, Failure> {
     let (guest, mut config) = prepare(args)?;
     let layout = guest.layout().clone();
-    let baseline = args.baseline.open()?;
+    let baseline = args.baseline.look()?;
     let baseline = baseline.into_iter().next();
     let held = baseline.as_ref().map_or(0, |baseline| baseline.about().pages);
     config.baseline = baseline.map(|baseline| -> Arc<dyn OldPages> { baseline });

@@ -114,7 +114,8 @@ impl BaselineStore {
         Ok(added)
     }
 
-    /// The tenant's baselines, the newest first, as many as an image is compared with. What is damaged is none.
+    /// The tenant's baselines, the newest first, as many as an image is compared with. What is damaged or
+    /// cannot be read is none: its pages are stored anew.
     fn known(&self, tenant: &Name, survey: &Survey) -> Result<Vec<Baseline>, BaselineError> {
         let mut theirs: Vec<_> = survey.indexed.iter().map(|indexed| &indexed.summary).collect();
         theirs.retain(|summary| summary.about.tenant == *tenant);
@@ -128,7 +129,7 @@ impl BaselineStore {
             }
             match self.pinned(&summary.name) {
                 Ok(baseline) => known.extend(baseline),
-                Err(error) if error.is_damage() => {}
+                Err(error) if error.is_damage() || error.is_unreadable() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -139,7 +140,10 @@ impl BaselineStore {
     /// now goes with the next collection.
     fn supersede(&self, tenant: &Name, name: &Name, generation: u64) {
         let old = |about: &About| about.tenant == *tenant && about.name == *name && about.generation < generation;
-        let _ = self.sweep(&mut |summary| old(&summary.about), None);
+        let _ = self.survey().and_then(|mut survey| {
+            survey.spare_unreadable();
+            self.sweep(survey, &mut |summary| old(&summary.about), None)
+        });
     }
 }
 

@@ -10,12 +10,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::error::BaselineError;
+use super::error::{BaselineError, Damage};
 use super::key::Salt;
 use super::names::{self, FileName};
 use super::pack::Pack;
 use super::store::{BaselineStore, Indexed, Summary, Survey};
+use crate::storage::{File, Kind};
 
 /// What [`BaselineStore::collect`] did.
 #[derive(Debug, Default)]
@@ -27,6 +29,9 @@ pub struct Collected {
     pub in_use: Vec<Summary>,
     /// Manifests that could not be read, and are gone.
     pub damaged: Vec<(String, BaselineError)>,
+    /// Files that could be neither used nor removed, and why. While a manifest that may be whole is among them no pack is removed:
+    /// which ones it needs is not known.
+    pub left: Vec<(String, BaselineError)>,
     /// Bytes of the store before.
     pub bytes_before: u64,
     /// Bytes of the store now.
@@ -46,19 +51,21 @@ impl BaselineStore {
         limit: Option<u64>,
     ) -> Result<Collected, BaselineError> {
         let _writing = self.write_lock()?;
-        self.sweep(unwanted, limit)
+        self.sweep(self.survey()?, unwanted, limit)
     }
 
-    /// As [`collect`](Self::collect), under the lock.
+    /// As [`collect`](Self::collect), under the lock, of what was found there.
     pub(super) fn sweep(
         &self,
+        mut survey: Survey,
         unwanted: &mut dyn FnMut(&Summary) -> bool,
         limit: Option<u64>,
     ) -> Result<Collected, BaselineError> {
         let bytes_before = self.bytes()?;
-        let mut survey = self.survey()?;
         let mut collected = Collected { bytes_before, ..Collected::default() };
         self.remove_damaged(&mut survey, &mut collected)?;
+        let all_known = survey.unreadable.is_empty();
+        collected.left.append(&mut survey.unreadable);
         survey.indexed.sort_by_key(|one| std::cmp::Reverse(one.summary.about.generation));
         let mut names = HashSet::new();
         let mut live = Vec::new();
@@ -76,7 +83,7 @@ impl BaselineStore {
         }
         // What is removed below must not be wanted by a manifest that comes back.
         self.sync_names()?;
-        self.remove_garbage(&live)?;
+        self.remove_garbage(&live, all_known, &mut collected)?;
         self.sync_names()?;
         collected.bytes = self.bytes()?;
         Ok(collected)
@@ -129,15 +136,24 @@ impl BaselineStore {
 
     fn remove_damaged(&self, survey: &mut Survey, collected: &mut Collected) -> Result<(), BaselineError> {
         for (file, error) in survey.damaged.drain(..) {
-            self.remove_manifest(&file)?;
-            collected.damaged.push((file, error));
+            match self.remove_manifest(&file) {
+                Ok(true) => collected.damaged.push((file, error)),
+                // Who opened it when it was whole reads its packs.
+                Ok(false) => survey.unreadable.push((file, error)),
+                Err(refused) if refused.is_unreadable() => {
+                    if self.remove_leftover(&file, collected)? {
+                        collected.damaged.push((file, error));
+                    }
+                }
+                Err(refused) => return Err(refused),
+            }
         }
         Ok(())
     }
 
     /// Whether it is gone; false: somebody has locked it.
     fn remove_manifest(&self, name: &str) -> Result<bool, BaselineError> {
-        let Some(file) = self.find(name)? else { return Ok(true) };
+        let Some(file) = self.find_to_write(name)? else { return Ok(true) };
         let locked = file.lock().map_err(|error| BaselineError::io(format!("cannot lock {name}"), error))?;
         if locked {
             // Whoever opened it before finds, once it has the lock, that the name is gone.
@@ -155,8 +171,35 @@ impl BaselineStore {
         }
     }
 
-    /// Files that no manifest refers to, and chunks.
-    fn remove_garbage(&self, live: &[Indexed]) -> Result<(), BaselineError> {
+    /// Whether it is gone; a directory is somebody else's, and stays.
+    fn remove_leftover(&self, name: &str, collected: &mut Collected) -> Result<bool, BaselineError> {
+        match self.remove_name(name) {
+            Err(error)
+                if self.folder.stat(name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == Kind::Folder)) =>
+            {
+                collected.left.push((name.to_owned(), error));
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
+    }
+
+    /// A file that is open for both. `None`: there is none.
+    fn find_to_write(&self, name: &str) -> Result<Option<Arc<dyn File>>, BaselineError> {
+        match self.folder.open(name) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BaselineError::io(format!("cannot open {name}"), error)),
+        }
+    }
+
+    /// Files that no manifest refers to, and chunks; packs only where all manifests are known.
+    fn remove_garbage(
+        &self,
+        live: &[Indexed],
+        all_known: bool,
+        collected: &mut Collected,
+    ) -> Result<(), BaselineError> {
         let mut chunks: HashMap<Salt, Vec<Range<u64>>> = HashMap::new();
         for ((salt, at), bytes) in live.iter().flat_map(Indexed::keys) {
             chunks.entry(salt).or_default().push(at..at + bytes);
@@ -165,11 +208,16 @@ impl BaselineStore {
         let manifests: HashSet<&str> = listed.iter().map(String::as_str).collect();
         for name in &listed {
             match FileName::of(name) {
-                FileName::Unfinished => self.remove_name(name)?,
-                FileName::Used(of) if !manifests.contains(of.file().as_str()) => self.remove_name(name)?,
-                FileName::Pack(salt) => match chunks.get_mut(&salt) {
-                    None => self.remove_name(name)?,
-                    Some(live) => self.punch(&salt, live)?,
+                FileName::Unfinished => drop(self.remove_leftover(name, collected)?),
+                FileName::Used(of) if !manifests.contains(of.file().as_str()) => {
+                    self.remove_leftover(name, collected)?;
+                }
+                FileName::Pack(salt) if all_known => match chunks.get_mut(&salt) {
+                    None => drop(self.remove_leftover(name, collected)?),
+                    Some(live) => match self.punch(&salt, live) {
+                        Err(error) if error.is_unreadable() => collected.left.push((name.clone(), error)),
+                        other => other?,
+                    },
                 },
                 _ => {}
             }
@@ -181,7 +229,7 @@ impl BaselineStore {
     fn punch(&self, salt: &Salt, live: &mut [Range<u64>]) -> Result<(), BaselineError> {
         let name = names::pack(salt);
         let punching = |error| BaselineError::io(format!("making holes in {name}"), error);
-        let Some(file) = self.find(&name)? else { return Ok(()) };
+        let Some(file) = self.find_to_write(&name)? else { return Ok(()) };
         let end = file.stat().map_err(punching)?.bytes;
         live.sort_by_key(|range| range.start);
         let mut from = Pack::first();
@@ -224,6 +272,13 @@ impl Indexed {
 }
 
 impl Survey {
+    /// What the system could not read stays: it is removed by those alone who are told of it.
+    pub(super) fn spare_unreadable(&mut self) {
+        let told =
+            |error: &BaselineError| matches!(error, BaselineError::Damaged { damage: Damage::Unreadable { .. }, .. });
+        self.unreadable.extend(self.damaged.extract_if(.., |(_, error)| told(error)));
+    }
+
     /// Finds out what only one baseline uses.
     pub(super) fn count_own(&mut self) {
         let mut users: HashMap<(Salt, u64), u32> = HashMap::new();

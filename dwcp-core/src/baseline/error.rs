@@ -15,6 +15,12 @@ pub enum BaselineError {
     /// The header of the store is not whole.
     #[error("the file `{header}` of this baseline store is damaged", header = super::names::HEADER)]
     DamagedHeader,
+    /// The header of the store is gone. The key opens what is there, so it can be made again with it.
+    #[error("the file `{header}` of this baseline store is missing", header = super::names::HEADER)]
+    NoHeader,
+    /// The header of the store is gone, and the key opens no baseline that is there: it is not made again with this one.
+    #[error("this baseline store has no file `{header}`, and this key opens none of its baselines", header = super::names::HEADER)]
+    NoneOpened,
     /// The store was made with another key.
     #[error("this baseline store was made with another key")]
     WrongKey,
@@ -112,9 +118,14 @@ impl BaselineError {
         Self::Damaged { file: file.to_owned(), damage }
     }
 
+    /// Whether the system could not read what is there. Of one file that says nothing of the others.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
     /// Whether bytes of the store are not what was written, so that another try is of no use.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::DamagedHeader)
+        matches!(self, Self::Damaged { .. } | Self::DamagedHeader | Self::NoHeader)
     }
 }
 
@@ -125,6 +136,9 @@ pub enum Damage {
     /// It is missing.
     #[error("it is missing")]
     Missing,
+    /// It is no file. No collection removes it.
+    #[error("it is a directory")]
+    Directory,
     /// The system cannot read it.
     #[error("it cannot be read: {why}")]
     Unreadable {

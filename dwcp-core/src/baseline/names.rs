@@ -64,7 +64,8 @@ impl ManifestName {
 impl FileName {
     pub(super) fn of(name: &str) -> Self {
         if let Some(finished) = name.strip_suffix(UNFINISHED) {
-            let ours = finished.starts_with(HEADER) || matches!(Self::of(finished), Self::Manifest(_));
+            let header = finished.strip_prefix(HEADER).and_then(|rest| unhex(rest.strip_prefix('-')?)).is_some();
+            let ours = header || matches!(Self::of(finished), Self::Manifest(_));
             return if ours { Self::Unfinished } else { Self::Other };
         }
         let manifest = |stem| ManifestName::parse(stem);
@@ -125,8 +126,16 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_nothing() {
         let short = pack(&[9; 32]).replacen("09", "", 1);
-        for name in ["store", "a.new", "x.pack", ".baseline", "vm.baseline", &short, &pack(&[0xaa; 32]).to_uppercase()]
-        {
+        for name in [
+            "store",
+            "store-x.new",
+            "a.new",
+            "x.pack",
+            ".baseline",
+            "vm.baseline",
+            &short,
+            &pack(&[0xaa; 32]).to_uppercase(),
+        ] {
             assert_eq!(FileName::of(name), FileName::Other, "{name}");
         }
     }

@@ -226,11 +226,11 @@ impl Baseline {
         Ok(pages)
     }
 
-    /// Reads every page, and tells those that are damaged, run by run, with the first error of each. Returns how many pages
-    /// are whole.
+    /// Reads every page, and tells those that are damaged or cannot be read, run by run, with the first error of each. Returns
+    /// how many pages are whole.
     ///
     /// # Errors
-    /// Anything but damage.
+    /// Anything else.
     pub fn verify(&self, tell: &mut dyn FnMut(Progress<'_>)) -> Result<u64, BaselineError> {
         let (mut whole, mut seen) = (0, 0);
         let mut bytes = vec![0; MAX_EXTENT_PAGES * PAGE_BYTES];
@@ -239,7 +239,7 @@ impl Baseline {
             let count = u64::try_from(leaves.len()).unwrap_or(0);
             match self.read(region, first, into) {
                 Ok(()) => whole += count,
-                Err(error) if error.is_damage() => whole += self.verify_each(region, first, into, tell)?,
+                Err(error) if is_of_pages(&error) => whole += self.verify_each(region, first, into, tell)?,
                 Err(error) => return Err(error),
             }
             seen += count;
@@ -259,7 +259,7 @@ impl Baseline {
         for (page, into) in (first..).zip(into.chunks_exact_mut(PAGE_BYTES)) {
             match self.read(region, page, into) {
                 Ok(()) => whole += 1,
-                Err(error) if error.is_damage() => tell(Progress::Damaged { region, page, error: &error }),
+                Err(error) if is_of_pages(&error) => tell(Progress::Damaged { region, page, error: &error }),
                 Err(error) => return Err(error),
             }
         }
@@ -326,6 +326,11 @@ impl OldPages for Baseline {
             }
         })
     }
+}
+
+/// Whether other pages may be whole all the same.
+fn is_of_pages(error: &BaselineError) -> bool {
+    error.is_damage() || error.is_unreadable()
 }
 
 /// Pages of a region that are no cut-off page.

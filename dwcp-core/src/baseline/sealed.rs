@@ -72,9 +72,9 @@ pub(super) fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// Opens a file that must be there.
+/// Opens a file that must be there, to read it.
 pub(super) fn open(folder: &dyn Folder, name: &str) -> Result<Arc<dyn File>, BaselineError> {
-    folder.open(name).map_err(|error| match error.kind() {
+    folder.open_to_read(name).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => BaselineError::damaged(name, Damage::Missing),
         _ => BaselineError::io(format!("cannot open {name}"), error),
     })

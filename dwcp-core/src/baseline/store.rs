@@ -10,8 +10,8 @@ use super::manifest::{About, Chunk};
 use super::names::{self, FileName, HEADER, ManifestName};
 use super::opened::Baseline;
 use super::pack::Pack;
-use super::sealed::{self, HEAD, Kind};
-use crate::storage::{Disk, File, Folder};
+use super::sealed::{self, HEAD};
+use crate::storage::{Disk, File, Folder, Kind};
 use crate::wire::{Digest, Name};
 
 /// What a store may take.
@@ -72,7 +72,7 @@ pub struct Summary {
 pub struct Listing {
     /// By tenant and name, the newest of each name first.
     pub baselines: Vec<Summary>,
-    /// Manifests that cannot be read, and why.
+    /// Manifests that cannot be used, and why.
     pub damaged: Vec<(String, BaselineError)>,
 }
 
@@ -86,7 +86,10 @@ pub(super) struct Indexed {
 #[derive(Default)]
 pub(super) struct Survey {
     pub(super) indexed: Vec<Indexed>,
+    /// A collection removes these: what they say is lost.
     pub(super) damaged: Vec<(String, BaselineError)>,
+    /// These may be whole: a right is missing, or a descriptor.
+    pub(super) unreadable: Vec<(String, BaselineError)>,
 }
 
 impl BaselineStore {
@@ -139,8 +142,8 @@ impl BaselineStore {
     }
 
     fn check_header(&self) -> Result<(), BaselineError> {
-        let file = match self.folder.open(HEADER) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BaselineError::NoStore),
+        let file = match self.folder.open_to_read(HEADER) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.without_header()?),
             other => other.map_err(|error| BaselineError::io(format!("cannot open {HEADER}"), error))?,
         };
         let mut header = [0; HEAD + CHECK];
@@ -150,13 +153,22 @@ impl BaselineStore {
         };
         sealed::read_at(&*file, 0, &mut header, HEADER).map_err(damaged)?;
         let (head, check) = header.split_at(HEAD);
-        let salt = sealed::parse_head(Kind::Store, head, HEADER).map_err(damaged)?;
+        let salt = sealed::parse_head(sealed::Kind::Store, head, HEADER).map_err(damaged)?;
         if check == header_check(&self.key, head, &salt) {
             return Ok(());
         }
         // The sum needs no key, so it tells which of the two it is.
         let whole = check.get(KEYED..) == Some(&header_sum(head, check));
         Err(if whole { BaselineError::WrongKey } else { BaselineError::DamagedHeader })
+    }
+
+    /// What is wrong with a folder that has no header.
+    fn without_header(&self) -> Result<BaselineError, BaselineError> {
+        Ok(match sealed_files(&*self.folder, &self.key)? {
+            Sealed::None => BaselineError::NoStore,
+            Sealed::Opened => BaselineError::NoHeader,
+            Sealed::Closed => BaselineError::NoneOpened,
+        })
     }
 
     /// A salt that no file has had.
@@ -197,7 +209,8 @@ impl BaselineStore {
         }
         let mut baselines: Vec<Summary> = survey.indexed.into_iter().map(|indexed| indexed.summary).collect();
         baselines.sort_by(|a, b| order(&a.about).cmp(&order(&b.about)));
-        Ok(Listing { baselines, damaged: survey.damaged })
+        let damaged = survey.damaged.into_iter().chain(survey.unreadable).collect();
+        Ok(Listing { baselines, damaged })
     }
 
     /// What is wrong with the packs of a baseline, as far as that shows without reading them. `seen`: packs that were looked at
@@ -255,7 +268,7 @@ impl BaselineStore {
     }
 
     /// Opens the first of these that is here, is whole but for its pages, and that `takes` does not decline; and tells which
-    /// of them it is. What is damaged is passed over. spec: O-9
+    /// of them it is. What cannot be opened is passed over. spec: O-9
     ///
     /// # Errors
     /// The store cannot be read.
@@ -273,10 +286,9 @@ impl BaselineStore {
                         return Ok(Some((number, baseline)));
                     }
                     Ok(_) => {}
-                    Err(error) if error.is_damage() => {
-                        tracing::warn!(%error, "a baseline that a sender names is damaged; it is not used");
+                    Err(error) => {
+                        tracing::warn!(%error, "a baseline that a sender names cannot be used; the next one is tried");
                     }
-                    Err(error) => return Err(error),
                 }
             }
         }
@@ -291,6 +303,11 @@ impl BaselineStore {
         let About { tenant, name, .. } = &summary.about;
         let unknown = || BaselineError::Unknown { tenant: tenant.clone(), what: name.to_string() };
         self.pinned(&summary.name)?.ok_or_else(unknown)
+    }
+
+    /// Counts a baseline that a listing told of as used now, for [`collect`](Self::collect).
+    pub fn use_of(&self, summary: &Summary) {
+        self.touch(&summary.name);
     }
 
     /// Opens a manifest and keeps others from collecting it. `None`: it has been collected.
@@ -311,9 +328,9 @@ impl BaselineStore {
         Baseline::new(&*self.folder, &self.key, name.clone(), manifest, pin).map(Some)
     }
 
-    /// An open file. `None`: there is none.
-    pub(super) fn find(&self, name: &str) -> Result<Option<Arc<dyn File>>, BaselineError> {
-        match self.folder.open(name) {
+    /// A file that is open to be read. `None`: there is none.
+    fn find(&self, name: &str) -> Result<Option<Arc<dyn File>>, BaselineError> {
+        match self.folder.open_to_read(name) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(BaselineError::io(format!("cannot open {name}"), error)),
@@ -338,18 +355,33 @@ impl BaselineStore {
         Ok(manifests)
     }
 
-    /// The heads and chunks of all manifests. One that is collected meanwhile is left out.
+    /// The heads and chunks of all manifests. One that is collected meanwhile is left out, and one that cannot be read takes
+    /// nothing from the others.
     pub(super) fn survey(&self) -> Result<Survey, BaselineError> {
         let mut survey = Survey::default();
         for name in self.manifests()? {
             let file = name.file();
             match self.index(name) {
                 Ok(indexed) => survey.indexed.extend(indexed),
+                Err(BaselineError::Io { what, source }) => match self.lost(&file, &source) {
+                    Some(damage) => survey.damaged.push((file.clone(), BaselineError::damaged(&file, damage))),
+                    None => survey.unreadable.push((file, BaselineError::Io { what, source })),
+                },
                 Err(error) if error.is_damage() => survey.damaged.push((file, error)),
                 Err(error) => return Err(error),
             }
         }
         Ok(survey)
+    }
+
+    /// How what the system does not read is gone: the disk cannot, or there is no file but a link or a directory. `None`: it may
+    /// be read another time, or by somebody else.
+    fn lost(&self, name: &str, error: &io::Error) -> Option<Damage> {
+        match self.folder.stat(name).ok()??.kind {
+            Kind::Folder => Some(Damage::Directory),
+            Kind::Regular if error.raw_os_error() != Some(rustix::io::Errno::IO.raw_os_error()) => None,
+            _ => Some(Damage::Unreadable { why: error.to_string() }),
+        }
     }
 
     fn index(&self, name: ManifestName) -> Result<Option<Indexed>, BaselineError> {
@@ -421,17 +453,51 @@ fn header_sum(head: &[u8], check: &[u8]) -> [u8; 16] {
     hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
-/// Makes the header unless there is one. Of two processes that do so at once, the first one's counts.
+/// What a folder has beside its header.
+enum Sealed {
+    /// No pack and no manifest.
+    None,
+    /// At least one manifest that the key opens.
+    Opened,
+    /// None that it opens.
+    Closed,
+}
+
+fn sealed_files(folder: &dyn Folder, key: &StoreKey) -> Result<Sealed, BaselineError> {
+    let mut found = Sealed::None;
+    for name in folder.list().map_err(|error| BaselineError::io("cannot list the store", error))? {
+        match FileName::of(&name) {
+            FileName::Manifest(_) => {
+                let file = folder.open_to_read(&name);
+                if file.is_ok_and(|file| sealed::read_index(&*file, &name, key, u64::MAX).is_ok()) {
+                    return Ok(Sealed::Opened);
+                }
+                found = Sealed::Closed;
+            }
+            FileName::Pack(_) => found = Sealed::Closed,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the header unless there is one, or it would be that of other baselines: with it their own key would be refused, and
+/// a collection with this one would remove them. Of two processes that do so at once, the first one's counts.
 fn make_header(folder: &dyn Folder, key: &StoreKey) -> Result<(), BaselineError> {
     let making = |error| BaselineError::io("making the store's header", error);
-    if folder.stat(HEADER).map_err(making)?.is_some() {
+    let is_there = || Ok::<_, BaselineError>(folder.stat(HEADER).map_err(making)?.is_some());
+    if is_there()? {
         return Ok(());
+    }
+    if matches!(sealed_files(folder, key)?, Sealed::Closed) {
+        // Unless another process has made it since, and adds already.
+        return if is_there()? { Ok(()) } else { Err(BaselineError::NoneOpened) };
     }
     let salt = random()?;
     let unfinished = names::unfinished_header(&salt);
     let write = || {
         let file = folder.create(&unfinished)?;
-        let mut header = sealed::head(Kind::Store, &salt);
+        let mut header = sealed::head(sealed::Kind::Store, &salt);
         let check = header_check(key, &header, &salt);
         header.extend_from_slice(&check);
         file.write_at(0, &header)?;

@@ -199,6 +199,31 @@ fn only_its_key_opens_a_store() {
     assert!(matches!(store_at(dir.path()), Err(BaselineError::DamagedHeader)));
 }
 
+#[test]
+fn a_header_that_is_gone_is_made_again_by_its_own_key_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let added = add(&store(dir.path()), "vm", vec![1, 2, 3]);
+    fs::remove_file(dir.path().join("store")).unwrap();
+    let other = || StoreKey::new(&[6; 32]);
+    for make in [BaselineStore::open, BaselineStore::make] {
+        let refused = make(dir.path(), other(), Limits::default());
+        assert!(matches!(refused, Err(BaselineError::NoneOpened)), "{refused:?}");
+    }
+    assert!(!dir.path().join("store").exists(), "nothing is made");
+    assert!(matches!(store_at(dir.path()), Err(BaselineError::NoHeader)));
+    assert!(store(dir.path()).baseline(&name("t"), added.digest).is_ok(), "all is there again");
+    // One that cannot be read does not keep the others' key out.
+    fs::remove_file(dir.path().join("store")).unwrap();
+    fs::write(dir.path().join(format!("{}-{}.baseline", "00".repeat(32), "0".repeat(16))), [0; 9]).unwrap();
+    assert!(store(dir.path()).baseline(&name("t"), added.digest).is_ok());
+    // Packs alone are nobody's that shows.
+    for file in ["store", ".baseline"].iter().flat_map(|ending| files(dir.path(), ending)) {
+        fs::remove_file(file).unwrap();
+    }
+    let refused = BaselineStore::make(dir.path(), other(), Limits::default());
+    assert!(matches!(refused, Err(BaselineError::NoneOpened)), "{refused:?}");
+}
+
 fn store_at(dir: &Path) -> Result<BaselineStore, BaselineError> {
     BaselineStore::open(dir, key(), Limits::default())
 }
@@ -460,6 +485,8 @@ fn two_processes_use_one_store_at_once() {
     assert_eq!((listing.baselines.len(), listing.damaged.len()), (4, 0));
     assert!(listing.baselines.iter().all(|one| one.own_bytes <= one.bytes));
 }
+
+mod unreadable;
 
 mod segments {
     use proptest::prelude::*;

@@ -344,8 +344,8 @@ pub enum GuestError {
     },
     /// A page that was promised of a baseline is not what it was when that was made.
     #[error(
-        "{region}, page {page} of baseline {name} cannot be used; send it again, that goes without it; `dwcp baseline verify` at \
-         the receiver names all such pages ({why})"
+        "{region}, page {page} of baseline {name} cannot be used; send it again, without --baseline if the receiver was \
+         restarted; `dwcp baseline verify` there names all such pages ({why})"
     )]
     Baseline {
         /// Of which baseline: by this two nodes agreed on it.

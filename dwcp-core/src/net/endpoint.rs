@@ -17,7 +17,7 @@ use super::dictionaries::Held;
 use super::driver::{Chores, Driver, EVENTS, Flagged};
 use super::error::EndpointError;
 use super::identity::{Identity, Trust};
-use super::lane_source::{ShadowBytes, SourceLanes, SourcePages};
+use super::lane_source::{ShadowBytes, SourceLanes, SourcePages, Unread};
 use super::offence::Offences;
 use super::openings::Openings;
 use super::quarantine::{Quarantine, Quarantined};
@@ -301,6 +301,7 @@ impl Endpoint {
             shadow: ShadowBytes::default(),
             baselines: Arc::clone(&self.baselines),
             dictionaries: self.dictionaries.clone(),
+            unread: Unread::default(),
         }
     }
 

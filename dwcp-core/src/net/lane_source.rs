@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dwcp_hde::{Dictionaries, Effort, Method, MethodStats, Request, Stats};
@@ -55,6 +56,7 @@ pub(super) struct SourcePages {
     pub(super) baselines: Arc<[Arc<dyn OldPages>]>,
     /// Of which the sink may hold some.
     pub(super) dictionaries: Held,
+    pub(super) unread: Unread,
 }
 
 /// What all workers of one session share.
@@ -498,7 +500,7 @@ impl Press {
             let Some(into) = self.bases.get_mut(place * PAGE_BYTES..(place + pages) * PAGE_BYTES) else { continue };
             match old.read(found, page, into) {
                 Ok(()) => (place..place + pages).for_each(|place| based.set(place)),
-                Err(error) => warn_unreadable(&error),
+                Err(error) => source.unread.tell(pages, &error),
             }
         }
     }
@@ -525,7 +527,7 @@ impl Press {
                     based.set(place);
                 }
                 Err(error) => {
-                    warn_unreadable(&error);
+                    source.unread.tell(1, &error);
                     based.unset(place);
                 }
             }
@@ -533,14 +535,32 @@ impl Press {
     }
 }
 
-/// Costs bytes, and nothing else: what would have been made of it travels whole.
-fn warn_unreadable(error: &GuestError) {
-    match error {
-        GuestError::Baseline { name, region, page, why, .. } => tracing::warn!(
-            "{region}, page {page} of baseline {name} cannot be read here ({why}): such pages travel whole; `dwcp baseline \
-             verify` names all of them"
-        ),
-        error => tracing::warn!(%error, "pages of a baseline cannot be read here: they travel whole"),
+/// Pages of baselines that could not be read here. That costs bytes and nothing else: what would have been made of them travels
+/// whole. The first is told at once, and how many there were when the session is over.
+#[derive(Debug, Default)]
+pub(super) struct Unread(AtomicUsize);
+
+impl Unread {
+    fn tell(&self, pages: usize, error: &GuestError) {
+        if self.0.fetch_add(pages, Ordering::Relaxed) > 0 {
+            return;
+        }
+        match error {
+            GuestError::Baseline { name, region, page, why, .. } => tracing::warn!(
+                "{region}, page {page} of baseline {name} cannot be read here ({why}): such pages travel whole, and no other is \
+                 told; `dwcp baseline verify` names all of them"
+            ),
+            error => tracing::warn!(%error, "pages of a baseline cannot be read here: they travel whole"),
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let count = *self.0.get_mut();
+        if count > 1 {
+            tracing::warn!("{count} pages of baselines could not be read here in all, and travelled whole");
+        }
     }
 }
 
@@ -577,6 +597,7 @@ mod tests {
             shadow: ShadowBytes::default(),
             baselines: [].into(),
             dictionaries: Held::default(),
+            unread: Unread::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::clock::Clock;
 use super::conduct::{Accuser, Conduct, FROM_A_SINK};
 use super::dial::{Dialer, HANDSHAKE_LIMIT, Sockets};
 use super::driver::{Chores, Driver, EVENTS, Event, Flagged, Hands, Stream, supersede};
-use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
+use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages, Unread};
 use super::statistics::{End, Ledger};
 use super::threads::Threads;
 use super::tls::Tls;
@@ -89,6 +89,7 @@ fn what_is_hashed_is_what_is_sent() {
     let leaves = Arc::new(Leaves::new(&layout));
     let pages = SourcePages {
         dictionaries: super::dictionaries::Held::default(),
+        unread: Unread::default(),
         guest: Arc::new(Restless { layout, next: AtomicU8::new(1) }),
         leaves: Arc::clone(&leaves),
         shadow: ShadowBytes::default(),

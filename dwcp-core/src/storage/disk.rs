@@ -28,7 +28,7 @@ impl Disk {
 
     fn file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
         // Without NONBLOCK the open of a pipe would wait for somebody to write to it.
-        let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(Arc::new(fs::File::from(file)))
     }
@@ -36,11 +36,15 @@ impl Disk {
 
 impl Folder for Disk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(name, OFlags::empty())
+        self.file(name, OFlags::RDWR)
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.file(name, OFlags::RDONLY)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(name, OFlags::CREATE | OFlags::EXCL)
+        self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {

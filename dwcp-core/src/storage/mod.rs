@@ -34,6 +34,15 @@ pub trait Folder: Send + Sync + fmt::Debug + 'static {
     /// As the system says; `NotFound` when there is none.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
+    /// Opens a file that is only read, and locked for others to share at most: where it can be, on a disk or for a user who may
+    /// not write. What is provided opens it for both.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open(name)
+    }
+
     /// Makes an empty file that only its owner may read.
     ///
     /// # Errors

@@ -20,10 +20,12 @@ use crate::session::{SourceConfig, Time};
 
 /// The search ends when enough is so little more than too little, in parts of it.
 const CLOSE: u64 = 10;
-/// It halves what is between, so that these are plenty for any range.
-const MOST_RUNS: u32 = 16;
-/// Steps from what is enough to what is told, until that is enough as well.
-const MOST_STEPS: u32 = 6;
+/// It halves what is between, or goes on by so many times.
+const STEP: u64 = 4;
+/// Plenty for any range.
+const MOST_RUNS: u32 = 40;
+/// Steps from what is enough to what is told, until that is enough as well: else the former is told.
+const MOST_STEPS: u32 = 3;
 /// Trying takes no longer: each run goes over all pages of the guest, and of a large one they take seconds.
 const MOST_TIME: Duration = Duration::from_secs(5);
 /// No guest is stopped for longer.
@@ -32,8 +34,8 @@ const MOST_BUDGET: Duration = Duration::from_secs(3600);
 const MOST_FASTER: u64 = 1000;
 const MOST_LINK: u64 = 100_000_000_000;
 
-/// What would make a transfer converge, and fit its budget: each alone, with a fifth more than is enough and a third of the budget
-/// to spare, because cores are never as fast twice. `None`: that alone would not, or could not be found out within some 5 s (of a guest of many GiB).
+/// What would make a transfer converge, and fit its budget: each alone, tried, with a third of the budget to spare and a fifth more
+/// than the least that was found to do (where that does as well), because cores are never as fast twice. `None`: that alone would not, or could not be found out within some 5 s (of a guest of many GiB).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Advice {
@@ -111,16 +113,8 @@ struct Trials<'a> {
 }
 
 impl Trials<'_> {
-    fn is_late(&self) -> bool {
-        (self.spent)() > MOST_TIME
-    }
-
-    /// A transfer that comes to nothing at all is none that helps.
-    fn helps(&mut self, config: &EstimateConfig) -> bool {
-        self.run(config).is_some_and(|estimate| fits(&estimate, config))
-    }
-
-    /// So that it helps again where a round takes a little longer.
+    /// Whether it helps, with a third of the budget to spare, so that it helps again where a round takes a little longer. A
+    /// transfer that comes to nothing at all is none that helps.
     fn helps_well(&mut self, config: &EstimateConfig) -> bool {
         let budget = config.source.downtime_budget;
         let fits_well = |estimate: &Estimate| {
@@ -136,36 +130,45 @@ impl Trials<'_> {
         Some(estimate)
     }
 
-    /// The value nearest to `fails` that helps, moved on towards `most` for safety and to a round number. Both directions are
-    /// searched: `most` may be the smaller one.
     fn least(&mut self, fails: u64, most: u64, config: impl Fn(u64) -> EstimateConfig) -> Option<u64> {
-        if fails == most || self.is_late() || !self.helps(&config(most)) {
-            return None;
-        }
-        let (mut fails, mut enough) = (fails.max(1), most);
-        for _ in 0..MOST_RUNS {
-            if fails.abs_diff(enough) <= fails.min(enough) / CLOSE {
-                break;
-            }
-            let middle = u64::try_from((u128::from(fails) * u128::from(enough)).isqrt()).unwrap_or(enough);
-            if middle == fails || middle == enough || self.is_late() {
-                break;
-            }
-            if self.helps(&config(middle)) { enough = middle } else { fails = middle }
-        }
-        for _ in 0..MOST_STEPS {
-            // What was tried is enough, with less to spare.
-            if self.is_late() {
-                return Some(enough);
-            }
-            let told = if most > fails { above(enough).min(most) } else { below(enough).max(most) };
-            if self.helps_well(&config(told)) {
-                return Some(told);
-            }
-            enough = told;
-        }
-        Some(most)
+        least(fails, most, &mut |value| {
+            let is_late = (self.spent)() > MOST_TIME;
+            (!is_late).then(|| self.helps_well(&config(value)))
+        })
     }
+}
+
+/// The value nearest to `fails` that helps, moved on towards `most` for safety and to a round number if that helps as well. Both
+/// directions are searched: `most` may be the smaller one. What is told was tried and `helps`; where that is `None`, there is
+/// no time to try more.
+fn least(fails: u64, most: u64, helps: &mut dyn FnMut(u64) -> Option<bool>) -> Option<u64> {
+    if fails == most || !helps(most)? {
+        return None;
+    }
+    let (mut fails, mut enough) = (fails.max(1), most);
+    for _ in 0..MOST_RUNS {
+        if fails.abs_diff(enough) <= fails.min(enough) / CLOSE {
+            break;
+        }
+        let middle = u64::try_from((u128::from(fails) * u128::from(enough)).isqrt()).unwrap_or(enough);
+        // Near what fails first: where some between do not help either, the others are still found.
+        let middle = middle.clamp(fails / STEP, fails.saturating_mul(STEP));
+        if middle == fails || middle == enough {
+            break;
+        }
+        // Far from what is needed is no advice: without the time to come near there is none.
+        if helps(middle)? { enough = middle } else { fails = middle }
+    }
+    let mut told = enough;
+    for _ in 0..MOST_STEPS {
+        told = if most > fails { above(told).min(most) } else { below(told).max(most) };
+        match helps(told) {
+            Some(true) => return Some(told),
+            Some(false) => {}
+            None => break,
+        }
+    }
+    Some(enough)
 }
 
 /// A quarter more, rounded up to two digits.
@@ -234,19 +237,42 @@ mod tests {
         advise_by(guest, &config, &estimate, experience, &spent)
     }
 
-    /// What was tried by then is told, and is enough; what was not is no advice.
+    /// Without the time to come near what is needed there is no advice.
     #[test]
     fn trying_ends_with_its_time() {
         assert_eq!(told_after(0), Advice::default());
-        // One trial, of all that may be, and no search for less.
-        assert_eq!(told_after(1), Advice { budget: Some(MOST_BUDGET), ..Advice::default() });
-        let some = told_after(2).budget.unwrap();
-        assert!(some < MOST_BUDGET, "{some:?}");
+        assert_eq!(told_after(1), Advice::default());
         let Advice { budget, link, written_pages } = told_after(u32::MAX);
         assert!(
-            budget.unwrap() < some && link.is_some() && written_pages.is_some(),
+            budget.is_some() && link.is_some() && written_pages.is_some(),
             "{budget:?}, {link:?}, {written_pages:?}"
         );
+    }
+
+    /// What is told of values of which some help, which is asked for at most so often; and what was tried.
+    fn told(fails: u64, most: u64, trials: usize, helps: impl Fn(u64) -> bool) -> (Option<u64>, Vec<u64>) {
+        let mut tried = Vec::new();
+        let told = least(fails, most, &mut |value| {
+            tried.push(value);
+            (tried.len() <= trials).then(|| helps(value))
+        });
+        (told, tried)
+    }
+
+    #[test]
+    fn only_what_was_tried_and_helps_is_told() {
+        let (link, most) = (1_000_000, 1_000_000_000);
+        let (told_link, tried) = told(link, most, 100, |value| value >= 7_000_000);
+        assert!((7_000_000..=12_000_000).contains(&told_link.unwrap()) && tried.contains(&told_link.unwrap()));
+        // By chance a little more than enough does not help: what was found is told, not a thousand times the link.
+        let erratic = |value: u64| value == 16_000_000 || value > 900_000_000;
+        let (told_link, tried) = told(link, most, 100, erratic);
+        assert!(told_link == Some(16_000_000) && tried.contains(&16_000_000), "{told_link:?}");
+        assert_eq!(told(link, most, 100, |_| false).0, None);
+        assert_eq!(told(link, most, 4, |value| value >= 7_000_000).0, None, "no time to come near");
+        // Downwards.
+        let (writes, tried) = told(50_000, 1, 100, |value| value <= 900);
+        assert!((600..=900).contains(&writes.unwrap()) && tried.contains(&writes.unwrap()), "{writes:?}");
     }
 
     #[test]

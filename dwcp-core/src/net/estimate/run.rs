@@ -16,7 +16,7 @@ use crate::guest::{DirtyMap, Guest, GuestError};
 use crate::net::clock::Stopwatch;
 use crate::net::dial::NOTSENT_LOWAT;
 use crate::net::dictionaries::Held;
-use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages};
+use crate::net::lane_source::{Press, ShadowBytes, Sheet, SourcePages, Unread};
 use crate::session::{
     Applied, Dispatch, Encoded, Fingerprint, Input, Leaves, Machine, Outcome, Output, Progress, SessionError, Sink,
     SinkConfig, Source, SourceConfig, Time, Verdict,
@@ -73,8 +73,8 @@ struct Worker {
 /// What the guest writes, at so many pages a second.
 struct Writer {
     rate: u64,
-    /// Pages that were written in all, and to where that was harvested.
-    harvested: u64,
+    /// Pages that were written in all, and to where that was harvested: more than 64 bits count, of a guest that is absurd.
+    harvested: u128,
     began: Option<Time>,
     stopped: Option<Time>,
 }
@@ -146,6 +146,7 @@ impl<'a> Run<'a> {
                 shadow: ShadowBytes::default(),
                 baselines: config.baseline.iter().cloned().collect(),
                 dictionaries: Held::default(),
+                unread: Unread::default(),
             },
             press: Press::new(),
             now: Time::default(),
@@ -455,21 +456,20 @@ impl<'a> Run<'a> {
         let until = self.writer.stopped.unwrap_or(self.now);
         let since = *self.writer.began.get_or_insert(until);
         if self.writer.rate > 0 {
-            let nanos = u64::try_from(until.since(since).as_nanos()).unwrap_or(u64::MAX);
-            let written = super::scaled(nanos, self.writer.rate, 1_000_000_000);
+            let written = until.since(since).as_nanos().saturating_mul(u128::from(self.writer.rate)) / 1_000_000_000;
             self.write(written, &mut dirty);
         }
         Ok(Input::Harvested { dirty, pending })
     }
 
     /// Marks what was written up to a count of pages since the start. Pages of zeros stay zeros.
-    fn write(&mut self, written: u64, dirty: &mut DirtyMap) {
-        let pages = self.layout.pages();
+    fn write(&mut self, written: u128, dirty: &mut DirtyMap) {
+        let pages = u128::from(self.layout.pages());
         let more = (written - self.writer.harvested.min(written)).min(pages);
         let mut place = self.writer.harvested % pages.max(1);
         for _ in 0..more {
             place = (place + 1) % pages.max(1);
-            let mut left = u128::from(place) * u128::from(STRIDE) % u128::from(pages.max(1));
+            let mut left = place * u128::from(STRIDE) % pages.max(1);
             for (id, region) in self.layout.regions() {
                 match u32::try_from(left) {
                     Ok(page) if page < region.pages => {

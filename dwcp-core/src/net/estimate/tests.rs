@@ -19,8 +19,12 @@ fn over(link: u64, guest: Arc<Memory>, sample: Option<u64>) -> Estimate {
 }
 
 fn at(effort: dwcp_hde::Effort, link: u64, guest: Arc<Memory>, sample: Option<u64>) -> Estimate {
+    estimate(guest, &asked(effort, link, sample)).unwrap()
+}
+
+fn asked(effort: dwcp_hde::Effort, link: u64, sample: Option<u64>) -> EstimateConfig {
     let source = SourceConfig { lanes: 4, effort: EffortPolicy::Fixed(effort), ..SourceConfig::default() };
-    let config = EstimateConfig {
+    EstimateConfig {
         source,
         link: NonZeroU64::new(link).unwrap(),
         rtt: Duration::from_millis(40),
@@ -30,8 +34,16 @@ fn at(effort: dwcp_hde::Effort, link: u64, guest: Arc<Memory>, sample: Option<u6
         sample,
         zeros: None,
         baseline: None,
-    };
-    estimate(guest, &config).unwrap()
+    }
+}
+
+#[test]
+fn no_guest_writes_so_much_that_it_is_taken_to_write_nothing() {
+    for written_pages in [1 << 40, 1 << 63, u64::MAX] {
+        let config = EstimateConfig { written_pages, ..asked(dwcp_hde::Effort::Raw, 1_250_000, None) };
+        let told = estimate(noise(2048), &config).unwrap();
+        assert!(told.not_converging.is_some(), "{written_pages} pages a second");
+    }
 }
 
 #[test]
