@@ -306,6 +306,12 @@ impl Records {
         epoch.map(FenceEpoch).filter(|&epoch| epoch >= FIRST_EPOCH).ok_or_else(none)
     }
 
+    /// That the epoch of a peer was not read, and why.
+    pub(super) fn unread(&self, peer: Fingerprint, source: io::Error) -> RecordsError {
+        let folder = self.store.as_ref().map(|store| store.path.clone()).unwrap_or_default();
+        RecordsError::Io { path: folder.join(fence_name(peer)), source }
+    }
+
     /// Raises the epoch of this node and a peer to at least this, durably, and tells what it is. It never falls, whoever
     /// raises it at the same time, in whatever process.
     ///
