@@ -1,6 +1,7 @@
 mod follow;
 mod keeping;
 mod names;
+mod places;
 mod staging;
 mod supersede;
 mod turns;
@@ -17,16 +18,17 @@ use dwcp_core::guest::{ImageFolder, Memory};
 use dwcp_core::net::{
     Endpoint, Fingerprint, Incoming, IncomingAsk, IncomingOffer, Listener, Listing, Records, Session,
 };
-use dwcp_core::session::{Phase, Progress, SinkConfig, Standing};
+use dwcp_core::session::{SinkConfig, Standing};
 use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{GuestError, Layout};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 
 use self::follow::{Done, Parked, Watch};
 use self::keeping::Keeping;
+use self::places::{Held, Places, Stay};
 use self::staging::{Stager, Taken};
 use self::supersede::{Asked, Way};
 use crate::baseline::{Keeper, Shelf};
@@ -73,7 +75,7 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
     let mut desk = Desk {
         args,
         report,
-        names,
+        places: Places::new(names),
         records,
         shelf,
         keeping: Keeping::new(keeper, report),
@@ -82,9 +84,8 @@ pub(crate) async fn run(args: ReceiveArgs, report: &Report) -> Result<Exit, Fail
         asking: JoinSet::new(),
         sweeping: JoinSet::new(),
         unswept: false,
-        held: HashMap::new(),
-        waiting: HashMap::new(),
         running: JoinSet::new(),
+        followed: HashMap::new(),
         legacy,
         stopped,
         tally: Tally::default(),
@@ -186,8 +187,7 @@ fn recover(
 struct Desk<'a> {
     args: ReceiveArgs,
     report: &'a Report,
-    /// Names that are taken: by a transfer that runs, or by one that was promised.
-    names: HashMap<TransferId, Name>,
+    places: Places<IncomingOffer>,
     records: Records,
     /// Baselines that senders may name.
     shelf: Option<Arc<Shelf>>,
@@ -195,18 +195,16 @@ struct Desk<'a> {
     keeping: Keeping,
     stager: Arc<Stager>,
     /// Offers that are being taken, and questions.
-    taking: JoinSet<Taken>,
-    /// Offers that are taken, and sessions that are followed.
-    held: HashMap<TransferId, Held>,
+    taking: JoinSet<(Stay, Taken)>,
     /// Sessions that are asked to make place.
     asking: JoinSet<Asked>,
     /// What removes old files, one at most.
     sweeping: JoinSet<bool>,
     /// There may be some that are old.
     unswept: bool,
-    /// Offers for the end of the session that holds their name, or for its begin, to ask it.
-    waiting: HashMap<TransferId, IncomingOffer>,
     running: JoinSet<Done>,
+    /// Of which transfer, and stay, each of those is.
+    followed: HashMap<task::Id, (TransferId, Stay)>,
     /// What comes over version 1, if that is taken.
     legacy: Option<Port>,
     stopped: watch::Receiver<Stop>,
@@ -225,25 +223,6 @@ enum Stop {
     Retire,
     /// The time for that is over.
     Cut,
-}
-
-/// Whose an offer is that is being taken, or a session that is followed.
-struct Held {
-    peer: Fingerprint,
-    session: Option<Way>,
-    /// Of its session.
-    progress: Option<watch::Receiver<Progress>>,
-}
-
-impl Held {
-    fn taking(peer: Fingerprint) -> Self {
-        Self { peer, session: None, progress: None }
-    }
-
-    /// All of it is here, and promised to its sender.
-    fn is_promised(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.borrow().phase == Phase::Handing)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -301,10 +280,12 @@ impl Desk<'_> {
                 },
                 Some(taken) = self.taking.join_next() => self.taken(taken.ok()),
                 Some(asked) = self.asking.join_next() => self.answered(asked.ok()),
-                Some(done) = self.running.join_next() => {
-                    let done = done.ok();
-                    let goes_on = done.as_ref().is_some_and(|done| done.superseded);
-                    self.done(done);
+                Some(done) = self.running.join_next_with_id() => {
+                    let goes_on = done.as_ref().is_ok_and(|(_, done)| done.superseded);
+                    match done {
+                        Ok((id, done)) => self.done(id, Some(done)),
+                        Err(error) => self.done(error.id(), None),
+                    }
                     enough |= self.args.once && !goes_on;
                 }
                 Some(()) = self.keeping.next() => {}
@@ -349,36 +330,46 @@ impl Desk<'_> {
     /// A sender that was killed comes back under the name that its lost session still holds: that one is asked whether it
     /// ends first, and gives the offer back through [`Done`].
     fn came(&mut self, incoming: IncomingOffer) {
-        let (name, peer) = (&incoming.offer().name, incoming.peer());
-        if self.held.contains_key(&incoming.offer().transfer) {
+        let (transfer, peer) = (incoming.offer().transfer, incoming.peer());
+        if self.places.held(transfer).is_some() {
             // The session that its source lost is over, but we have not been told so yet.
-            self.waiting.insert(incoming.offer().transfer, incoming);
-            return;
+            return self.places.wait(transfer, incoming);
         }
-        let holder = self.names.iter().find(|(_, taken)| *taken == name).map(|(transfer, _)| *transfer);
-        let Some((transfer, held)) = holder.and_then(|transfer| Some((transfer, self.held.get(&transfer)?))) else {
+        let holder = self.places.holder(&incoming.offer().name, transfer);
+        let Some((holder, held)) = holder.and_then(|holder| Some((holder, self.places.held(holder)?))) else {
             return self.offered(incoming);
         };
         // With --once there is no next one, and one that waits is enough.
-        if held.peer != peer || self.args.once || self.waiting.contains_key(&transfer) {
+        if held.peer != peer || self.args.once || self.places.is_waited_for(holder) {
             return self.offered(incoming);
         }
         match &held.session {
-            Some(session) => drop(self.asking.spawn(session.clone().ask(transfer, incoming))),
+            Some(session) => drop(self.asking.spawn(session.clone().ask((holder, held.stay()), incoming))),
             // It is asked when there is one.
-            None => drop(self.waiting.insert(transfer, incoming)),
+            None => self.places.wait(holder, incoming),
+        }
+    }
+
+    /// Those who waited come again, to what is here now.
+    fn came_again(&mut self, waiting: Vec<IncomingOffer>) {
+        // Whoever comes while this receiver is stopped is heard by the next one.
+        if !self.tally.interrupted {
+            waiting.into_iter().for_each(|next| self.came(next));
         }
     }
 
     /// A session said whether it makes place for an offer.
     fn answered(&mut self, asked: Option<Asked>) {
-        // Whoever comes while this receiver is stopped is heard by the next one.
-        let Some(Asked { transfer, incoming, ends }) = asked.filter(|_| !self.tally.interrupted) else { return };
-        if !ends || !self.held.contains_key(&transfer) || self.waiting.contains_key(&transfer) {
+        let Some(Asked { transfer, stay, incoming, ends }) = asked.filter(|_| !self.tally.interrupted) else { return };
+        if !self.places.is_held_by(transfer, stay) {
+            // Its end was heard of first, and somebody else may hold the name by now.
+            return self.came(incoming);
+        }
+        if !ends || self.places.is_waited_for(transfer) {
             return self.offered(incoming);
         }
         tracing::info!(%transfer, peer = %incoming.peer(), "its lost session is over, because its sender came back");
-        self.waiting.insert(transfer, incoming);
+        self.places.wait(transfer, incoming);
     }
 
     /// Takes an offer, if its name is free; that is its own from now on.
@@ -387,10 +378,10 @@ impl Desk<'_> {
             return self.refuse(incoming, &error);
         }
         let (transfer, name, peer) = (incoming.offer().transfer, incoming.offer().name.clone(), incoming.peer());
-        let others = self.names.keys().copied().filter(|&other| other != transfer).collect();
-        self.names.insert(transfer, name);
-        self.held.insert(transfer, Held::taking(peer));
-        self.taking.spawn(Arc::clone(&self.stager).take(incoming, others));
+        let others = self.places.named().filter(|&other| other != transfer).collect();
+        let stay = self.places.begin(transfer, peer, Some(name));
+        let taking = Arc::clone(&self.stager).take(incoming, others);
+        self.taking.spawn(async move { (stay, taking.await) });
     }
 
     fn refuse(&mut self, incoming: IncomingOffer, error: &GuestError) {
@@ -412,44 +403,30 @@ impl Desk<'_> {
         if self.args.once && !self.is_idle() {
             return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
         }
-        let others = |(other, name): &(&TransferId, &Name)| **other != offer.transfer && **name == offer.name;
-        let Some((other, _)) = self.names.iter().find(others) else { return Ok(()) };
-        Err(self.name_taken(*other, &offer.name))
+        let holder = self.places.holder(&offer.name, offer.transfer);
+        holder.map_or(Ok(()), |other| Err(self.name_taken(other, &offer.name)))
     }
 
     /// An offer or a question became a session, or did not.
-    fn taken(&mut self, taken: Option<Taken>) {
-        let transfer = match taken {
-            None => return,
-            Some(Taken::Session { session, peer }) => {
+    fn taken(&mut self, taken: Option<(Stay, Taken)>) {
+        let Some((stay, taken)) = taken else { return };
+        let waiting = match taken {
+            Taken::Session { session, peer } => {
                 let transfer = peer.transfer;
-                self.follow(session, peer);
-                transfer
+                self.follow(session, peer, stay);
+                self.places.waiting(transfer)
             }
-            Some(Taken::Refused { incoming, error }) => {
-                let transfer = incoming.offer().transfer;
-                self.release(transfer);
+            Taken::Refused { incoming, error } => {
+                let waiting = self.places.end(incoming.offer().transfer, stay, false);
                 self.refuse(*incoming, &error);
-                transfer
+                waiting
             }
-            Some(Taken::Died(transfer)) => {
-                self.release(transfer);
-                transfer
-            }
-            Some(Taken::Lost(transfer)) => {
-                self.held.remove(&transfer);
-                transfer
-            }
+            Taken::Died(transfer) => self.places.end(transfer, stay, false),
+            // Its name stays promised.
+            Taken::Lost(transfer) => self.places.end(transfer, stay, true),
         };
-        if let Some(next) = self.waiting.remove(&transfer).filter(|_| !self.tally.interrupted) {
-            self.came(next);
-        }
+        self.came_again(waiting);
         self.tidy(false);
-    }
-
-    fn release(&mut self, transfer: TransferId) {
-        self.names.remove(&transfer);
-        self.held.remove(&transfer);
     }
 
     /// A sender that gave up before a crash asks whether its image is here.
@@ -463,38 +440,50 @@ impl Desk<'_> {
             // The image was handed over; where it is by now is its owner's business.
             if let Ok(layout) = Layout::new(&[1]) {
                 let session = incoming.accept(Arc::new(Memory::new(layout)), self.config());
-                self.follow(session, peer);
+                let stay = self.places.begin(transfer, peer.peer, None);
+                self.follow(session, peer, stay);
             }
             return;
         }
         // From now on, and whatever is found, for it was promised.
-        self.names.insert(transfer, record.name);
-        self.held.insert(transfer, Held::taking(peer.peer));
-        self.taking.spawn(Arc::clone(&self.stager).reopen(incoming, peer));
+        let stay = self.places.begin(transfer, peer.peer, Some(record.name));
+        let reopening = Arc::clone(&self.stager).reopen(incoming, peer);
+        self.taking.spawn(async move { (stay, reopening.await) });
     }
 
     fn config(&self) -> SinkConfig {
         sink_config(&self.args)
     }
 
-    fn follow(&mut self, session: Session, peer: Peer) {
-        let (ask, asked) = Way::to_session();
-        let progress = Some(session.progress());
-        self.held.insert(peer.transfer, Held { peer: peer.peer, session: Some(ask), progress });
+    fn follow(&mut self, session: Session, peer: Peer, stay: Stay) {
+        let (way, asked) = Way::to_session();
+        let transfer = peer.transfer;
+        self.places.follow(transfer, stay, way, session.progress());
         let (report, folder) = (self.report.clone(), self.stager.folder().clone());
         let watch = Watch { report, peer, dir: self.args.dir.clone(), folder };
-        self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
+        let running = self.running.spawn(watch.until_over(session, self.stopped.clone(), asked));
+        self.followed.insert(running.id(), (transfer, stay));
     }
 
-    fn done(&mut self, done: Option<Done>) {
-        // Without one its task died, which is a failure like any other.
-        let Some(done) = done else { return self.tally.count(Exit::Failed, false) };
+    /// Without a [`Done`] its task died.
+    fn done(&mut self, id: task::Id, done: Option<Done>) {
+        let Some((transfer, stay)) = self.followed.remove(&id) else { return };
         // A doubt keeps its name until it is resolved.
-        if done.exit != Exit::InDoubt {
-            self.names.remove(&done.transfer);
+        let doubted = done.as_ref().map_or_else(
+            || self.places.held(transfer).is_some_and(Held::is_promised),
+            |done| done.exit == Exit::InDoubt,
+        );
+        let waiting = self.places.end(transfer, stay, doubted);
+        match done {
+            Some(done) => self.ended(done),
+            // A failure like any other.
+            None => self.tally.count(Exit::Failed, false),
         }
-        self.held.remove(&done.transfer);
-        let next = self.waiting.remove(&done.transfer);
+        self.came_again(waiting);
+        self.tidy(true);
+    }
+
+    fn ended(&mut self, done: Done) {
         if let (Some(shelf), Some(spoiled)) = (&self.shelf, done.spoiled) {
             shelf.spoil(spoiled);
         }
@@ -504,10 +493,6 @@ impl Desk<'_> {
         if let Some(image) = done.image {
             self.keeping.begin(image);
         }
-        if let Some(incoming) = next.filter(|_| !self.tally.interrupted) {
-            self.offered(incoming);
-        }
-        self.tidy(true);
     }
 
     /// Old records and what was cut off more than a day ago: a receiver may run for months. `more`: there may be some that were
@@ -520,7 +505,7 @@ impl Desk<'_> {
         // Offers go first; it is tried again when they are taken.
         let Some(right) = self.stager.sweeping() else { return };
         self.unswept = false;
-        let others = self.names.keys().copied().collect();
+        let others = self.places.named().collect();
         self.sweeping.spawn(Arc::clone(&self.stager).sweep(right, others));
     }
 

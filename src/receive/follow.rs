@@ -6,7 +6,7 @@ use dwcp_core::GuestError;
 use dwcp_core::guest::ImageFolder;
 use dwcp_core::net::Session;
 use dwcp_core::session::{Outcome, Owner, SessionError};
-use dwcp_core::wire::{Digest, TransferId};
+use dwcp_core::wire::Digest;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -24,7 +24,6 @@ use crate::units;
 
 /// A transfer that ended.
 pub(super) struct Done {
-    pub(super) transfer: TransferId,
     pub(super) exit: Exit,
     /// Its pages wait for the next receiver, which is no failure of this one.
     pub(super) parked: bool,
@@ -146,7 +145,7 @@ impl Watch {
     }
 
     fn tell(&self, transfer: &str, outcome: &Outcome, received: Received, kept: u64) -> Done {
-        let Peer { transfer: id, name, .. } = &self.peer;
+        let name = &self.peer.name;
         // Visible here all the same when only the last words were lost.
         let exit = if outcome.owner == Owner::Sink { Exit::Ok } else { Exit::of(outcome) };
         let error = outcome.error.as_ref().map(ToString::to_string);
@@ -192,7 +191,7 @@ impl Watch {
         }
         self.report
             .event("transfer", &Ended { verdict: exit.word(), transfer, name: name.as_str(), asked, received, error });
-        Done { transfer: *id, exit, parked, superseded, spoiled: spoiled(outcome), image: None }
+        Done { exit, parked, superseded, spoiled: spoiled(outcome), image: None }
     }
 }
 

@@ -3,13 +3,14 @@
 use dwcp_core::GuestError;
 use dwcp_core::wire::{Name, TransferId};
 
-use super::{Desk, Held};
+use super::Desk;
+use super::places::Held;
 
 impl Desk<'_> {
     /// Why a name cannot be had, and for this operator who has it: a peer has no business with another's transfer.
     pub(super) fn name_taken(&self, other: TransferId, name: &Name) -> GuestError {
         let dir = self.args.dir.display();
-        let held = self.held.get(&other);
+        let held = self.places.held(other);
         // One whose sender was lost waits for it in its session, for as long as it takes. What has no session was promised
         // before.
         let promised = held.is_none_or(Held::is_promised);

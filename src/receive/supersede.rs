@@ -7,6 +7,8 @@ use dwcp_core::wire::TransferId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::places::Stay;
+
 /// A session answers as soon as it has done what waits in its queue.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// So long after its begin a session may not have heard that its connection was lost meanwhile: it is asked again.
@@ -27,6 +29,7 @@ pub(super) struct Way {
 pub(super) struct Asked {
     /// Who was asked.
     pub(super) transfer: TransferId,
+    pub(super) stay: Stay,
     /// For whom.
     pub(super) incoming: IncomingOffer,
     pub(super) ends: bool,
@@ -39,14 +42,14 @@ impl Way {
         (Self { questions, began: Instant::now() }, asked)
     }
 
-    /// Asks the session of a transfer, for an offer.
-    pub(super) async fn ask(self, transfer: TransferId, incoming: IncomingOffer) -> Asked {
+    /// Asks the session of a transfer in a stay, for an offer.
+    pub(super) async fn ask(self, (transfer, stay): (TransferId, Stay), incoming: IncomingOffer) -> Asked {
         let mut ends = self.ends().await;
         while !ends && self.began.elapsed() < YOUNG {
             sleep(ASKED_AGAIN).await;
             ends = self.ends().await;
         }
-        Asked { transfer, incoming, ends }
+        Asked { transfer, stay, incoming, ends }
     }
 
     async fn ends(&self) -> bool {

@@ -214,7 +214,8 @@ fn a_sender_whose_state_cannot_be_kept_says_where_and_leaves_nothing() {
     let mut small = in_a_name_space(&script, &place.path("state"));
     let said = run(small.arg(send.get_program()).args(send.get_args()).arg(&image));
     said.failed(1, &["cannot be kept in", "No space left", "Free some space"]);
-    assert_eq!(said.out, "fill\n", "{}", said.err);
+    // A lock is empty, and is there for all who send.
+    assert_eq!(said.out, "fill\noffers.lock\n", "{}", said.err);
 }
 
 #[test]

@@ -292,10 +292,12 @@ impl IncomingAsk {
     }
 }
 
-/// Why an offer is not of the epoch that is due.
-enum Fenced {
-    Past(String),
-    Unknown(RecordsError),
+/// What the records have against an offer.
+enum Against {
+    /// A sentence for its source.
+    Word(String),
+    /// They cannot be read, or not be written.
+    Disk(RecordsError),
 }
 
 /// How far a peer may raise the fence at a time: one that claims the last of all epochs must not shut itself out.
@@ -427,7 +429,7 @@ impl First {
     }
 
     /// One session a transfer, and one transfer an id: what ran here is no longer offered. spec: O-5
-    async fn offered(mut self, offer: Offer) {
+    async fn offered(self, offer: Offer) {
         let pages = u64::from(offer.layout.flat_pages());
         let retaken = tokio::time::timeout(RETAKE_LIMIT, self.retake(offer.transfer, pages)).await;
         let seat = match retaken.unwrap_or(Err(NoSeat::Anothers)) {
@@ -439,45 +441,66 @@ impl First {
                 return self.refuse(text).await;
             }
         };
-        failpoint!("sink.seated");
-        if let Err(why) = self.fenced(offer.epoch) {
-            return match why {
-                Fenced::Past(text) => self.refuse(&text).await,
-                Fenced::Unknown(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
-            };
-        }
-        let records = &self.gate.endpoint.records;
-        let recorded = match records.load(offer.transfer) {
-            Ok(Some(record)) if self.retracts(&record, &offer) => {
-                failpoint!("sink.retracts");
-                let forgotten = records.forget(offer.transfer);
-                failpoint!("sink.retracted");
-                forgotten.map(|()| None)
+        let looked = self.look(seat, move |first| first.due(&offer).map(|()| offer)).await;
+        let Some((mut first, seat, due)) = looked else { return };
+        match due {
+            Ok(offer) => {
+                let offers = first.gate.offers.clone();
+                let _ = offers.send(Incoming::Offer(IncomingOffer { first, seat, offer })).await;
             }
-            other => other,
-        };
-        match recorded {
-            Ok(None) => {
-                let offers = self.gate.offers.clone();
-                let _ = offers.send(Incoming::Offer(IncomingOffer { first: self, seat, offer })).await;
-            }
-            Ok(Some(_)) => {
-                let text = "this transfer was here before: ask what became of it (`dwcp resolve`), or begin a new one";
-                self.refuse(text).await;
-            }
-            Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
+            Err(Against::Word(text)) => first.refuse(&text).await,
+            Err(Against::Disk(error)) => turn_away(&mut first.stream, ErrorCode::Local, &error.to_string()).await,
         }
     }
 
-    /// Whether an offer is of this pair's epoch. A later one is remembered before anything of it is taken. spec: O-7
-    fn fenced(&self, epoch: FenceEpoch) -> Result<(), Fenced> {
+    /// Looks into the records for a session, where a disk that does not answer keeps no connection of another waiting. The place
+    /// is taken until it has answered, also when nobody waits for that any more: what is written meanwhile is written for this
+    /// session and no other.
+    async fn look<T: Send + 'static>(
+        self,
+        seat: Seat,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<(Self, Seat, T)> {
+        let turn = Arc::clone(&self.gate.looks).acquire_owned().await.ok()?;
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = look(&self);
+            drop(turn);
+            (self, seat, found)
+        });
+        // Who finds a bug is hung up on.
+        looking.await.ok()
+    }
+
+    /// What the records have against an offer. What was promised of it is taken back. May block.
+    fn due(&self, offer: &Offer) -> Result<(), Against> {
+        failpoint!("sink.seated");
+        self.fenced(offer.epoch)?;
         let records = &self.gate.endpoint.records;
-        let fence = records.fence(self.peer).map_err(Fenced::Unknown)?;
+        match records.load(offer.transfer) {
+            Ok(None) => Ok(()),
+            Ok(Some(record)) if self.retracts(&record, offer) => {
+                failpoint!("sink.retracts");
+                let forgotten = records.forget(offer.transfer);
+                failpoint!("sink.retracted");
+                forgotten.map_err(Against::Disk)
+            }
+            Ok(Some(_)) => Err(Against::Word(
+                "this transfer was here before: ask what became of it (`dwcp resolve`), or begin a new one".into(),
+            )),
+            Err(error) => Err(Against::Disk(error)),
+        }
+    }
+
+    /// Whether an offer is of this pair's epoch. A later one is remembered before anything of it is taken; one that nobody hears of
+    /// any more does no harm, for it is its source's own. May block. spec: O-7
+    fn fenced(&self, epoch: FenceEpoch) -> Result<(), Against> {
+        let records = &self.gate.endpoint.records;
+        let fence = records.fence(self.peer).map_err(Against::Disk)?;
         if epoch < fence || epoch.0 - fence.0 > FARTHEST_FENCE {
             let text = format!("an offer of {epoch} where {fence} is due; the sender's state is older than its peer's");
-            return Err(Fenced::Past(text));
+            return Err(Against::Word(text));
         }
-        records.raise_fence(self.peer, epoch).map(drop).map_err(Fenced::Unknown)
+        records.raise_fence(self.peer, epoch).map(drop).map_err(Against::Disk)
     }
 
     /// A source never offers what it gave up: its offer takes back what was promised to it. spec: O-6
@@ -531,16 +554,18 @@ impl First {
             Err(NoSeat::Anothers) => return turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
             Err(NoSeat::TooMany) => return self.too_many().await,
         };
-        match self.gate.endpoint.records.load(transfer) {
-            Ok(Some(record)) if record.peer == self.peer && record.standing != Standing::GaveUp => {
-                // The session hears it as soon as somebody accepts; the queue was made a moment ago
-                // and has room.
-                let _ = seat.events.try_send(Event::Input(Input::Frame(run)));
-                let offers = self.gate.offers.clone();
-                let _ = offers.send(Incoming::Ask(IncomingAsk { first: self, seat, record })).await;
+        // The session hears it as soon as somebody accepts, and before what its source repeats on other connections; the queue was
+        // made a moment ago and has room.
+        let _ = seat.events.try_send(Event::Input(Input::Frame(run)));
+        let looked = self.look(seat, move |first| first.gate.endpoint.records.load(transfer)).await;
+        let Some((mut first, seat, found)) = looked else { return };
+        match found {
+            Ok(Some(record)) if record.peer == first.peer && record.standing != Standing::GaveUp => {
+                let offers = first.gate.offers.clone();
+                let _ = offers.send(Incoming::Ask(IncomingAsk { first, seat, record })).await;
             }
-            Ok(_) => turn_away(&mut self.stream, ErrorCode::Unknown, unknown).await,
-            Err(error) => turn_away(&mut self.stream, ErrorCode::Local, &error.to_string()).await,
+            Ok(_) => turn_away(&mut first.stream, ErrorCode::Unknown, unknown).await,
+            Err(error) => turn_away(&mut first.stream, ErrorCode::Local, &error.to_string()).await,
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::control::ControlLink;
 use super::dial::{ControlStream, Dialer, Sockets, random};
 use super::dictionaries::Held;
 use super::driver::{Chores, Driver, EVENTS, Flagged};
-use super::error::EndpointError;
+use super::error::{EndpointError, RecordsError};
 use super::identity::{Identity, Trust};
 use super::lane_source::{ShadowBytes, SourceLanes, SourcePages, Unread};
 use super::offence::Offences;
@@ -34,9 +35,9 @@ use crate::guest::{Guest, OldPages};
 use crate::message::MessageCodec;
 use crate::session::binding::{Chosen, MESSAGES, Speaks};
 use crate::session::handover::Wish;
-use crate::session::{Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
+use crate::session::{Fingerprint, Leaves, Machine, Record, SinkConfig, Source, SourceConfig, Time};
 use crate::wire::limits::{MAX_LANES, MAX_OFFERED_BASELINES};
-use crate::wire::{Framing, GuestKind, Name, Offer, TransferId};
+use crate::wire::{FenceEpoch, Framing, GuestKind, Name, Offer, TransferId};
 
 /// A node: its identity, whom it trusts, its threads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -293,6 +294,13 @@ impl Endpoint {
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
+    /// The epoch of the pair, read where a disk keeps nobody else waiting. spec: O-7
+    async fn epoch_with(&self, peer: Fingerprint) -> Result<FenceEpoch, RecordsError> {
+        let records = self.records.clone();
+        let read = tokio::task::spawn_blocking(move || records.fence(peer)).await;
+        read.unwrap_or_else(|died| Err(self.records.unread(peer, io::Error::other(died))))
+    }
+
     /// What the workers of a source's lanes read, and compare with.
     fn pages_of(&self, guest: &Arc<dyn Guest>, leaves: &Arc<Leaves>) -> SourcePages {
         SourcePages {
@@ -327,7 +335,7 @@ impl Endpoint {
         let mut offer = offer;
         if record.is_none() {
             // spec: O-7
-            offer.epoch = self.records.fence(peer).map_err(EndpointError::Records)?;
+            offer.epoch = self.epoch_with(peer).await.map_err(EndpointError::Records)?;
         }
         let config = SourceConfig { encoders: self.threads.encoders(), ..agreed(&config, &made) };
         let framing = config.framing;

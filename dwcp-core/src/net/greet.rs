@@ -17,7 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -53,6 +53,8 @@ pub(super) struct Gate {
     half_open: HalfOpen,
     /// Offers and questions of one identity that may wait for the embedder.
     pub(super) waiting_per_peer: usize,
+    /// Turns at the records.
+    pub(super) looks: Arc<Semaphore>,
 }
 
 /// A session that goes on, and the way to it.
@@ -63,6 +65,9 @@ type Opened = Option<Box<(First, Frame)>>;
 
 /// Of one identity: offers and questions that wait for the embedder. Each holds a connection and some 30 KiB.
 const WAITING_PER_PEER: usize = 1024;
+
+/// First frames that look into the records at a time, each on a thread of those on which sessions do their chores; more wait.
+const LOOKS: usize = 16;
 
 fn waiting_per_peer() -> usize {
     (descriptors() / 8).clamp(16, WAITING_PER_PEER)
@@ -76,6 +81,7 @@ impl Gate {
             offers,
             half_open: HalfOpen::of_this_process(),
             waiting_per_peer: waiting_per_peer(),
+            looks: Arc::new(Semaphore::new(LOOKS)),
         }
     }
 

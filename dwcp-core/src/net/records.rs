@@ -95,6 +95,8 @@ impl Records {
     /// It cannot be remembered.
     pub fn offering(&self, key: &str, fresh: TransferId) -> Result<(TransferId, Option<Offering>), RecordsError> {
         let Some(store) = &self.store else { return Ok((fresh, None)) };
+        // Until it is locked, lest two who begin the same find nothing of each other.
+        let _turn = store.turn(OFFERS_LOCK)?;
         for place in store.names(OFFERED)? {
             let at = |source| store.failed(&place, source);
             let Ok(file) = store.names.open(&place) else { continue };
@@ -139,6 +141,12 @@ impl Records {
     pub fn offers(&self) -> Result<Vec<Offered>, RecordsError> {
         let mut offers = Vec::new();
         let Some(store) = &self.store else { return Ok(offers) };
+        // A folder of somebody who never offered stays as it is.
+        if store.names(OFFERED)?.is_empty() {
+            return Ok(offers);
+        }
+        // Each is locked for a moment, in which nobody who begins with it shall be told that it is under way.
+        let _turn = store.turn(OFFERS_LOCK)?;
         for place in store.names(OFFERED)? {
             let Some(transfer) = id(&place, OFFERED) else { continue };
             let Some((file, key)) = store.bytes(&place)? else { continue };
@@ -156,28 +164,24 @@ impl Records {
 
     /// Forgets what was cut off before it was given up, was begun for the last time more than `age` before `now`, and
     /// cannot have been [promised](Self::may_be_promised) to this source. Returns which these were. What is given up, what may
-    /// be promised and what is under way stays, however old.
+    /// be promised and what is under way stays, however old. What a process that was killed left half done goes at that age, too.
     ///
     /// # Errors
     /// The folder, or a file in it, cannot be read, or not be removed.
     pub fn expire(&self, now: SystemTime, age: Duration) -> Result<Vec<Offered>, RecordsError> {
         let mut expired = Vec::new();
         let Some(store) = &self.store else { return Ok(expired) };
-        // A clock that went back makes a file young, which is safe.
-        let is_old = |file: &dyn File| {
-            file.stat()
-                .map(|stat| now.duration_since(stat.modified).is_ok_and(|passed| passed > age).then_some(stat.modified))
-        };
+        // Who begins with one meanwhile waits, and finds it gone.
+        let _turn = store.turn(OFFERS_LOCK)?;
         for place in store.names(OFFERED)? {
             let at = |source| store.failed(&place, source);
             let Some(transfer) = id(&place, OFFERED) else { continue };
             let Some((file, key)) = store.bytes(&place)? else { continue };
-            // Who begins with it looks for the lock: nobody touches a young one.
-            if is_old(file.as_ref()).map_err(at)?.is_none() || !file.lock().map_err(at)? {
+            let begun = file.stat().map_err(at)?.modified;
+            // Held until it is gone, so that nobody offers it meanwhile.
+            if !is_old(begun, now, age) || !file.lock().map_err(at)? {
                 continue;
             }
-            // Held until it is gone, so that nobody offers it meanwhile.
-            let Some(begun) = is_old(file.as_ref()).map_err(at)? else { continue };
             let promised = store.may_be_promised(transfer)?;
             if promised
                 || !store.is_named(&place, file.as_ref()).map_err(at)?
@@ -189,6 +193,7 @@ impl Records {
             let key = String::from_utf8_lossy(&key).into_owned();
             expired.push(Offered { transfer, key, busy: false, begun, promised });
         }
+        store.tidy(now, age);
         Ok(expired)
     }
 
@@ -237,6 +242,8 @@ impl Records {
     /// The system refused.
     pub fn withdraw(&self, transfer: TransferId) -> Result<bool, RecordsError> {
         let Some(store) = &self.store else { return Ok(true) };
+        // Who begins with it meanwhile waits, and finds it gone.
+        let _turn = store.turn(OFFERS_LOCK)?;
         let place = name(transfer, OFFERED);
         // Held until it is gone, so that nobody offers it meanwhile.
         let _offering = match store.names.open(&place) {
@@ -306,6 +313,12 @@ impl Records {
         epoch.map(FenceEpoch).filter(|&epoch| epoch >= FIRST_EPOCH).ok_or_else(none)
     }
 
+    /// That the epoch of a peer was not read, and why.
+    pub(super) fn unread(&self, peer: Fingerprint, source: io::Error) -> RecordsError {
+        let folder = self.store.as_ref().map(|store| store.path.clone()).unwrap_or_default();
+        RecordsError::Io { path: folder.join(fence_name(peer)), source }
+    }
+
     /// Raises the epoch of this node and a peer to at least this, durably, and tells what it is. It never falls, whoever
     /// raises it at the same time, in whatever process.
     ///
@@ -320,8 +333,7 @@ impl Records {
         let place = fence_name(peer);
         let at = |source| store.failed(&place, source);
         // All transfers of a pair hand over at the same moment.
-        let lock = store.names.create(FENCE_LOCK).or_else(|_| store.names.open(FENCE_LOCK)).map_err(at)?;
-        lock.wait_lock().map_err(at)?;
+        let _turn = store.turn(FENCE_LOCK)?;
         let fence = self.fence(peer)?;
         if fence >= least {
             return Ok(fence);
@@ -333,7 +345,8 @@ impl Records {
 
     /// Removes records that say *ran* and were written more than `age` before `now`, and returns whose
     /// they were. A source that asks later is told that the transfer is not known: it stays in doubt,
-    /// never runs, and its operator decides. Other records are promises, and stay. spec: P-4
+    /// never runs, and its operator decides. Other records are promises, and stay. What a process that was killed left half
+    /// done goes at that age, too. spec: P-4
     ///
     /// # Errors
     /// The folder cannot be read, or a file in it not be removed.
@@ -342,9 +355,7 @@ impl Records {
         let Some(store) = &self.store else { return Ok(pruned) };
         for place in store.names(RECORD)? {
             let stat = store.names.stat(&place).map_err(|source| store.failed(&place, source))?;
-            // A clock that went back makes a file young, which is safe.
-            let old = stat.is_some_and(|stat| now.duration_since(stat.modified).is_ok_and(|passed| passed > age));
-            if old
+            if stat.is_some_and(|stat| is_old(stat.modified, now, age))
                 && let Ok(Some(record)) = store.read(&place)
                 && record.standing == Standing::Ran
             {
@@ -352,6 +363,7 @@ impl Records {
                 pruned.push(record.transfer);
             }
         }
+        store.tidy(now, age);
         Ok(pruned)
     }
 
@@ -365,6 +377,52 @@ impl Records {
 type Read = (Arc<dyn File>, Vec<u8>);
 
 impl Store {
+    /// Waits for those who have this lock, and has it until it is dropped.
+    fn turn(&self, lock: &str) -> Result<Arc<dyn File>, RecordsError> {
+        let locked = self.names.create(lock).or_else(|_| self.names.open(lock));
+        let locked = locked.and_then(|file| file.wait_lock().map(|()| file));
+        locked.map_err(|source| self.failed(lock, source))
+    }
+
+    /// Removes what nobody goes on with: files that were to be renamed, and what is said of offers that are forgotten. A crash may
+    /// bring them back, which is why nothing is made durable.
+    fn tidy(&self, now: SystemTime, age: Duration) {
+        // What lists them next says so.
+        for place in self.names.list().unwrap_or_default() {
+            let of_offer = [WORDS, PROMISED].iter().find_map(|ending| id(&place, ending));
+            let is_of = |of: &str| [RECORD, WORDS, FENCE].iter().any(|ending| of.ends_with(ending));
+            let removed = match of_offer {
+                Some(transfer) => self.remove_orphan(&place, transfer, now, age),
+                None if place.strip_suffix(BESIDE).is_some_and(is_of) => self.remove_beside(&place, now, age),
+                None => continue,
+            };
+            if let Err(error) = gone(removed) {
+                tracing::warn!(%error, place, "what is half done cannot be removed");
+            }
+        }
+    }
+
+    /// Of an offer that is forgotten, which never comes back under its id.
+    fn remove_orphan(&self, place: &str, transfer: TransferId, now: SystemTime, age: Duration) -> io::Result<()> {
+        let old = self.names.stat(place)?.is_some_and(|stat| is_old(stat.modified, now, age));
+        if !old
+            || self.names.stat(&name(transfer, OFFERED))?.is_some()
+            || self.names.stat(&name(transfer, RECORD))?.is_some()
+        {
+            return Ok(());
+        }
+        self.names.remove(place)
+    }
+
+    /// Who writes there again waits for the lock, lest his own be taken away.
+    fn remove_beside(&self, place: &str, now: SystemTime, age: Duration) -> io::Result<()> {
+        let file = self.names.open(place)?;
+        if !is_old(file.stat()?.modified, now, age) || !file.lock()? || !self.is_named(place, file.as_ref())? {
+            return Ok(());
+        }
+        self.names.remove(place)
+    }
+
     /// Names with this ending.
     fn names(&self, ending: &str) -> Result<Vec<String>, RecordsError> {
         let listed = self.names.list().map_err(|source| RecordsError::Io { path: self.path.clone(), source })?;
@@ -406,7 +464,11 @@ impl Store {
     /// Writes a file beside its place and gives it its name; the name is not durable yet.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = format!("{name}{BESIDE}");
-        gone(self.names.remove(&beside))?;
+        if let Ok(left) = self.names.open(&beside) {
+            // Whoever removes it because it is old shall be done with that, or find that it is gone.
+            left.wait_lock()?;
+            gone(self.names.remove(&beside))?;
+        }
         let file = self.names.create(&beside)?;
         let written =
             file.write_at(0, bytes).and_then(|()| file.sync()).and_then(|()| self.names.replace(&beside, name));
@@ -435,13 +497,16 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// The first epoch of every pair of peers. Later ones belong to hand-overs.
 pub(super) const FIRST_EPOCH: FenceEpoch = FenceEpoch(1);
+/// Who holds it may look through what is offered, and begin or forget some of it.
+const OFFERS_LOCK: &str = "offers.lock";
 /// Who holds it may raise fences.
 const FENCE_LOCK: &str = "fences.lock";
+const FENCE: &str = ".fence";
 const FENCE_TITLE: &str = "dwcp fence 1\nepoch ";
 
 fn fence_name(peer: Fingerprint) -> String {
     let hex: String = peer.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex}.fence")
+    format!("{hex}{FENCE}")
 }
 
 fn name(transfer: TransferId, ending: &str) -> String {
@@ -472,6 +537,11 @@ pub struct Offered {
     pub begun: SystemTime,
     /// The sink may have all of it and [have promised](Records::may_be_promised) so.
     pub promised: bool,
+}
+
+/// A clock that went back makes a file young, which is safe.
+fn is_old(written: SystemTime, now: SystemTime, age: Duration) -> bool {
+    now.duration_since(written).is_ok_and(|passed| passed > age)
 }
 
 /// What is not there need not be removed.
@@ -505,221 +575,4 @@ pub struct Damaged {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::extent::Layout;
-    use crate::wire::{Digest, Name};
-
-    fn record() -> Record {
-        Record {
-            transfer: TransferId([1; 16]),
-            epoch: FenceEpoch(1),
-            attempt: 1,
-            root: Digest([2; 32]),
-            name: Name::new("vm").unwrap(),
-            layout: Layout::new(&[4096]).unwrap(),
-            peer: Fingerprint([3; 32]),
-            standing: Standing::Ready,
-        }
-    }
-
-    // spec: P-2
-    #[test]
-    fn a_record_is_stored_replaced_and_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path().join("deep/er")).unwrap();
-        let mut record = record();
-        assert_eq!(records.load(record.transfer).unwrap(), None);
-        records.store(&record).unwrap();
-        record.standing = Standing::Ran;
-        records.store(&record).unwrap();
-        assert_eq!(records.list().unwrap().records, [record.clone()]);
-        assert_eq!(records.load(record.transfer).unwrap(), Some(record.clone()));
-        records.forget(record.transfer).unwrap();
-        records.forget(record.transfer).unwrap();
-        assert!(records.list().unwrap().is_empty());
-    }
-
-    // spec: P-1
-    #[test]
-    fn a_damaged_record_is_told_by_name_and_hides_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path()).unwrap();
-        records.store(&record()).unwrap();
-        let torn = TransferId([5; 16]);
-        fs::write(records.path(torn).unwrap(), "dwcp record 2\n").unwrap();
-        fs::write(folder.path().join("x.record"), [0xff]).unwrap();
-        let mut listing = records.list().unwrap();
-        assert_eq!(listing.records, [record()]);
-        listing.damaged.sort_by_key(|damaged| damaged.transfer);
-        let told: Vec<_> =
-            listing.damaged.iter().map(|damaged| (damaged.transfer, damaged.error.to_string())).collect();
-        assert!(told[0].0.is_none() && told[0].1.contains("x.record"), "{told:?}");
-        assert!(told[1].0 == Some(torn) && told[1].1.contains(&torn.to_string()), "{told:?}");
-        assert!(matches!(records.load(torn), Err(RecordsError::Record { .. })), "not none");
-    }
-
-    // spec: P-4
-    #[test]
-    fn only_old_records_of_what_ran_are_pruned() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path()).unwrap();
-        let (day, now) = (Duration::from_secs(86_400), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31));
-        let all = [(Standing::Ran, 8), (Standing::Ran, 6), (Standing::Ready, 8), (Standing::GaveUp, 8)];
-        for ((standing, days), id) in all.into_iter().zip(0..) {
-            let record = Record { transfer: TransferId([id; 16]), standing, ..record() };
-            records.store(&record).unwrap();
-            let file = fs::File::open(records.path(record.transfer).unwrap()).unwrap();
-            file.set_modified(now - day * days).unwrap();
-        }
-        let torn = records.path(TransferId([9; 16])).unwrap();
-        fs::write(&torn, "torn").unwrap();
-        fs::File::open(&torn).unwrap().set_modified(now - day * 8).unwrap();
-        assert_eq!(records.prune(now, day * 7).unwrap(), [TransferId([0; 16])]);
-        assert_eq!(records.list().unwrap().records.len(), 3);
-        assert!(torn.exists());
-    }
-
-    // spec: O-6
-    #[test]
-    fn what_was_offered_is_offered_again_under_its_id_until_it_is_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let id = |byte| TransferId([byte; 16]);
-        let (first, offering) = records.offering("vm1 host:1", id(1)).unwrap();
-        assert!(first == id(1) && offering.is_some());
-        // Somebody else at the same time is somebody else.
-        let (other, none) = records.offering("vm1 host:1", id(2)).unwrap();
-        assert!(other == id(2) && none.is_none());
-        drop(offering);
-        assert_eq!(records.offering("vm2 host:1", id(3)).unwrap().0, id(3), "another key");
-        assert_eq!(records.offering("vm1 host:1", id(4)).unwrap().0, id(1), "it was cut off");
-        records.store(&Record { transfer: id(1), standing: Standing::GaveUp, ..record() }).unwrap();
-        records.forget(id(1)).unwrap();
-        assert_eq!(records.offering("vm1 host:1", id(5)).unwrap().0, id(5), "it was given up");
-    }
-
-    #[test]
-    fn an_offer_tells_whether_it_is_under_way_and_is_withdrawn_only_when_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let id = TransferId([1; 16]);
-        let (_, offering) = records.offering("vm1 host:1", id).unwrap();
-        records.note(id, "words").unwrap();
-        // Another process may have crashed while it made one.
-        fs::write(dir.path().join(name(TransferId([2; 16]), OFFERED)), "").unwrap();
-        let begun = fs::metadata(dir.path().join(name(id, OFFERED))).unwrap().modified().unwrap();
-        let offers = |busy| vec![Offered { transfer: id, key: "vm1 host:1".into(), busy, begun, promised: false }];
-        assert_eq!(records.offers().unwrap(), offers(true));
-        assert!(!records.withdraw(id).unwrap(), "it is under way");
-        drop(offering);
-        assert_eq!(records.offers().unwrap(), offers(false));
-        records.store(&Record { standing: Standing::GaveUp, ..record() }).unwrap();
-        assert!(!records.withdraw(id).unwrap(), "it was given up");
-        assert_eq!(records.noted(id).unwrap().as_deref(), Some("words"));
-        fs::remove_file(records.path(id).unwrap()).unwrap();
-        assert!(records.withdraw(id).unwrap() && records.withdraw(id).unwrap());
-        assert_eq!((records.offers().unwrap(), records.noted(id).unwrap()), (vec![], None));
-    }
-
-    /// Only what is nobody's business any more: neither given up, nor promised, nor under way, nor begun again since.
-    #[test]
-    fn an_offer_that_was_cut_off_expires_and_nothing_else_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let id = |byte| TransferId([byte; 16]);
-        let place = |byte, ending| dir.path().join(name(id(byte), ending));
-        let day = Duration::from_secs(86_400);
-        let offered = |byte: u8| records.offering(&format!("vm{byte} host:1"), id(byte)).unwrap().1.unwrap();
-        for byte in 1..=7 {
-            drop(offered(byte));
-            records.note(id(byte), "words").unwrap();
-        }
-        let begun = fs::metadata(place(1, OFFERED)).unwrap().modified().unwrap();
-        let aged = |byte: u8, days: u32| {
-            let file = fs::File::options().write(true).open(place(byte, OFFERED)).unwrap();
-            file.set_modified(begun - day * days).unwrap();
-        };
-        (1..=7).for_each(|byte| aged(byte, 31));
-        aged(2, 29);
-        records.store(&Record { transfer: id(3), standing: Standing::GaveUp, ..record() }).unwrap();
-        fs::write(place(4, RECORD), "torn").unwrap();
-        records.may_be_promised(id(5), true).unwrap();
-        records.may_be_promised(id(5), true).unwrap();
-        drop(offered(6));
-        let seventh = offered(7);
-        aged(7, 31);
-        // A crash while one was made.
-        fs::write(place(8, OFFERED), "").unwrap();
-        aged(8, 31);
-
-        let expire = || {
-            let mut expired = records.expire(begun + day, day * 31).unwrap();
-            expired.sort_by_key(|expired| expired.transfer);
-            expired.into_iter().map(|expired| (expired.transfer, expired.key)).collect::<Vec<_>>()
-        };
-        assert_eq!(expire(), [(id(1), "vm1 host:1".into()), (id(8), String::new())]);
-        assert!(!place(1, OFFERED).exists() && !place(1, WORDS).exists());
-        assert!((2..=7).all(|byte| place(byte, OFFERED).exists() && place(byte, WORDS).exists()));
-        assert_eq!(records.offering("vm1 host:1", id(9)).unwrap().0, id(9), "it was forgotten");
-        assert!(records.offers().unwrap().iter().all(|offer| offer.promised == (offer.transfer == id(5))));
-        // Another session of it began, and what was promised was taken back.
-        records.may_be_promised(id(5), false).unwrap();
-        drop(seventh);
-        assert_eq!(expire().len(), 2);
-    }
-
-    /// Whoever had opened it then would offer what nobody remembers.
-    #[test]
-    fn an_offer_that_was_forgotten_is_known_by_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let (id, store) = (TransferId([1; 16]), records.store.as_ref().unwrap());
-        let place = name(id, OFFERED);
-        drop(records.offering("vm1 host:1", id).unwrap());
-        let file = store.names.open(&place).unwrap();
-        assert!(store.is_named(&place, file.as_ref()).unwrap());
-        records.may_be_promised(id, true).unwrap();
-        assert!(records.withdraw(id).unwrap() && !store.is_named(&place, file.as_ref()).unwrap());
-        assert_eq!(store.names.list().unwrap(), Vec::<String>::new());
-        drop(records.offering("vm1 host:1", id).unwrap());
-        assert!(!store.is_named(&place, file.as_ref()).unwrap(), "another file");
-    }
-
-    // spec: O-7
-    #[test]
-    fn fences_raised_at_the_same_time_end_at_the_highest() {
-        let dir = tempfile::tempdir().unwrap();
-        let peer = Fingerprint([7; 32]);
-        let raise = |epoch| {
-            // As many processes would.
-            let records = Records::open(dir.path()).unwrap();
-            std::thread::spawn(move || records.raise_fence(peer, FenceEpoch(epoch)).unwrap())
-        };
-        let threads: Vec<_> = (2..40).map(|number| (number, raise(2 + number % 9))).collect();
-        for (number, thread) in threads {
-            let raised = thread.join().unwrap();
-            assert!((FenceEpoch(2 + number % 9)..=FenceEpoch(10)).contains(&raised), "{raised}");
-        }
-        assert_eq!(Records::open(dir.path()).unwrap().fence(peer).unwrap(), FenceEpoch(10));
-    }
-
-    // spec: O-7
-    #[test]
-    fn a_fence_is_one_of_a_pair_and_never_falls() {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let peer = Fingerprint([7; 32]);
-        assert_eq!(records.fence(peer).unwrap(), FenceEpoch(1));
-        records.raise_fence(peer, FenceEpoch(5)).unwrap();
-        records.raise_fence(peer, FenceEpoch(4)).unwrap();
-        let again = Records::open(dir.path()).unwrap();
-        assert_eq!(
-            (again.fence(peer).unwrap(), again.fence(Fingerprint([8; 32])).unwrap()),
-            (FenceEpoch(5), FenceEpoch(1))
-        );
-        assert!(again.list().unwrap().is_empty(), "it is no record");
-        fs::write(dir.path().join(fence_name(peer)), "torn").unwrap();
-        assert!(again.fence(peer).is_err() && again.raise_fence(peer, FenceEpoch(9)).is_err(), "not the first again");
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
 //! What only the drivers can get wrong, and only from inside can be seen.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, mpsc as blocking};
+use std::thread::{self, ThreadId};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,15 +16,22 @@ use super::lane_source::{Press, ShadowBytes, Sheet, SourcePages, Unread};
 use super::statistics::{End, Ledger};
 use super::threads::Threads;
 use super::tls::Tls;
-use super::{Endpoint, EndpointError, Fingerprint, Identity, Quarantine, Records, Trust, TurnedAway};
+use super::{
+    Endpoint, EndpointError, Fingerprint, Identity, Incoming, Listener, Quarantine, Records, Transfer, Trust,
+    TurnedAway,
+};
 use crate::extent::{Extent, Layout, PAGE_BYTES, PageMask, RegionId, Run};
 use crate::flag::{Constant, FlagSource};
-use crate::guest::{DirtyMap, Guest, GuestError, Pending};
+use crate::guest::{DirtyMap, Guest, GuestError, Memory, Pending};
 use crate::session::allowance::Rate;
 use crate::session::binding::Speaks;
 use crate::session::leaves::{extent_digest, leaf};
-use crate::session::{Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, SessionError, Time};
-use crate::wire::{ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, LaneId};
+use crate::session::{
+    Dispatch, Input, Leaves, Machine, Outcome, Output, Owner, Progress, Record, SessionError, SourceConfig, Standing,
+    Time,
+};
+use crate::storage::{Disk, File, Folder, Stat};
+use crate::wire::{Digest, ExtentHead, FRAME_HEADER_BYTES, FenceEpoch, Framing, GuestKind, LaneId, Name, TransferId};
 
 fn dialer(to: String) -> Dialer {
     let identity = Identity::generate("a").unwrap();
@@ -349,4 +358,122 @@ async fn a_session_that_is_over_is_known_to_be_over_at_once() {
     assert_eq!(tokio::join!(waits, gone).0, Ok(true), "asked before");
     assert_eq!(tokio::time::timeout(HANDSHAKE_LIMIT, supersede(&events, true)).await, Ok(true), "asked after");
     assert_eq!(began.elapsed().as_millis(), 0);
+}
+
+/// A folder that knows who ever waited for it.
+#[derive(Debug)]
+struct Watched {
+    disk: Disk,
+    /// The one thread of the runtime.
+    runtime: ThreadId,
+    waited: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn disk(&self) -> &Disk {
+        self.waited.fetch_or(thread::current().id() == self.runtime, Ordering::Relaxed);
+        &self.disk
+    }
+}
+
+impl Folder for Watched {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.disk().open(name)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.disk().create(name)
+    }
+
+    fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        self.disk().stat(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk().list()
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk().replace(from, to)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk().rename(from, to)
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk().link(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk().remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk().sync()
+    }
+}
+
+/// A node whose records are watched, and what was there before.
+struct Node {
+    endpoint: Endpoint,
+    records: Records,
+    waited: Arc<AtomicBool>,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(own: &Identity, peer: &Identity) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, runtime) = (Disk::open(dir.path()).unwrap(), thread::current().id());
+        let waited = Arc::<AtomicBool>::default();
+        let mut endpoint = Endpoint::new(own, &Trust::fingerprints([peer.fingerprint()])).unwrap();
+        endpoint.records = Records::over(Arc::new(Watched { disk, runtime, waited: Arc::clone(&waited) }));
+        Self { endpoint, records: Records::open(dir.path()).unwrap(), waited, _dir: dir }
+    }
+
+    /// What the first frames of its sessions say.
+    async fn next(listener: &mut Listener) -> (TransferId, FenceEpoch) {
+        match listener.accept().await.unwrap() {
+            Incoming::Offer(offer) => (offer.offer().transfer, offer.offer().epoch),
+            Incoming::Ask(ask) => (ask.record().transfer, ask.record().epoch),
+        }
+    }
+}
+
+/// Two hung calls would stop a runtime of two threads, and the pings of all sessions with it.
+#[tokio::test]
+async fn a_runtime_waits_for_no_record_when_something_is_offered_or_asked() {
+    let [a, b] = ["a", "b"].map(|name| Identity::generate(name).unwrap());
+    let (source, sink) = (Node::new(&a, &b), Node::new(&b, &a));
+    let layout = Layout::new(&[4096]).unwrap();
+    let record = |transfer, peer: &Identity, standing| Record {
+        transfer,
+        epoch: FenceEpoch(1),
+        attempt: 1,
+        root: Digest([2; 32]),
+        name: Name::new("vm").unwrap(),
+        layout: layout.clone(),
+        peer: peer.fingerprint(),
+        standing,
+    };
+    let (offered, asked) = (TransferId([1; 16]), TransferId([2; 16]));
+    source.records.raise_fence(b.fingerprint(), FenceEpoch(5)).unwrap();
+    // One promise is taken back, one is asked about.
+    sink.records.store(&record(offered, &a, Standing::Ready)).unwrap();
+    sink.records.store(&record(asked, &a, Standing::Ready)).unwrap();
+    let mut listener = sink.endpoint.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().to_string();
+
+    let transfer = Transfer { id: offered, ..Transfer::new(Name::new("vm").unwrap(), GuestKind::Image) };
+    let guest = Arc::new(Memory::new(layout.clone()));
+    let _sending = source.endpoint.send(&address, transfer, guest, SourceConfig::default()).await.unwrap();
+    assert_eq!(Node::next(&mut listener).await, (offered, FenceEpoch(5)));
+    let gave_up = record(asked, &b, Standing::GaveUp);
+    let _asking = source.endpoint.ask(&address, &gave_up, SourceConfig::default()).await.unwrap();
+    assert_eq!(Node::next(&mut listener).await, (asked, FenceEpoch(1)));
+
+    assert_eq!(sink.records.fence(a.fingerprint()).unwrap(), FenceEpoch(5));
+    assert!(sink.records.load(offered).unwrap().is_none() && sink.records.load(asked).unwrap().is_some());
+    assert_eq!([&source, &sink].map(|node| node.waited.load(Ordering::Relaxed)), [false; 2], "source, sink");
 }

@@ -262,9 +262,14 @@ impl ImageFolder {
                 continue;
             }
             failpoint!(waits, "sink.image.sweeps");
-            let removed = self.names.remove(&name);
-            removed.map_err(|error| self.failed(&format!("cannot remove {name} in"), error))?;
-            swept.removed.push(name);
+            match self.names.remove(&name) {
+                // Somebody else was faster, such as an operator who aborts it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => {
+                    removed.map_err(|error| self.failed(&format!("cannot remove {name} in"), error))?;
+                    swept.removed.push(name);
+                }
+            }
         }
         Ok(swept)
     }

@@ -1,5 +1,6 @@
 //! An image that is staged, cut off, gone on with, handed over, thrown away.
 
+use std::cell::Cell;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -597,4 +598,26 @@ fn leftovers_are_swept_unless_wanted() {
     let removed = folder(dir.path()).sweep(SystemTime::UNIX_EPOCH, |transfer| transfer == wanted).unwrap();
     assert_eq!(removed, Swept { removed: vec![staging_name(ID)], parked: vec![] });
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+/// An operator aborts one at that moment.
+#[test]
+fn a_sweep_goes_on_when_somebody_else_removed_what_it_is_at() {
+    let dir = tempfile::tempdir().unwrap();
+    for id in 1..=8 {
+        drop(go_on(dir.path(), &Offer { name: Name::new(&format!("vm{id}")).unwrap(), ..offer(id) }));
+    }
+    let written = std::fs::metadata(dir.path().join(journal_name(TransferId([8; 16])))).unwrap().modified().unwrap();
+    let aborted = Cell::new(None);
+    let sweep = |transfer| {
+        if aborted.get().is_none() {
+            folder(dir.path()).remove(transfer);
+            aborted.set(Some(transfer));
+        }
+        false
+    };
+    let swept = folder(dir.path()).sweep(written + PARKED_KEPT * 2, sweep).unwrap();
+    assert_eq!((swept.removed.len(), files(dir.path())), (14, 0));
+    let gone = aborted.get().unwrap().to_string();
+    assert!(swept.removed.iter().all(|file| !file.contains(&gone)), "{swept:?}");
 }
