@@ -121,7 +121,7 @@ impl LegacyPort {
         let why = match waiting.spoke(sight) {
             Way::Tls => return Sorted::Tls(stream),
             Way::Start(group, more) => return self.start(group, more, stream, address),
-            Way::Join(group, joins) => return self.join(group, &joins, stream),
+            Way::Join(group, joins) => return self.join(group, &joins, stream, address),
             Way::Close(crate::detect::TurnedAway::Garbage) => TurnedAway::NotAuthenticated,
             Way::Close(_) => TurnedAway::OverAddressLimit,
         };
@@ -140,9 +140,16 @@ impl LegacyPort {
         }
     }
 
-    fn join(&self, group: GroupId, joins: &mpsc::Sender<Member>, stream: TcpStream) -> Sorted {
-        let joined = joins.try_send(self.table.member(group, stream)).is_ok();
-        if joined { Sorted::Taken } else { Sorted::TurnedAway(TurnedAway::OverAddressLimit, None) }
+    fn join(&self, group: GroupId, joins: &mpsc::Sender<Member>, stream: TcpStream, from: IpAddr) -> Sorted {
+        match joins.try_send(self.table.member(group, stream)) {
+            Ok(()) => Sorted::Taken,
+            Err(TrySendError::Full(_)) => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
+            // All of the message had come a moment ago: this is the next one.
+            Err(TrySendError::Closed(member)) => match self.table.enter(from).map(|mut next| next.spoke(Sight::V1)) {
+                Some(Way::Start(group, more)) => self.start(group, more, member.stream, from),
+                _ => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
+            },
+        }
     }
 }
 
@@ -196,6 +203,11 @@ impl LegacyArrival {
         self.place.claimed = true;
         (self.connections, self.place)
     }
+
+    /// Closed when no more of its connections are read: the message is complete, or has failed.
+    pub(super) fn more(&self) -> Option<mpsc::Sender<Member>> {
+        self.place.table.lock().transfers.get(&self.place.group).cloned()
+    }
 }
 
 /// What a port knows of connections that have not spoken, and of transfers.
@@ -241,18 +253,26 @@ impl Table {
         };
         let (close, closed) = oneshot::channel();
         state.waiting.insert(connection, close);
-        Some(Waiting { table: self.clone(), connection, until, closed })
+        Some(Waiting { table: self.clone(), connection, address, until, closed })
     }
 
     fn member(&self, group: GroupId, stream: TcpStream) -> Member {
         tune(&stream);
-        Member { stream, table: self.clone(), group }
+        Member { stream, _seat: Seat { table: self.clone(), group } }
     }
 }
 
 impl State {
     fn now(&self) -> Time {
         Time::after_epoch(self.start.elapsed())
+    }
+
+    /// Nobody reads what more comes for a message that is complete, though it may still be stored.
+    fn close_complete(&mut self, from: IpAddr) {
+        let Some(group) = self.groups.joined_from(from) else { return };
+        if self.transfers.get(&group).is_none_or(mpsc::Sender::is_closed) {
+            self.groups.complete(group);
+        }
     }
 
     fn close(&mut self, connection: ConnectionId, silent: bool) {
@@ -275,6 +295,7 @@ enum Way {
 struct Waiting {
     table: Table,
     connection: ConnectionId,
+    address: IpAddr,
     /// Its deadline when it came; a transfer that began since may hold it.
     until: Option<Instant>,
     closed: oneshot::Receiver<bool>,
@@ -301,6 +322,7 @@ impl Waiting {
     /// In one step with the way that further connections of a transfer take: they may be right behind.
     fn spoke(&mut self, sight: Sight) -> Way {
         let mut state = self.table.lock();
+        state.close_complete(self.address);
         match state.groups.spoke(self.connection, sight) {
             Route::Tls => Way::Tls,
             Route::Start(group) => {
@@ -358,6 +380,12 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct Member {
     stream: TcpStream,
+    _seat: Seat,
+}
+
+/// What a connection takes of its transfer's limit; given back when dropped.
+#[derive(Debug)]
+struct Seat {
     table: Table,
     group: GroupId,
 }
@@ -374,7 +402,7 @@ impl AsyncRead for Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.table.lock().groups.left(self.group);
     }
