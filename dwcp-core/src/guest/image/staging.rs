@@ -420,6 +420,7 @@ impl Guest for ImageStaging {
     }
 
     fn stage(&self) -> Result<(), GuestError> {
+        failpoint!(waits, "sink.image.syncs");
         if let Some(journal) = &self.journal {
             self.mark();
             self.still_named()?;
