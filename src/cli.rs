@@ -204,12 +204,14 @@ An image becomes visible under its name only after both ends agreed on its diges
 kept in DIR/.dwcp; after a crash start it again, and senders in doubt are answered.
 
 Ctrl-C and SIGTERM are a good end: nothing new is taken, what has come whole is handed over if that can be done \
-within --grace, the rest is parked and goes on with the next `dwcp receive`; its sender waits for that. A second \
+within --grace, the rest is parked (over version 1: thrown away) and goes on with the next `dwcp receive`; its sender \
+waits for that. A second \
 signal leaves at once. Without --once a transfer that failed is no failure of the receiver; one in doubt is.
 
 With --v1 the same port takes version 1 in clear text as well, from the addresses that are named: what comes so is as \
 good as its line says (\"length unverified\", \"unverified\"), is stored under --v1-as, and nobody proved who sent \
-it."))]
+it. With --once it is the one transfer from its first header on, even if that is a bad one: its peer would not hear of \
+it. What speaks neither version, says nothing or is refused is none."))]
 pub(crate) struct ReceiveArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", value_parser = units::listen_address)]
@@ -229,7 +231,7 @@ pub(crate) struct ReceiveArgs {
     /// When stopped: how long what has come whole may take to be handed over, and to be kept as a baseline
     #[arg(long, default_value = "30s", value_parser = units::duration)]
     pub(crate) grace: Duration,
-    /// End after one transfer, with its exit code
+    /// End after one transfer, with its exit code. Whichever comes first, over either version; others are refused
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]

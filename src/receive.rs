@@ -248,10 +248,13 @@ impl Tally {
     }
 }
 
+/// Why another one is refused.
+const ONE: &str = "this receiver takes one transfer (--once), and that is under way";
+
 /// The end of what comes over version 1.
-async fn over_legacy(legacy: &mut Option<Port>) -> Exit {
+async fn over_legacy(legacy: &mut Option<Port>, elsewhere: Option<&str>) -> Exit {
     match legacy {
-        Some(port) => port.next().await,
+        Some(port) => port.next(elsewhere).await,
         None => std::future::pending().await,
     }
 }
@@ -271,6 +274,8 @@ impl Desk<'_> {
         let (mut open, mut enough) = (true, false);
         let mut limit = None;
         while !(self.is_idle() && self.sweeping.is_empty() && (enough || !open)) {
+            // With --once, whichever version came first.
+            let engaged = (self.args.once && (enough || !self.is_idle())).then_some(ONE);
             tokio::select! {
                 incoming = listener.accept(), if open => match incoming {
                     Some(Incoming::Offer(offer)) => self.came(offer),
@@ -290,11 +295,9 @@ impl Desk<'_> {
                 }
                 Some(()) = self.keeping.next() => {}
                 Some(swept) = self.sweeping.join_next() => self.tidy(swept.unwrap_or(false)),
-                exit = over_legacy(&mut self.legacy), if open => {
+                exit = over_legacy(&mut self.legacy, engaged) => {
                     self.tally.count(exit, false);
-                    if self.args.once {
-                        return;
-                    }
+                    enough |= self.args.once;
                 }
                 () = interrupts.next() => {
                     if self.tally.interrupted || self.is_idle() && self.sweeping.is_empty() {
@@ -308,10 +311,12 @@ impl Desk<'_> {
                     }
                     limit = Some(Instant::now() + self.args.grace);
                     let _ = stop.send(Stop::Retire);
+                    self.legacy.iter_mut().for_each(Port::retire);
                 }
                 () = passed(limit) => {
                     limit = None;
                     let _ = stop.send(Stop::Cut);
+                    self.legacy.iter_mut().for_each(Port::cut);
                     // A disk that does not answer is nothing to wait for; what it has is parked as it is.
                     self.taking.abort_all();
                     self.taking.detach_all();
@@ -324,7 +329,8 @@ impl Desk<'_> {
     }
 
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.taking.is_empty() && self.keeping.is_empty()
+        let legacy = self.legacy.as_ref().is_none_or(Port::is_idle);
+        legacy && self.running.is_empty() && self.taking.is_empty() && self.keeping.is_empty()
     }
 
     /// A sender that was killed comes back under the name that its lost session still holds: that one is asked whether it
@@ -401,7 +407,7 @@ impl Desk<'_> {
             ));
         }
         if self.args.once && !self.is_idle() {
-            return Err(GuestError::Other("this receiver takes one transfer (--once), and that is under way".into()));
+            return Err(GuestError::Other(ONE.into()));
         }
         let holder = self.places.holder(&offer.name, offer.transfer);
         holder.map_or(Ok(()), |other| Err(self.name_taken(other, &offer.name)))

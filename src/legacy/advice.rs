@@ -1,7 +1,7 @@
 //! What to look at when a version 1 transfer failed. The peer hears nothing of it and most of its settings are not on the wire, so
 //! the option that is to be as at the peer must be named here.
 
-use dwcp_v1_compat::message::Defect;
+use dwcp_v1_compat::message::{Defect, Refusal};
 use dwcp_v1_compat::net::TransferError;
 use dwcp_v1_compat::wire::blocks::BlockError;
 use dwcp_v1_compat::wire::{ContentError, PackError, PacketError};
@@ -75,9 +75,15 @@ fn of_defect(defect: &Defect) -> Option<&'static str> {
 /// At `dwcp send`.
 pub(super) fn sending(error: &TransferError) -> Option<&'static str> {
     match error {
-        TransferError::Pack(PackError::TooLarge { .. }) => Some(
+        TransferError::Pack(PackError::TooLarge { .. }) | TransferError::Refused(Refusal::TooLarge { .. }) => Some(
             "Use --v1-form disk if the peer takes it as a disk, or leave out --v1 and update the peer. Nothing was sent.",
         ),
+        TransferError::Refused(Refusal::ChunkBytes { .. } | Refusal::TooManyChunks { .. }) => {
+            Some("Set the peer to other chunks, and name those with --v1-chunk. Nothing was sent.")
+        }
+        TransferError::Connect { .. } => {
+            Some("Does the peer run, and is --to where it listens? Nothing was sent; the image here is intact.")
+        }
         TransferError::Unconnected { .. } => Some(
             "Does the peer run, is --to where it listens (an mst8 peer dials to --v1-listen), and is --v1-connections as it is \
              set? The image here is intact.",

@@ -17,7 +17,11 @@ pub(super) fn failure(error: &TransferError) -> Failure {
         | TransferError::Stalled { .. }
         | TransferError::Slow { .. }
         | TransferError::Unconnected { .. } => Exit::Unreachable,
-        TransferError::Io { source, .. } if is_of_the_network(source.kind()) => Exit::Unreachable,
+        TransferError::Io { source, .. } | TransferError::Connect { source, .. }
+            if is_of_the_network(source.kind()) =>
+        {
+            Exit::Unreachable
+        }
         TransferError::Cancelled => Exit::Interrupted,
         _ => Exit::Failed,
     };
@@ -44,7 +48,7 @@ mod tests {
         assert_eq!(of(TransferError::MissingBlocks { missing: 1, blocks: 2 }), Exit::Integrity);
         assert_eq!(of(TransferError::Cancelled), Exit::Interrupted);
         assert_eq!(of(TransferError::Config("no")), Exit::Failed);
-        let io = |kind: ErrorKind| of(TransferError::io("cannot connect", kind.into()));
+        let io = |kind: ErrorKind| of(TransferError::Connect { peer: "a".into(), source: kind.into() });
         assert_eq!((io(ErrorKind::ConnectionRefused), io(ErrorKind::StorageFull)), (Exit::Unreachable, Exit::Failed));
     }
 }

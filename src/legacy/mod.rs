@@ -5,6 +5,7 @@ mod args;
 mod exit;
 mod receive;
 mod send;
+mod show;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;

@@ -1,7 +1,8 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dwcp_core::guest::{ImageFolder, ImageStaging};
 use dwcp_core::net::{Endpoint, Transfer, TurnedAway};
@@ -9,7 +10,7 @@ use dwcp_core::wire::{GuestKind, Name, TransferId};
 use dwcp_core::{Guest, GuestError, Layout};
 use dwcp_v1_compat::message::{Deadlines, Received, Shape};
 use dwcp_v1_compat::net::{
-    Form, LegacyArrival, LegacyListener, LegacyPort, ReceiveOptions, SpokenV3, Tally, TransferError,
+    Form, LegacyArrival, LegacyListener, LegacyPort, LegacySession, ReceiveOptions, SpokenV3, Tally, TransferError,
 };
 use dwcp_v1_compat::wire::Framing;
 use serde::Serialize;
@@ -19,6 +20,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::SPOKEN;
 use super::advice;
 use super::exit::failure;
+use super::show::{Unshown, Visible, show};
 use crate::cli::ReceiveArgs;
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
@@ -38,6 +40,10 @@ pub(crate) struct Port {
     form: Form,
     options: ReceiveOptions,
     running: Option<Running>,
+    /// Who was told why it is refused while that runs: each of its connections would begin another transfer.
+    told: BTreeSet<IpAddr>,
+    /// No more is taken.
+    stopping: bool,
     refused: u64,
     report: Report,
 }
@@ -46,6 +52,10 @@ pub(crate) struct Port {
 struct Running {
     from: IpAddr,
     task: JoinHandle<Result<Received, Ending>>,
+    /// Dropped to end it, unless all of it has come.
+    wanted: Option<oneshot::Sender<()>>,
+    /// It may have its name from now on.
+    showing: Arc<AtomicBool>,
 }
 
 /// Why an image did not come.
@@ -53,6 +63,8 @@ enum Ending {
     /// There is no place for it.
     Refused(GuestError),
     Failed(TransferError),
+    /// All of it came.
+    Unshown(Unshown),
 }
 
 /// Where one goes.
@@ -91,6 +103,13 @@ struct Refused<'a> {
     name: &'a str,
     peer: String,
     error: &'a str,
+}
+
+/// How a transfer ended, as it is told.
+struct End {
+    exit: Exit,
+    received: Option<Received>,
+    error: Option<String>,
 }
 
 /// What came to the port, for whoever watches a rollout.
@@ -179,6 +198,8 @@ impl Port {
             form,
             options,
             running: None,
+            told: BTreeSet::new(),
+            stopping: false,
             refused: 0,
             report: report.clone(),
         };
@@ -190,11 +211,17 @@ impl Port {
         (self.transfer, self.name.clone())
     }
 
-    /// Takes what comes until one image has come, or has not. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Exit {
+    /// Nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_none()
+    }
+
+    /// Takes what comes until one image has come, or has not. `elsewhere`: why there is no place for one that comes now.
+    /// Cancel safe.
+    pub(crate) async fn next(&mut self, elsewhere: Option<&str>) -> Exit {
         loop {
             tokio::select! {
-                Some(arrival) = self.listener.accept() => self.begin(arrival),
+                Some(arrival) = self.listener.accept(), if !self.stopping => self.begin(arrival, elsewhere),
                 ended = over(&mut self.running) => if let Some(exit) = self.over(ended) {
                     return exit;
                 },
@@ -202,22 +229,49 @@ impl Port {
         }
     }
 
-    fn begin(&mut self, arrival: LegacyArrival) {
+    fn begin(&mut self, arrival: LegacyArrival, elsewhere: Option<&str>) {
         let from = arrival.from();
-        if self.running.is_some() {
-            let error = "another version 1 transfer is under way, and both would have the same name";
-            return self.refuse(&from.to_string(), error);
+        let another = "another version 1 transfer is under way, and both would have the same name";
+        match self.running.as_ref().map(|_| another).or(elsewhere) {
+            Some(_) if !self.told.insert(from) => return,
+            Some(error) => return self.refuse(&from.to_string(), error),
+            None => self.told.clear(),
         }
         let (name, layout) = (self.name.clone(), self.layout.clone());
         let staging = Staging { folder: self.folder.clone(), name, transfer: self.transfer, layout };
         let (form, options, report) = (self.form.clone(), self.options.clone(), self.report.clone());
+        let (wanted, mut unwanted) = oneshot::channel();
+        let showing = Arc::new(AtomicBool::new(false));
+        let shows = Arc::clone(&showing);
         let taking = async move {
             let (name, bytes) = (staging.name.clone(), staging.layout.bytes());
-            let staging = staging.make().await.map_err(Ending::Refused)?;
+            let staging = tokio::select! {
+                staging = staging.make() => Arc::new(staging.map_err(Ending::Refused)?),
+                _ = &mut unwanted => return Err(Ending::Failed(TransferError::Cancelled)),
+            };
             report.event("started", &Started { version: 1, name: name.as_str(), peer: from.to_string(), bytes });
-            take(arrival, Arc::new(staging), form, options).await.map_err(Ending::Failed)
+            let guest: Arc<dyn Guest> = Arc::<ImageStaging>::clone(&staging);
+            let received = take(arrival.take(guest, form, options), unwanted).await.map_err(Ending::Failed)?;
+            shows.store(true, Ordering::SeqCst);
+            show(staging).await.map(|()| received).map_err(Ending::Unshown)
         };
-        self.running = Some(Running { from, task: tokio::spawn(taking) });
+        self.running = Some(Running { from, task: tokio::spawn(taking), wanted: Some(wanted), showing });
+    }
+
+    /// Takes nothing new, and ends what has not come whole: nobody could go on with it.
+    pub(crate) fn retire(&mut self) {
+        self.stopping = true;
+        if let Some(running) = &mut self.running {
+            running.wanted = None;
+        }
+    }
+
+    /// Ends what is under way, whatever of it is done.
+    pub(crate) fn cut(&mut self) {
+        self.retire();
+        if let Some(running) = &self.running {
+            running.task.abort();
+        }
     }
 
     fn refuse(&mut self, from: &str, error: &str) {
@@ -230,60 +284,64 @@ impl Port {
     /// What is under way is over. `None`: it never began.
     fn over(&mut self, ended: Result<Received, Ending>) -> Option<Exit> {
         let from = self.running.take().map_or_else(String::new, |running| running.from.to_string());
-        let ended = match ended {
-            Ok(received) => Ok(received),
-            Err(Ending::Failed(error)) => Err(error),
+        let path = self.dir.join(self.name.as_str());
+        let end = match ended {
+            Ok(received) => {
+                let (assurance, bytes) = (received.assurance, units::bytes(self.layout.bytes()));
+                self.report.say(&format!(
+                    "{} is here, {assurance}: {bytes} from {from} over version 1 in clear text; nobody proved who sent it",
+                    path.display()
+                ));
+                End { exit: Exit::Ok, received: Some(received), error: None }
+            }
             Err(Ending::Refused(error)) => {
                 self.refuse(&from, &error.to_string());
                 return None;
             }
+            Err(Ending::Failed(error)) => {
+                let exit = failure(&error).exit;
+                let hint = advice::receiving(&error).map_or(String::new(), |hint| format!("{hint} "));
+                self.trouble(&from, exit, &error, &format!("{hint}{}", Visible::No.told(&path)))
+            }
+            Err(Ending::Unshown(Unshown { error, visible })) => {
+                self.trouble(&from, Exit::Failed, &error, &visible.told(&path))
+            }
         };
-        Some(self.end(from, ended))
+        let exit = end.exit;
+        self.tell(from, end);
+        Some(exit)
     }
 
-    fn end(&self, from: String, ended: Result<Received, TransferError>) -> Exit {
-        let (exit, bytes) =
-            (ended.as_ref().map_or_else(|error| failure(error).exit, |_| Exit::Ok), self.layout.bytes());
-        let path = self.dir.join(self.name.as_str());
-        match &ended {
-            Ok(received) => self.report.say(&format!(
-                "{} is here, {}: {} from {from} over version 1 in clear text; nobody proved who sent it",
-                path.display(),
-                received.assurance,
-                units::bytes(bytes)
-            )),
-            Err(error) => {
-                let hint = advice::receiving(error).map_or(String::new(), |hint| format!("{hint} "));
-                let told = "Nothing of it became visible here. Version 1 does not tell its sender: look there, too.";
-                let what = format!("{} from {from} over version 1 ended: {error}", self.name);
-                self.report.trouble(&Failure::new(exit, what).advise(format!("{hint}{told}")));
-            }
-        }
-        let (received, error) = match ended {
-            Ok(received) => (Some(received), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
+    fn trouble(&self, from: &str, exit: Exit, error: &dyn std::error::Error, told: &str) -> End {
+        let what = format!("{} from {from} over version 1 ended: {error}", self.name);
+        self.report.trouble(
+            &Failure::new(exit, what).advise(format!("{told} Version 1 does not tell its sender: look there, too.")),
+        );
+        End { exit, received: None, error: Some(error.to_string()) }
+    }
+
+    fn tell(&self, peer: String, end: End) {
+        let End { exit, received, error } = end;
         let shown = Ended {
             verdict: exit.word(),
             version: 1,
             name: self.name.as_str(),
-            peer: from,
+            peer,
             assurance: received.map(|received| received.assurance.to_string()),
-            bytes_guest: bytes,
+            bytes_guest: self.layout.bytes(),
             bytes_wire: received.map(|received| received.bytes),
             closed: received.map(|received| received.closed),
             error,
         };
         self.report.event("transfer", &shown);
-        exit
     }
 
     /// Ends what is under way, which version 1 cannot go on with, and tells the counters. How many were refused, and
     /// whether one was cut off.
     pub(crate) async fn stop(&mut self) -> (u64, Option<Exit>) {
         let mut exit = None;
-        if let Some(running) = &self.running {
-            running.task.abort();
+        self.cut();
+        if !self.is_idle() {
             let ended = over(&mut self.running).await;
             exit = self.over(ended);
         }
@@ -320,10 +378,15 @@ impl Port {
 
 /// The end of what is under way, if anything is.
 async fn over(running: &mut Option<Running>) -> Result<Received, Ending> {
-    match running {
-        Some(running) => (&mut running.task).await.unwrap_or(Err(Ending::Failed(TransferError::Cancelled))),
-        None => std::future::pending().await,
-    }
+    let Some(running) = running else { return std::future::pending().await };
+    (&mut running.task).await.unwrap_or_else(|_| {
+        // It was cut, or died.
+        Err(if running.showing.load(Ordering::SeqCst) {
+            Ending::Unshown(Unshown::unknown())
+        } else {
+            Ending::Failed(TransferError::Cancelled)
+        })
+    })
 }
 
 impl Staging {
@@ -331,6 +394,8 @@ impl Staging {
     async fn make(self) -> Result<ImageStaging, GuestError> {
         let (made, staged) = oneshot::channel();
         spawn_blocking(move || {
+            // What one before left that could not be removed then. Nobody else has this id.
+            self.folder.remove(self.transfer);
             if let Err(Ok(nobodys)) = made.send(self.folder.create(&self.name, self.transfer, self.layout)) {
                 nobodys.discard();
             }
@@ -339,16 +404,11 @@ impl Staging {
     }
 }
 
-/// An image that has come becomes visible under its name.
-async fn take(
-    arrival: LegacyArrival,
-    staging: Arc<ImageStaging>,
-    form: Form,
-    options: ReceiveOptions,
-) -> Result<Received, TransferError> {
-    let guest: Arc<dyn Guest> = staging;
-    let received = arrival.take(Arc::clone(&guest), form, options).outcome().await?;
-    let shown = spawn_blocking(move || guest.resume()).await;
-    shown.unwrap_or_else(|_| Err(GuestError::Other("the thread that stores it died".into())))?;
-    Ok(received)
+/// Takes an image until it is staged, or nobody wants it before all has come.
+async fn take(mut session: LegacySession, mut unwanted: oneshot::Receiver<()>) -> Result<Received, TransferError> {
+    tokio::select! {
+        ended = session.outcome() => return ended,
+        _ = &mut unwanted => session.retire(),
+    }
+    session.outcome().await
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use dwcp_core::Guest;
 use dwcp_core::guest::ImageSource;
+use dwcp_core::session::Time;
+use dwcp_v1_compat::message::Outgoing;
 use dwcp_v1_compat::net::{
     GuestPayload, MigrateOptions, PlaintextPolicy, SendOptions, Sent, SpokenV3, TransferError, accept, dial, send_disk,
     send_memory,
@@ -13,7 +15,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::advice;
-use super::args::FormArg;
+use super::args::{FormArg, LegacyArgs};
 use super::exit::failure;
 use super::{SPOKEN, not_allowed, resolve};
 use crate::cli::SendArgs;
@@ -34,7 +36,7 @@ struct Summary<'a> {
     name: &'a str,
     bytes_guest: Option<u64>,
     bytes_wire: Option<u64>,
-    /// Whether the peer closed its connections without a reset. It need not have stored anything.
+    /// Whether the peer closed its connections after the last byte, without a reset. It need not have stored anything.
     closed: Option<bool>,
     /// Never: version 1 has no word for it.
     acknowledged: bool,
@@ -80,7 +82,7 @@ fn tell(args: &SendArgs, report: &Report, bytes: u64, sent: Sent) {
         units::bytes(sent.bytes),
     ));
     if !sent.closed {
-        report.warn("warning: the peer did not close its connections; whether it took the last bytes is unknown");
+        report.warn("warning: the peer did not close its connections after the last byte; whether it took the last bytes is unknown");
     }
     report.warn(
         "note: look at the peer before you use the image there, or remove it here; version 1 acknowledges nothing",
@@ -100,6 +102,9 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
     state::make(&state_dir)?;
     let spoken = SpokenV3::open(state_dir.join(SPOKEN)).map_err(|error| failure(&error))?;
     let peer = peer(&args.to, &policy, &spoken).await?;
+    if form == FormArg::Plain {
+        fits(legacy, guest.layout().bytes()).map_err(|error| failed(&error))?;
+    }
     let connect = connector(args, peer, report).await?;
     let bytes = guest.layout().bytes();
     let mut interrupts = Interrupts::watch()?;
@@ -120,11 +125,17 @@ async fn transfer(args: &SendArgs, report: &Report) -> Result<(u64, Sent), Failu
     };
     // Of what was put down for the peer before it was asked, nobody has looked at the file since.
     let sent = sent.and_then(|sent| image.pause().map(|()| sent).map_err(TransferError::from));
-    sent.map(|sent| (bytes, sent)).map_err(|error| {
-        let failure = failure(&error);
-        let hint = advice::sending(&error);
-        failure.advise(hint.unwrap_or("The image here is intact; what the peer has of it is of no use."))
-    })
+    sent.map(|sent| (bytes, sent)).map_err(|error| failed(&error))
+}
+
+fn failed(error: &TransferError) -> Failure {
+    let hint = advice::sending(error);
+    failure(error).advise(hint.unwrap_or("The image here is intact; what the peer may have of it is of no use."))
+}
+
+/// Whether a message may carry as many bytes, before anybody is dialled for it. What is packed is not known so early.
+fn fits(legacy: &LegacyArgs, bytes: u64) -> Result<(), TransferError> {
+    Ok(Outgoing::new(legacy.framing(), bytes, legacy.chunk_bytes(), 1, Time::default()).map(drop)?)
 }
 
 #[derive(Serialize)]

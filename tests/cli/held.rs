@@ -12,22 +12,22 @@ use crate::operator::{Lines, Place, Receiver, dwcp, noise, run};
 use crate::promises::{ID, in_doubt};
 
 /// Where a receiver is held.
-struct Pipe(PathBuf);
+pub(crate) struct Pipe(PathBuf);
 
 impl Pipe {
-    fn new(place: &Place) -> Self {
+    pub(crate) fn new(place: &Place) -> Self {
         let pipe = place.path("pipe");
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         Self(pipe)
     }
 
     /// Starts a receiver that is held when it comes there first.
-    fn hold(&self, point: &str, receive: &mut Command) -> Receiver {
+    pub(crate) fn hold(&self, point: &str, receive: &mut Command) -> Receiver {
         Receiver::start(receive.env("DWCP_HOLD", format!("{point}@{}", self.0.display())))
     }
 
     /// Waits until it is. Dropped, it goes on.
-    fn is_there(&self) -> File {
+    pub(crate) fn is_there(&self) -> File {
         File::options().write(true).open(&self.0).unwrap()
     }
 }

@@ -18,6 +18,7 @@ mod identities;
 mod images;
 #[path = "../../dwcp-v1-compat/tests/legacy/mod.rs"]
 mod legacy;
+mod legacy_ends;
 mod plaintext;
 mod promises;
 mod stopping;

@@ -135,7 +135,7 @@ fn clear_text_needs_the_operators_word() {
     send(&[]).failed(2, &["--identity"]);
     send(&["--v1", "mst8", "--allow-plaintext-v1", "127.0.0.1"]).failed(2, &["mst8 peer dials", "--v1-listen"]);
     send(&["--v1", "mst8", "--allow-plaintext-v1", "127.0.0.1", "--v1-form", "disk"]).failed(2, &["amst16"]);
-    send(&["--v1", "amst16", "--allow-plaintext-v1", "127.0.0.1"]).failed(6, &["127.0.0.1:1"]);
+    send(&["--v1", "amst16", "--allow-plaintext-v1", "127.0.0.1"]).failed(6, &["127.0.0.1:1", "Nothing was sent"]);
     let mut command = place.receive();
     run(command.args(["--v1", "amst16"])).failed(2, &["--v1-as", "--v1-size"]);
     let mut command = place.receive();
@@ -171,16 +171,19 @@ fn what_spoke_version_3_is_not_sent_clear_text() {
 fn what_version_1_cannot_carry_is_refused_with_a_sentence() {
     let place = Place::new();
     let image = place.path("large.mem");
-    let send = |form: &str, bytes: u64| {
+    let send = |form: &str, bytes: u64, chunk: &str| {
         fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-        let words = ["--v1", "amst16", "--allow-plaintext-v1", "127.0.0.1", "--v1-connections", "4"];
-        let (to, reader) = legacy::amst16_listen_and_read(4);
-        let said = run(place.send(&to.to_string(), "vm1").args(words).args(["--v1-form", form]).arg(&image));
-        drop(reader);
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = place.send(&peer.local_addr().unwrap().to_string(), "vm1");
+        command.args(["--v1", "amst16", "--allow-plaintext-v1", "127.0.0.1", "--v1-form", form, "--v1-chunk", chunk]);
+        let said = run(command.arg(&image));
+        peer.set_nonblocking(true).unwrap();
+        assert!(peer.accept().is_err(), "nobody was dialled");
         said
     };
-    send("memory", (256 << 20) + 1).failed(1, &["256 MiB"]);
-    send("plain", 1 << 32).failed(1, &["4 GiB"]);
+    send("memory", (256 << 20) + 1, "64KiB").failed(1, &["256 MiB", "Nothing was sent"]);
+    send("plain", 1 << 32, "64KiB").failed(1, &["4 GiB", "--v1-form disk", "Nothing was sent"]);
+    send("plain", 1 << 31, "1KiB").failed(1, &["take larger ones", "--v1-chunk", "Nothing was sent"]);
 }
 
 /// What is sent was put down before the peer was dialled, so nobody reads the file any more.

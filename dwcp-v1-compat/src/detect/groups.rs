@@ -137,7 +137,8 @@ struct Failed {
     first: bool,
 }
 
-/// Sorts connections by address into v1 transfers, one at a time for each, and ends those that never speak.
+/// Sorts connections by address into v1 transfers, of which one for each address takes connections, and ends those that
+/// never speak.
 ///
 /// A connection is *waiting* until it has spoken, and then no longer known here but as a number in its group.
 #[derive(Debug)]
@@ -287,11 +288,26 @@ impl Groups {
         self.ended(group)
     }
 
-    /// A transfer is over. These connections were held for it without having spoken: close them.
+    /// The transfer that a connection of this address would join.
+    pub fn joined_from(&self, address: IpAddr) -> Option<GroupId> {
+        self.open.get(&address.to_canonical()).copied()
+    }
+
+    /// The transfer of an address takes no more connections, though it is not over: what begins next from there is
+    /// another one.
+    pub fn complete(&mut self, group: GroupId) {
+        self.open.retain(|_, open| *open != group);
+    }
+
+    /// A transfer is over, well or not. These connections were held for it without having spoken: close them.
     pub fn ended(&mut self, group: GroupId) -> Vec<ConnectionId> {
-        let Some(group) = self.groups.remove(&group) else { return Vec::new() };
-        self.open.remove(&group.address);
-        let held = self.waiting.iter().filter(|(_, waiting)| waiting.address == group.address);
+        let Some(Group { address, .. }) = self.groups.remove(&group) else { return Vec::new() };
+        if self.open.get(&address).is_some_and(|open| *open != group) {
+            // They are held for the one behind it.
+            return Vec::new();
+        }
+        self.open.remove(&address);
+        let held = self.waiting.iter().filter(|(_, waiting)| waiting.address == address && waiting.until.is_none());
         let held: Vec<_> = held.map(|(connection, _)| *connection).collect();
         for connection in &held {
             self.forget(*connection);

@@ -123,6 +123,26 @@ fn what_comes_behind_a_transfer_that_failed_is_of_it_until_another_one_begins() 
 }
 
 #[test]
+fn what_speaks_behind_a_transfer_that_is_complete_is_the_next_one() {
+    let mut groups = Groups::new(GroupsConfig::default());
+    groups.accepted(at(0), id(0), peer(1)).unwrap();
+    let Route::Start(first) = groups.spoke(id(0), Sight::V1 { first: true }) else { panic!("no group") };
+    assert_eq!(groups.joined_from(peer(1)), Some(first));
+    groups.complete(first);
+    assert_eq!(groups.joined_from(peer(1)), None);
+    assert_eq!(groups.accepted(at(0), id(1), peer(1)), Ok(Standing::Watched { until: at(5) }));
+    let Route::Start(second) = groups.spoke(id(1), Sight::V1 { first: true }) else { panic!("no group") };
+    assert_eq!(groups.accepted(at(0), id(2), peer(1)), Ok(Standing::Held(second)));
+    assert_eq!(groups.ended(first), [], "held for the second");
+    assert_eq!(groups.spoke(id(2), Sight::V1 { first: true }), Route::Join(second));
+    groups.accepted(at(0), id(3), peer(1)).unwrap();
+    groups.complete(second);
+    groups.accepted(at(0), id(4), peer(1)).unwrap();
+    assert_eq!(groups.ended(second), [id(3)], "the other one has its deadline");
+    assert_eq!((groups.load(), groups.deadline()), ((1, 0), Some(at(5))));
+}
+
+#[test]
 fn transfers_and_connections_are_bounded() {
     let config = GroupsConfig { most_groups: 2, most_connections: 3, most_waiting: 5, ..GroupsConfig::default() };
     let mut groups = Groups::new(config);

@@ -69,7 +69,7 @@ where
                 tune(&stream);
                 streams.push(stream);
             }
-            Ok(Err(error)) => return Err(TransferError::io(format!("cannot connect with {peer}"), error)),
+            Ok(Err(source)) => return Err(TransferError::Connect { peer: peer.to_owned(), source }),
             Err(_) => {
                 return Err(TransferError::Unconnected { peer: peer.to_owned(), made: streams.len(), wanted, within });
             }

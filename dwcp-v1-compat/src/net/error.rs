@@ -73,6 +73,14 @@ pub enum TransferError {
         /// Bytes of the message that were not taken yet.
         left: u64,
     },
+    /// A connection could not be made: the peer has none of the message.
+    #[error("cannot connect with {peer}: {source}")]
+    Connect {
+        /// Who.
+        peer: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The connections could not be made in time.
     #[error("{made} of {wanted} v1 connections with {peer} within {} s; is it running, and set to as many?", within.as_secs())]
     Unconnected {

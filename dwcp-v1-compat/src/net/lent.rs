@@ -62,6 +62,16 @@ pub(super) enum Part<'a> {
     Lent(Lent<'a>),
 }
 
+/// Whether the peer's system has said that it has all bytes that were written; our end of the connection need not have come
+/// there. True where nobody can tell.
+pub(super) fn all_taken(socket: &TcpStream) -> bool {
+    let mut left: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed, so it stays open, and the call writes one int, into ours.
+    let told = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+    // Our end counts as one.
+    told != 0 || left <= 1
+}
+
 const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// The socket below a connection, if that is all it is: what is inside TLS has none for us.

@@ -296,7 +296,7 @@ where
     S: AsyncRead + Unpin + Send + 'static,
     R: Reader + 'static,
 {
-    on_own_thread(async move {
+    let (received, reader, staged) = on_own_thread(async move {
         let taken = async {
             let staged = Undo::discard(&guest);
             migrates(options.shape.framing())?;
@@ -304,12 +304,14 @@ where
             let received = collect(arrivals, &mut landing, &options).await?;
             finish(&mut landing.reader)?;
             guest.stage()?;
-            staged.keep();
-            Ok((Received { assurance: Assurance::Checksums, ..received }, landing.reader))
+            Ok((Received { assurance: Assurance::Checksums, ..received }, landing.reader, staged))
         };
-        options.tally.counting(Direction::Received, taken, |(received, _)| received.bytes).await
+        options.tally.counting(Direction::Received, taken, |(received, _, _)| received.bytes).await
     })
-    .await
+    .await?;
+    // Whoever was gone while it was staged does not come here, and so it is discarded.
+    staged.keep();
+    Ok((received, reader))
 }
 
 fn migrates(framing: Framing) -> Result<(), TransferError> {

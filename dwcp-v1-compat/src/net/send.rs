@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::TransferError;
-use super::lent::{Part, poll_write, socket};
+use super::lent::{Part, all_taken, poll_write, socket};
 use super::payload::Payload;
 use super::tally::{Direction, Tally};
 use crate::message::Outgoing;
@@ -61,8 +61,8 @@ pub struct Sent {
     pub bytes: u64,
     /// Its chunks.
     pub chunks: u32,
-    /// Whether the peer closed all connections after their last byte, in time. That it did not reset one means that its
-    /// system took all bytes; nothing more.
+    /// Whether the peer closed all connections after their last byte, in time. Its system took all bytes then; nothing more. An
+    /// end that came before that does not count.
     pub closed: bool,
 }
 
@@ -95,7 +95,7 @@ where
     let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: total };
     sending.run(payload, options.stall, pace).await?;
     let closed = match timeout(options.linger, sending.closed()).await {
-        Ok(done) => done.map(|()| true)?,
+        Ok(closed) => closed?,
         Err(_) => false,
     };
     Ok(Sent { bytes: total, chunks, closed })
@@ -115,6 +115,8 @@ struct Lane<S> {
     at: u64,
     left: u32,
     state: State,
+    /// The peer ended it before it can have had all.
+    early: bool,
 }
 
 /// Bytes that are to be written, and how many.
@@ -149,6 +151,7 @@ impl<S> Lane<S> {
             at: 0,
             left: 0,
             state: State::Sending,
+            early: false,
         }
     }
 
@@ -332,32 +335,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Sending<S> {
         .await
     }
 
-    /// The peer closed all connections. What it says before is nothing that v1 has, and is dropped.
-    async fn closed(&mut self) -> Result<(), TransferError> {
-        let mut dropped = [0; 4096];
+    /// The peer closed all connections: whether none of them before it had all.
+    async fn closed(&mut self) -> Result<bool, TransferError> {
         poll_fn(|cx| {
             for lane in self.lanes.iter_mut().filter(|lane| lane.state != State::Closed) {
-                loop {
-                    let mut room = ReadBuf::new(&mut dropped);
-                    match Pin::new(&mut lane.stream).poll_read(cx, &mut room) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(lane.lost(error))),
-                        Poll::Ready(Ok(())) if room.filled().is_empty() => break,
-                        Poll::Ready(Ok(())) => {}
-                    }
+                if let Err(error) = ready!(poll_end(&mut lane.stream, cx)) {
+                    return Poll::Ready(Err(lane.lost(error)));
                 }
+                lane.early |= socket(&lane.stream).is_some_and(|socket| !all_taken(socket));
                 lane.state = State::Closed;
             }
             Poll::Ready(Ok(()))
         })
-        .await
+        .await?;
+        Ok(self.lanes.iter().all(|lane| !lane.early))
+    }
+}
+
+/// `Ready` when the peer has closed a connection. What it says before is nothing that v1 has, and is dropped.
+fn poll_end<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut dropped = [0; 4096];
+    loop {
+        let mut room = ReadBuf::new(&mut dropped);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+        if room.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
     }
 }
 
 /// `Ready` when the connection got on, by so many bytes or by its end.
 fn write<S>(lane: &mut Lane<S>, payload: &dyn Payload, cx: &mut Context<'_>) -> Poll<io::Result<usize>>
 where
-    S: AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     match lane.state {
         State::Ended | State::Closed => Poll::Pending,
@@ -366,6 +376,9 @@ where
             0
         }),
         State::Sending => {
+            if !lane.early {
+                lane.early = poll_end(&mut lane.stream, cx)?.is_ready();
+            }
             let written = ready!(match socket(&lane.stream) {
                 Some(socket) if lane.held < lane.filled => poll_write(socket, cx, lane.rest(payload)),
                 _ => {
@@ -384,7 +397,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::sleep;
 
     use super::*;
@@ -426,6 +439,47 @@ mod tests {
         sending.refill(0, &mut payload).unwrap();
         let held = sending.lanes[0].buffer.len();
         assert!((PART..=PART + 64).contains(&held), "{held}");
+    }
+
+    /// It half-closed a connection that it was to read, and need not have read a byte.
+    #[tokio::test]
+    async fn an_end_before_the_last_byte_is_not_taken_for_one_after_it() {
+        for (early, read) in [(true, true), (true, false), (false, true)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut far = listener.accept().await.unwrap().0;
+            if early {
+                far.shutdown().await.unwrap();
+                near.readable().await.unwrap();
+            }
+            let mut payload = vec![7; 20_000];
+            let options = SendOptions::new(Framing::Amst16);
+            let reading = async {
+                if read {
+                    far.read_to_end(&mut Vec::new()).await.unwrap();
+                    far.shutdown().await.unwrap();
+                }
+                far
+            };
+            let (sent, _far) = tokio::join!(send(vec![near], &mut payload, &options), reading);
+            assert_eq!(sent.unwrap().closed, !early, "{early}, {read}");
+        }
+    }
+
+    /// It ends when we have written all, and has not taken it.
+    #[tokio::test]
+    async fn an_end_of_a_peer_that_has_not_taken_all_is_not_taken_for_one_after_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        socket2::SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+        let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut far = listener.accept().await.unwrap().0;
+        let mut payload = vec![7; 64_000];
+        let options = SendOptions::new(Framing::Amst16);
+        let mut sending = Sending::of(vec![near], Payload::bytes(&payload), &options).unwrap();
+        let pace = Pace { limit: options.progress, since: Instant::now(), took: 0, left: 64_000 };
+        sending.run(&mut payload, options.stall, pace).await.unwrap();
+        far.shutdown().await.unwrap();
+        assert!(!sending.closed().await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

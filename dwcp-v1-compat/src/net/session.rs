@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dwcp_core::Guest;
 use dwcp_core::session::Outcome;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::TransferError;
 use super::landing::GuestLanding;
@@ -142,13 +143,15 @@ pub struct LegacySession {
     from: IpAddr,
     /// Taken when it has ended.
     task: Option<JoinHandle<Result<Received, TransferError>>>,
+    /// Closed once all has come.
+    more: Option<mpsc::Sender<Member>>,
 }
 
 impl LegacyArrival {
     /// Takes it into a guest that is all zeros and has the size of what comes. After a success the guest is staged, and
     /// the caller lets it run or discards it; after an error it has been told to discard what came.
     pub fn take(self, guest: Arc<dyn Guest>, form: Form, options: ReceiveOptions) -> LegacySession {
-        let from = self.from();
+        let (from, more) = (self.from(), self.more());
         let task = tokio::spawn(async move {
             let (arrivals, place) = self.split();
             let taken = match form {
@@ -166,7 +169,7 @@ impl LegacyArrival {
             }
             taken
         });
-        LegacySession { from, task: Some(task) }
+        LegacySession { from, task: Some(task), more }
     }
 }
 
@@ -179,9 +182,15 @@ async fn take_plain(
     let staged = Undo::discard(&guest);
     let mut landing = GuestLanding::new(Arc::clone(&guest))?;
     let received = collect(arrivals, &mut landing, options).await?;
-    guest.stage()?;
-    staged.keep();
+    stage(guest, staged).await?.keep();
     Ok(received)
+}
+
+/// On a thread that may wait for the disk. Whoever is gone meanwhile does not get what undoes it, and so it is undone.
+async fn stage(guest: Arc<dyn Guest>, staged: Undo) -> Result<Undo, TransferError> {
+    let (done, over) = oneshot::channel();
+    spawn_blocking(move || done.send(guest.stage().map(|()| staged)));
+    Ok(over.await.map_err(|_| TransferError::Cancelled)??)
 }
 
 impl LegacySession {
@@ -194,6 +203,13 @@ impl LegacySession {
     pub fn cancel(&self) {
         if let Some(task) = &self.task {
             task.abort();
+        }
+    }
+
+    /// Ends it, unless all of it has come: then it is staged as if nobody had asked.
+    pub fn retire(&self) {
+        if !self.more.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            self.cancel();
         }
     }
 

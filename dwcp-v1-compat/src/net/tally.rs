@@ -80,7 +80,7 @@ impl TransferEnding {
             | TransferError::Stalled { .. }
             | TransferError::Slow { .. }
             | TransferError::Unconnected { .. } => Self::Unreachable,
-            TransferError::Guest(_) | TransferError::Io { .. } => Self::Local,
+            TransferError::Guest(_) | TransferError::Io { .. } | TransferError::Connect { .. } => Self::Local,
             TransferError::Cancelled => Self::Cancelled,
         }
     }

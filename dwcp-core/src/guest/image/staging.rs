@@ -424,6 +424,7 @@ impl Guest for ImageStaging {
     }
 
     fn stage(&self) -> Result<(), GuestError> {
+        failpoint!(waits, "sink.image.syncs");
         if let Some(journal) = &self.journal {
             self.still_named()?;
             journal.flush().map_err(|error| self.no_write(&error, 0))?;

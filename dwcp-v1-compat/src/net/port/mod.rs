@@ -121,7 +121,7 @@ impl LegacyPort {
         let why = match waiting.spoke(sight) {
             Way::Tls => return Sorted::Tls(stream),
             Way::Start(group, more) => return self.start(group, more, stream, address),
-            Way::Join(group, joins) => return self.join(group, &joins, stream),
+            Way::Join(group, joins) => return self.join(group, &joins, sight, stream, address),
             // The transfer was counted when it ended.
             Way::Over => return Sorted::Taken,
             Way::Close(crate::detect::TurnedAway::Garbage) => TurnedAway::NotAuthenticated,
@@ -142,11 +142,25 @@ impl LegacyPort {
         }
     }
 
-    fn join(&self, group: GroupId, joins: &mpsc::Sender<Member>, stream: TcpStream) -> Sorted {
+    fn join(
+        &self,
+        group: GroupId,
+        joins: &mpsc::Sender<Member>,
+        sight: Sight,
+        stream: TcpStream,
+        from: IpAddr,
+    ) -> Sorted {
         match joins.try_send(self.table.member(group, stream)) {
-            // It is over, and about to be counted.
-            Ok(()) | Err(TrySendError::Closed(_)) => Sorted::Taken,
+            Ok(()) => Sorted::Taken,
             Err(TrySendError::Full(_)) => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
+            // All of the message had come a moment ago, or it failed: a first chunk is of the next one, all else its rest.
+            Err(TrySendError::Closed(member)) if sight == (Sight::V1 { first: true }) => {
+                match self.table.enter(from).map(|mut next| next.spoke(sight)) {
+                    Some(Way::Start(group, more)) => self.start(group, more, member.stream, from),
+                    _ => Sorted::TurnedAway(TurnedAway::OverAddressLimit, None),
+                }
+            }
+            Err(TrySendError::Closed(_)) => Sorted::Taken,
         }
     }
 }
@@ -201,6 +215,11 @@ impl LegacyArrival {
         self.place.claimed = true;
         (self.connections, self.place)
     }
+
+    /// Closed when no more of its connections are read: the message is complete, or has failed.
+    pub(super) fn more(&self) -> Option<mpsc::Sender<Member>> {
+        self.place.table.lock().transfers.get(&self.place.group).cloned()
+    }
 }
 
 /// What a port knows of connections that have not spoken, and of transfers.
@@ -246,18 +265,26 @@ impl Table {
         };
         let (close, closed) = oneshot::channel();
         state.waiting.insert(connection, close);
-        Some(Waiting { table: self.clone(), connection, until, closed })
+        Some(Waiting { table: self.clone(), connection, address, until, closed })
     }
 
     fn member(&self, group: GroupId, stream: TcpStream) -> Member {
         tune(&stream);
-        Member { stream, table: self.clone(), group }
+        Member { stream, _seat: Seat { table: self.clone(), group } }
     }
 }
 
 impl State {
     fn now(&self) -> Time {
         Time::after_epoch(self.start.elapsed())
+    }
+
+    /// Nobody reads what more comes for a message that is complete, though it may still be stored.
+    fn close_complete(&mut self, from: IpAddr) {
+        let Some(group) = self.groups.joined_from(from) else { return };
+        if self.transfers.get(&group).is_none_or(mpsc::Sender::is_closed) {
+            self.groups.complete(group);
+        }
     }
 
     fn close(&mut self, connection: ConnectionId, silent: bool) {
@@ -282,6 +309,7 @@ enum Way {
 struct Waiting {
     table: Table,
     connection: ConnectionId,
+    address: IpAddr,
     /// Its deadline when it came; a transfer that began since may hold it.
     until: Option<Instant>,
     closed: oneshot::Receiver<bool>,
@@ -308,6 +336,9 @@ impl Waiting {
     /// In one step with the way that further connections of a transfer take: they may be right behind.
     fn spoke(&mut self, sight: Sight) -> Way {
         let mut state = self.table.lock();
+        if sight == (Sight::V1 { first: true }) {
+            state.close_complete(self.address);
+        }
         match state.groups.spoke(self.connection, sight) {
             Route::Tls => Way::Tls,
             Route::Start(group) => {
@@ -378,6 +409,12 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct Member {
     stream: TcpStream,
+    _seat: Seat,
+}
+
+/// What a connection takes of its transfer's limit; given back when dropped.
+#[derive(Debug)]
+struct Seat {
     table: Table,
     group: GroupId,
 }
@@ -394,7 +431,7 @@ impl AsyncRead for Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.table.lock().groups.left(self.group);
     }

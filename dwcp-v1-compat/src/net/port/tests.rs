@@ -12,6 +12,7 @@ use crate::message::{Deadlines, Shape};
 use crate::net::{Form, ReceiveOptions, Tally};
 use crate::wire::Framing;
 
+const FIRST: Sight = Sight::V1 { first: true };
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const HEADER: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 9];
 
@@ -184,6 +185,36 @@ async fn a_connection_right_behind_the_first_one_finds_its_transfer() {
     assert_eq!(joined, group);
     let listener = listener().await;
     let (_far, near, _) = connection(&listener).await;
-    assert!(matches!(port.join(joined, &joins, near), Sorted::Taken));
+    assert!(matches!(port.join(joined, &joins, FIRST, near, LOCAL), Sorted::Taken));
     assert!(more.recv().await.is_some());
+}
+
+/// It is stored, or has failed, and nobody reads what comes for it: no such connection may end without a word.
+#[tokio::test]
+async fn what_speaks_when_a_message_is_complete_begins_the_next_transfer() {
+    let listener = listener().await;
+    let (port, mut v1) = port(&[LOCAL]);
+    let (mut speaks, near, from) = connection(&listener).await;
+    speaks.write_all(&HEADER).unwrap();
+    assert!(matches!(port.sort(near, from).await, Sorted::Taken));
+    let Way::Join(group, joins) = port.table.enter(LOCAL).unwrap().spoke(FIRST) else { panic!("it is taken") };
+    let arrival = v1.accept().await.unwrap();
+    let more = arrival.more().unwrap();
+    let (connections, place) = arrival.split();
+    assert!(!more.is_closed());
+    drop(connections);
+    assert!(more.is_closed());
+    // One that was sorted before that, and one after it.
+    let (_far, near, from) = connection(&listener).await;
+    assert!(matches!(port.join(group, &joins, FIRST, near, from.ip()), Sorted::Taken));
+    let next = v1.accept().await.unwrap();
+    let (mut speaks, near, from) = connection(&listener).await;
+    speaks.write_all(&HEADER).unwrap();
+    assert!(matches!(port.sort(near, from).await, Sorted::Taken));
+    assert_eq!((v1.counts().started, v1.counts().joined, v1.counts().unclaimed), (2, 2, 0));
+    drop(next);
+    assert_eq!(v1.counts().unclaimed, 1);
+    drop(place);
+    assert_eq!(port.table.lock().groups.load(), (0, 0));
+    assert!(port.table.lock().waiting.is_empty() && port.table.lock().transfers.is_empty());
 }
