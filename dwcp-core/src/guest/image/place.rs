@@ -87,8 +87,12 @@ impl Place {
         for name in self.folder.list()? {
             let Some(transfer) = transfer_of(&name, JOURNAL).filter(|&transfer| !taken(transfer)) else { continue };
             let whose = self.folder.names.open(&name).and_then(|file| Journal::about(file.as_ref()));
-            if known(whose).map_err(|error| self.unread(transfer, error))?.as_ref() == Some(about) {
-                left.push(transfer);
+            match known(whose) {
+                Ok(whose) if whose.as_ref() == Some(about) => left.push(transfer),
+                Ok(_) => {}
+                Err(error) if is_exhausted(&error) => return Err(self.unread(transfer, error)),
+                // Perhaps another's: it keeps nobody else from anything, and stays as it is.
+                Err(error) => tracing::warn!(%error, %transfer, "what is left of a transfer cannot be read"),
             }
         }
         // What is taken first must not depend on the order of a directory.
@@ -251,6 +255,14 @@ fn known<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
         found => found,
     }
 }
+
+/// Whether it says something about this process and its system only: no more files, or no memory.
+fn is_exhausted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// Hidden, so that listings and globs of images leave it out.
 pub(super) fn staging_name(transfer: TransferId) -> String {

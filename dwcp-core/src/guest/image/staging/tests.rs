@@ -523,13 +523,26 @@ fn what_cannot_be_read_just_now_stays() {
     let one = TransferId([1; 16]);
     for name in [staging_name(one), journal_name(one)] {
         for next in [1, 2] {
-            let stingy = Stingy { disk: Disk::open(dir.path()).unwrap(), name: name.clone() };
+            let stingy = Stingy { disk: Disk::open(dir.path()).unwrap(), name: name.clone(), code: 24 };
             let error =
                 ImageFolder::over(Arc::new(stingy)).go_on(&offer(next), PEER, |_| false).unwrap_err().to_string();
             assert!(error.contains("dwcp transfers abort") && files(dir.path()) == 2, "{error}");
         }
     }
     assert_eq!(held(&go_on(dir.path(), &offer(2))).len(), 1);
+}
+
+#[test]
+fn a_journal_that_a_disk_does_not_read_keeps_no_other_image_out() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(go_on(dir.path(), &offer(1)));
+    let name = journal_name(TransferId([1; 16]));
+    let stingy = || Arc::new(Stingy { disk: Disk::open(dir.path()).unwrap(), name: name.clone(), code: 5 });
+    let other = Offer { name: Name::new("vm2").unwrap(), ..offer(2) };
+    drop(ImageFolder::over(stingy()).go_on(&other, PEER, |_| false).unwrap());
+    assert_eq!(files(dir.path()), 4, "and it stays");
+    let own = ImageFolder::over(stingy()).go_on(&offer(1), PEER, |_| false).unwrap_err().to_string();
+    assert!(own.contains("dwcp transfers abort") && files(dir.path()) == 4, "{own}");
 }
 
 #[test]

@@ -3,16 +3,17 @@ use std::sync::Arc;
 
 use crate::storage::{Disk, File, Folder, Stat};
 
-/// A folder of whose process no more may be opened, when it comes to one name.
+/// A folder in which one name cannot be opened, with an error of the system.
 #[derive(Debug)]
 pub(super) struct Stingy {
     pub(super) disk: Disk,
     pub(super) name: String,
+    pub(super) code: i32,
 }
 
 impl Folder for Stingy {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        if name == self.name { Err(io::Error::from_raw_os_error(24)) } else { self.disk.open(name) }
+        if name == self.name { Err(io::Error::from_raw_os_error(self.code)) } else { self.disk.open(name) }
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
