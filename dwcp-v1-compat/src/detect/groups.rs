@@ -31,7 +31,8 @@ pub struct GroupsConfig {
 impl Default for GroupsConfig {
     fn default() -> Self {
         let most_connections = usize::from(MAX_CONNECTIONS);
-        let (deadline, aftermath) = (Duration::from_secs(5), Duration::from_secs(1));
+        // A peer that tries again at once must not lose that try: version 1 says no message's name.
+        let (deadline, aftermath) = (Duration::from_secs(5), Duration::ZERO);
         Self { most_groups: 64, most_connections, most_waiting: 4096, deadline, aftermath }
     }
 }

@@ -97,7 +97,7 @@ fn a_node_that_speaks_tls_goes_on_beside_a_transfer_of_its_address() {
 /// v1 dials its connections together, but some of them may be accepted when the first one has ended the transfer.
 #[test]
 fn what_comes_behind_a_transfer_that_failed_is_of_it_until_another_one_begins() {
-    let mut groups = Groups::new(GroupsConfig::default());
+    let mut groups = Groups::new(GroupsConfig { aftermath: Duration::from_secs(1), ..GroupsConfig::default() });
     let mut next = 0;
     let mut speak = |groups: &mut Groups, now, last, first| {
         next += 1;

@@ -2,14 +2,10 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use dwcp_core::Layout;
-use dwcp_core::guest::Memory;
 use tokio::net::TcpListener;
 use tokio::time::advance;
 
 use super::*;
-use crate::message::{Deadlines, Shape};
-use crate::net::{Form, ReceiveOptions, Tally};
 use crate::wire::Framing;
 
 const FIRST: Sight = Sight::V1 { first: true };
@@ -130,48 +126,6 @@ async fn what_ends_before_its_opening_is_over_is_garbage_and_ends_the_wait() {
     drop(far);
     assert!(matches!(port.sort(near, from).await, Sorted::Taken), "v1 opens what it does not use");
     assert_eq!((v1.counts().garbage, v1.counts().silent), (1, 0));
-}
-
-/// The first of its connections ends it while the others are still on their way: it is one transfer, and counted once.
-#[tokio::test(start_paused = true)]
-async fn a_transfer_that_is_refused_is_counted_once_however_many_connections_it_has() {
-    let listener = listener().await;
-    let chunk = |id: u8| [0, 0, 0, id, 0, 0, 0, id * 9, 0, 0, 0, 9, 0, 0, 0, 36];
-    // Nobody wants it.
-    let (port, mut v1) = port(&[LOCAL]);
-    for id in 0..4 {
-        let (mut speaks, near, from) = connection(&listener).await;
-        speaks.write_all(&chunk(id)).unwrap();
-        assert!(matches!(port.sort(near, from).await, Sorted::Taken));
-        if id == 0 {
-            drop(v1.accept().await.unwrap());
-        }
-    }
-    assert_eq!((v1.counts().started, v1.counts().unclaimed, v1.counts().joined), (1, 1, 3));
-    // It is longer than the guest.
-    let (port, mut v1) = self::port(&[LOCAL]);
-    let shape = Shape::Amst16 { most_bytes: 1 << 20, most_chunk_bytes: 1 << 16 };
-    let (deadlines, tally) = (Deadlines::default(), Tally::default());
-    let options = ReceiveOptions { shape, most_connections: 4, deadlines, tally };
-    for id in 0..4 {
-        let (mut speaks, near, from) = connection(&listener).await;
-        speaks.write_all(&chunk(id)).unwrap();
-        assert!(matches!(port.sort(near, from).await, Sorted::Taken));
-        if id == 0 {
-            let guest = Arc::new(Memory::new(Layout::new(&[35]).unwrap()));
-            let arrival = v1.accept().await.unwrap();
-            arrival.take(guest, Form::Plain, options.clone()).outcome().await.unwrap_err();
-        }
-    }
-    let received = options.tally.received();
-    assert_eq!((received.begun, received.live, v1.counts().started), (1, 0, 1), "{received:?}");
-    assert!(port.table.lock().groups.load() == (0, 0) && port.table.lock().transfers.is_empty());
-    // A second later it is another one.
-    advance(GroupsConfig::default().aftermath).await;
-    let (mut speaks, near, from) = connection(&listener).await;
-    speaks.write_all(&chunk(1)).unwrap();
-    assert!(matches!(port.sort(near, from).await, Sorted::Taken));
-    assert_eq!(v1.counts().started, 2);
 }
 
 /// Its further connections are sorted at the same time on other threads: each of them carries chunks.
